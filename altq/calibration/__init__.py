@@ -1,0 +1,1 @@
+"""The sublayer problem and the bank of calibrated sublayers."""

@@ -1,0 +1,1 @@
+"""The table of methods; assembly of bank and selection into a checkpoint."""

@@ -1,0 +1,1 @@
+"""Model families as descriptions, and streaming of their blocks from safetensors."""

@@ -1,0 +1,80 @@
+"""What differs between model families, as data: where the norms and projections of a block are.
+
+A family is never a branch in the code. transformers' own block is the forward pass; a description only names its
+parts (DESIGN.md, "How a model is driven").
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+@dataclass(frozen=True)
+class Half:
+    """One sublayer of a block, its names relative to the block.
+
+    input_sites maps each site at the input of linear layers to the projections that share that input.
+    """
+
+    module: str
+    norm: str
+    output_norm: str | None
+    input_sites: dict[str, tuple[str, ...]]
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        return tuple(name for names in self.input_sites.values() for name in names)
+
+    @property
+    def selected_site(self) -> str:
+        """The site whose transformation kind is selected per layer; it reads the norm's output."""
+        return next(iter(self.input_sites))
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of decoder-only models. The gain of a norm is `norm_offset + weight`."""
+
+    attention: Half
+    ffn: Half
+    blocks: str = "model.layers"
+    norm_offset: float = 0.0
+
+    def half(self, sublayer: str) -> Half:
+        return {"attention": self.attention, "ffn": self.ffn}[sublayer]
+
+
+def _attention(output_norm: str | None = None) -> Half:
+    projections = tuple(f"self_attn.{name}_proj" for name in "qkv")
+    return Half("self_attn", "input_layernorm", output_norm, {"qkv": projections, "o": ("self_attn.o_proj",)})
+
+
+def _ffn(norm: str = "post_attention_layernorm", output_norm: str | None = None) -> Half:
+    gate_up = ("mlp.gate_proj", "mlp.up_proj")
+    return Half("mlp", norm, output_norm, {"gate_up": gate_up, "down": ("mlp.down_proj",)})
+
+
+_LLAMA_LIKE = Family(_attention(), _ffn())
+
+FAMILIES: dict[str, Family] = {
+    "llama": _LLAMA_LIKE,
+    "mistral": _LLAMA_LIKE,
+    "qwen2": _LLAMA_LIKE,
+    "qwen3": _LLAMA_LIKE,
+    "gemma3_text": Family(
+        _attention(output_norm="post_attention_layernorm"),
+        _ffn(norm="pre_feedforward_layernorm", output_norm="post_feedforward_layernorm"),
+        norm_offset=1.0,
+    ),
+}
+
+
+def family_of(model_type: str) -> Family:
+    """The description of a `model_type` (as in config.json); ValueError for an unknown one."""
+    if model_type not in FAMILIES:
+        near = get_close_matches(model_type, FAMILIES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(
+            f"model family {model_type!r} is not known{hint} (known: {', '.join(FAMILIES)}); "
+            "add its description to altq/models/family.py"
+        )
+    return FAMILIES[model_type]

@@ -1,0 +1,1 @@
+"""Uniform quantizer, clipping, cache quantizer, GPTQ, packing; knows nothing of transforms."""

@@ -1,0 +1,1 @@
+"""Tables and figures, and the paper's published numbers as data."""

@@ -1,0 +1,1 @@
+"""Choosing a transformation kind for each sublayer."""

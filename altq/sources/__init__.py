@@ -1,0 +1,1 @@
+"""Where models, corpora and tasks come from: hub, wheel, local file."""

@@ -1,0 +1,1 @@
+"""Invertible linear maps, one file per kind; knows nothing of quantization."""
