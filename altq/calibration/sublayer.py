@@ -1,0 +1,98 @@
+"""A sublayer with transformed and quantized weights, inputs and cache: what calibration fits."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from altq.models.joints import SharedInput, attach_cache_joint
+from altq.models.sublayer import Sublayer
+from altq.precision import reduced_linear
+from altq.quantizers.clipping import Clip
+from altq.quantizers.uniform import fake_quantize, fake_quantize_asymmetric, symmetric_scale
+from altq.setting import FULL_PRECISION_BITS, Setting
+from altq.transforms.transform import Transform
+
+
+class QuantizedSublayer(nn.Module):
+    """Transforms and clipping factors of every site of one sublayer, over its full-precision weights.
+
+    transforms: site -> transform. Attention: `qkv`, `o`, `key`, `value`; ffn: `gate_up`, `down`.
+    """
+
+    def __init__(self, sublayer: Sublayer, transforms: dict[str, Transform], setting: Setting) -> None:
+        super().__init__()
+        self.setting = setting
+        self.transforms = nn.ModuleDict(transforms)
+        half = sublayer.half
+        self.sites = half.input_sites
+        linears = sublayer.linears()
+        self.weights = {name: linear.weight.detach() for name, linear in linears.items()}
+        self.biases = {name: linear.bias for name, linear in linears.items()}
+        self.activation_clip = nn.ModuleDict({site: Clip(1) for site in self.sites})
+        self.weight_clip = nn.ModuleDict({_key(name): Clip(len(w), 1) for name, w in self.weights.items()})
+        self.cache_clip = nn.ModuleDict()
+        self._sublayer = (sublayer,)  # in a tuple, so that its modules are not ours
+        shared = {site: SharedInput(lambda x, site=site: self.read(site, x), len(n)) for site, n in self.sites.items()}
+        self._projections = sublayer.install(shared, product=reduced_linear)
+        if sublayer.name == "attention":
+            self.cache_clip.update({site: Clip(transforms[site].heads, 1, 2) for site in ("key", "value")})
+            attach_cache_joint(sublayer.module, self.cache)
+
+    @property
+    def sublayer(self) -> Sublayer:
+        return self._sublayer[0]
+
+    def read(self, site: str, x: Tensor) -> Tensor:
+        """The transformed and quantized input that the projections of a site share."""
+        x = self.transforms[site].apply_to(x)
+        bits = self.setting.activations
+        if bits == FULL_PRECISION_BITS:
+            return x
+        return fake_quantize(x, symmetric_scale(x, bits, self.activation_clip[site]()), bits)
+
+    def cache(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys in the key transform's basis, keys and values quantized; the value's basis is folded."""
+        transform = self.transforms["key"]
+        query, key = transform.apply_to_queries(query), transform.apply_to_keys(key)
+        return query, self._quantize_cache("key", key), self._quantize_cache("value", value)
+
+    def _quantize_cache(self, site: str, x: Tensor) -> Tensor:
+        bits = self.setting.keys if site == "key" else self.setting.values
+        return x if bits == FULL_PRECISION_BITS else fake_quantize_asymmetric(x, bits, self.cache_clip[site]())
+
+    def folded_weights(self) -> dict[str, Tensor]:
+        """Every weight [d_out, d_in] with the inverses of the transforms around it, in the weights' precision."""
+        weights = {}
+        for site, names in self.sites.items():
+            for name in names:
+                weights[name] = self._fold(site, name, self.weights[name])
+        return weights
+
+    def _fold(self, site: str, name: str, weight: Tensor) -> Tensor:
+        value = self.transforms["value"] if "value" in self.transforms else None
+        if value is not None and site == "o":
+            weight = value.fold_grouped(weight)
+        if value is not None and name == self.sites["qkv"][2]:
+            weight = value.apply_to(weight.T).T
+        return self.transforms[site].fold(weight)
+
+    def prepare(self) -> None:
+        """Fold and quantize the weights once for the forward passes that follow."""
+        bits = self.setting.weights
+        for name, weight in self.folded_weights().items():
+            if bits != FULL_PRECISION_BITS:
+                weight = weight.contiguous()
+                weight = fake_quantize(weight, symmetric_scale(weight, bits, self.weight_clip[_key(name)]()), bits)
+            self._projections[name].weight = weight
+            bias = self.biases[name]
+            if bias is not None and "value" in self.transforms and name == self.sites["qkv"][2]:
+                self._projections[name].bias = self.transforms["value"].apply_to(bias)
+
+    def forward(self, normed: Tensor, arguments: dict[str, Any]) -> Tensor:
+        """What the quantized sublayer adds to the residual stream, from its norm's output [windows, length, hidden]."""
+        return self.sublayer.after_norm(normed, arguments)
+
+
+def _key(projection: str) -> str:
+    return projection.rpartition(".")[2]

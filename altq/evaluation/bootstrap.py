@@ -1,0 +1,48 @@
+"""Perplexity with its bootstrap interval over windows."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+LEVEL = 0.95
+NUM_RESAMPLES = 5000
+
+
+class PerplexityInterval(NamedTuple):
+    perplexity: float
+    low: float
+    high: float
+
+
+def perplexity_interval(
+    nll: Sequence[float] | np.ndarray,
+    tokens_per_window: Sequence[int] | np.ndarray | int,
+    generator: np.random.Generator,
+) -> PerplexityInterval:
+    """Perplexity exp(sum nll / sum tokens) with its 95 % percentile bootstrap interval over windows.
+
+    nll: sum of the token negative log-likelihoods of each window, in nats, [windows]; tokens_per_window: predicted
+    tokens, one number or [windows]. ValueError for fewer than two windows, or values that are not finite.
+    """
+    nll = np.asarray(nll, dtype=np.float64)
+    if nll.ndim != 1 or nll.size < 2:
+        raise ValueError(f"a bootstrap interval needs two windows or more, but the shape of nll is {nll.shape}")
+    tokens = np.broadcast_to(np.asarray(tokens_per_window, dtype=np.int64), nll.shape)
+    if not np.isfinite(nll).all():
+        window = int(np.argmin(np.isfinite(nll)))
+        raise ValueError(
+            f"the negative log-likelihood of window {window} is {nll[window]}: the model's outputs are not finite, "
+            "so no perplexity is reported"
+        )
+    if (tokens <= 0).any():
+        raise ValueError(f"window {int(np.argmin(tokens))} predicts {tokens.min()} tokens; each needs one or more")
+    drawn = generator.integers(0, nll.size, size=(NUM_RESAMPLES, nll.size))  # [resamples, windows]
+    means = nll[drawn].sum(axis=1) / tokens[drawn].sum(axis=1)
+    tail = (1 - LEVEL) / 2
+    # The exponential is monotone, so the quantiles are taken before it.
+    low, high = np.quantile(means, [tail, 1 - tail])
+    logs = np.array([nll.sum() / tokens.sum(), low, high])
+    if logs.max() > np.log(np.finfo(np.float64).max):
+        raise ValueError(f"a mean negative log-likelihood of {logs.max():.0f} nats a token has no finite perplexity")
+    return PerplexityInterval(*np.exp(logs).tolist())

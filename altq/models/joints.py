@@ -1,0 +1,69 @@
+"""The two joints through which everything we do reaches transformers' own blocks (DESIGN.md).
+
+A projection reads its input through a joint that it shares with the projections beside it; queries, keys and values
+pass through a joint after rotary embedding. Nothing else of a block is touched.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+ATTENTION = "altq"
+
+CacheJoint = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""(queries [b, heads, t, d], keys, values [b, kv_heads, t, d]) -> the same, transformed and quantized."""
+
+
+class SharedInput:
+    """Applies `function` once to an input that several projections read in turn."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], num_readers: int) -> None:
+        self.function = function
+        self.num_readers = num_readers
+        self._reads_left = 0
+        self._input: Tensor | None = None
+        self._output: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._input is not x:
+            self._input, self._output, self._reads_left = x, self.function(x), self.num_readers
+        output = self._output
+        self._reads_left -= 1
+        if not self._reads_left:
+            self._input = self._output = None
+        return output
+
+
+class Projection(nn.Module):
+    """y = f(x) W^T + b, in place of a block's nn.Linear. `weight` may be any tensor, also one with a graph."""
+
+    def __init__(self, linear: nn.Linear, shared: SharedInput, product: Callable[[Tensor, Tensor], Tensor] = F.linear):
+        super().__init__()
+        self.shared = shared
+        self.product = product
+        self.weight = linear.weight.detach()
+        self.bias = None if linear.bias is None else linear.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.product(self.shared(x), self.weight)
+        return y if self.bias is None else y + self.bias
+
+
+def attach_cache_joint(attention: nn.Module, joint: CacheJoint) -> None:
+    """Let queries, keys and values of this attention module pass through `joint`."""
+    attention.altq_cache_joint = joint
+
+
+def _attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs):
+    joint: CacheJoint | None = getattr(module, "altq_cache_joint", None)
+    if joint is not None:
+        query, key, value = joint(query, key, value)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)

@@ -1,0 +1,75 @@
+"""transformers' own model without its weights: blocks are filled one at a time from safetensors."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from altq.models.family import Family
+from altq.models.joints import ATTENTION
+from altq.models.weights import ModelWeights
+
+
+class _Recorder(nn.Module):
+    """Stands where a block was and keeps what transformers would have given it besides the hidden states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arguments: dict[str, Any] = {}
+
+    def forward(self, hidden_states: Tensor, **arguments: Any) -> Tensor:
+        self.arguments = arguments
+        return hidden_states
+
+
+class Skeleton:
+    """A model folder driven block by block; only the embedding, the last norm and the head are resident."""
+
+    def __init__(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        self.weights = ModelWeights(folder)
+        self.family: Family = self.weights.family
+        self.num_blocks = self.weights.num_blocks
+        self.dtype = dtype
+        self.config = AutoConfig.from_pretrained(folder)
+        with init_empty_weights(include_buffers=False):
+            self.model = AutoModelForCausalLM.from_config(self.config, attn_implementation=ATTENTION, dtype=dtype)
+        self.model.eval().requires_grad_(False)
+        self._blocks: nn.ModuleList = self.model.get_submodule(self.family.blocks)
+        outside = [name for name in self.weights.names if not name.startswith(f"{self.family.blocks}.")]
+        self.model.load_state_dict({n: self.weights.tensor(n).to(dtype) for n in outside}, strict=False, assign=True)
+        self.model.tie_weights()
+        self.model.requires_grad_(False)
+
+    def block(self, block: int) -> nn.Module:
+        """A new module of block `block` with its weights, without gradients."""
+        module = copy.deepcopy(self._blocks[block])
+        module.load_state_dict({n: t.to(self.dtype) for n, t in self.weights.block(block).items()}, assign=True)
+        return module.requires_grad_(False)
+
+    @torch.no_grad()
+    def embed(self, tokens: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+        """What enters block 0, [windows, length, hidden], and the arguments that transformers hands to each block.
+
+        The arguments (rotary embedding, mask) are those of one window, and broadcast over a batch of windows.
+        """
+        recorders = [_Recorder() for _ in range(self.num_blocks)]
+        parent = self.model.get_submodule(self.family.blocks.rpartition(".")[0])
+        name = self.family.blocks.rpartition(".")[2]
+        setattr(parent, name, nn.ModuleList(recorders))
+        try:
+            decoder = self.model.get_decoder()
+            decoder(tokens[:1], use_cache=False)
+            hidden = decoder.get_input_embeddings()(tokens).to(self.dtype)
+        finally:
+            setattr(parent, name, self._blocks)
+        return hidden, [recorder.arguments for recorder in recorders]
+
+    def fill(self) -> nn.Module:
+        """The whole model with all its blocks resident."""
+        for block in range(self.num_blocks):
+            self._blocks[block] = self.block(block)
+        return self.model

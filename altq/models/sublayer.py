@@ -1,0 +1,47 @@
+"""One half of a block, as transformers runs it: norm, attention or feed-forward module, optional output norm."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from altq.models.family import Family, Half
+from altq.models.joints import Projection, SharedInput
+
+HALVES = ("attention", "ffn")
+
+
+def sublayer_name(sublayer: int) -> str:
+    """`block 3 attention` for sublayer 6."""
+    return f"block {sublayer // 2} {HALVES[sublayer % 2]}"
+
+
+class Sublayer:
+    """The parts of a sublayer inside a block module. The block's residual stream is x + sublayer(x)."""
+
+    def __init__(self, block: nn.Module, family: Family, half: str) -> None:
+        self.name = half
+        self.half: Half = family.half(half)
+        self.block = block
+        self.norm = block.get_submodule(self.half.norm)
+        self.module = block.get_submodule(self.half.module)
+        self.output_norm = block.get_submodule(self.half.output_norm) if self.half.output_norm else nn.Identity()
+
+    def after_norm(self, normed: Tensor, arguments: dict[str, Any]) -> Tensor:
+        """What the sublayer adds to the residual stream, from its norm's output: [windows, length, hidden]."""
+        if self.name == "attention":
+            output, _ = self.module(hidden_states=normed, **arguments)
+        else:
+            output = self.module(normed)
+        return self.output_norm(output)
+
+    def linears(self) -> dict[str, nn.Module]:
+        return {name: self.block.get_submodule(name) for name in self.half.projections}
+
+    def install(self, shared: dict[str, SharedInput], **options: Any) -> dict[str, Projection]:
+        """Put a Projection in place of each linear layer; `shared` has the joint of each input site."""
+        projections = {}
+        for site, names in self.half.input_sites.items():
+            for name in names:
+                projections[name] = Projection(self.block.get_submodule(name), shared[site], **options)
+                self.block.set_submodule(name, projections[name])
+        return projections

@@ -1,0 +1,57 @@
+"""Matrix products in reduced precision where their operands allow it.
+
+Quantized operands are small integers, so a product of codes is exact in bfloat16 with float32 accumulation; and during
+calibration the rounding of bfloat16 (2^-9) is far below that of the quantizers (2^-4). Processors with AMX or
+AVX512-BF16 run such products about three times as fast as float32 ones; on others, and on GPUs without TF32, this module
+changes nothing.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@lru_cache(maxsize=1)
+def _has_fast_bfloat16() -> bool:
+    capabilities = torch.backends.cpu.get_cpu_capability(), torch.cpu._is_amx_tile_supported()
+    return capabilities[0].startswith("AVX512") and capabilities[1]
+
+
+@contextmanager
+def reduced_products() -> Iterator[None]:
+    """Inside, float32 matrix products on the CPU round their operands to bfloat16 and accumulate in float32."""
+    if not _has_fast_bfloat16():
+        yield
+        return
+    backend = torch.backends.mkldnn.matmul
+    before = backend.fp32_precision
+    backend.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        backend.fp32_precision = before
+
+
+class _ReducedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        with reduced_products():
+            return F.linear(inputs, weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        inputs, weight = ctx.saved_tensors
+        with reduced_products():
+            grad_inputs = grad @ weight if ctx.needs_input_grad[0] else None
+            grad_weight = grad.flatten(0, -2).T @ inputs.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        return grad_inputs, grad_weight
+
+
+def reduced_linear(inputs: Tensor, weight: Tensor) -> Tensor:
+    """`inputs @ weight.T` in reduced precision, forward and backward: [..., d_in], [d_out, d_in] -> [..., d_out]."""
+    return _ReducedLinear.apply(inputs, weight)

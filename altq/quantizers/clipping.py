@@ -1,0 +1,45 @@
+"""Clipping factors: the share of the largest magnitude that the largest code stands for."""
+
+import torch
+from torch import Tensor, nn
+
+from altq.precision import reduced_products
+from altq.quantizers.uniform import quantize, symmetric_scale
+
+START = 4.0
+"""sigmoid(4) = 0.982, FlatQuant's start."""
+
+LARGEST = 0.9999
+
+
+class Clip(nn.Module):
+    """Learnable factors sigmoid(logit) in (0, 1), of any shape."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.full(shape, START))
+
+    def forward(self) -> Tensor:
+        return self.logit.sigmoid()
+
+    @torch.no_grad()
+    def set(self, factor: Tensor | float) -> None:
+        factor = torch.as_tensor(factor, dtype=self.logit.dtype).clamp(max=LARGEST)
+        self.logit.copy_(torch.logit(factor).expand_as(self.logit))
+
+
+@torch.no_grad()
+def search_weight_clip(weight: Tensor, moment: Tensor, bits: int, grid: Tensor) -> Tensor:
+    """For each row of weight [d_out, d_in] the factor on `grid` that minimises dW M dW^T, M [d_in, d_in]: [d_out, 1]."""
+    best_error = torch.full_like(weight[:, :1], torch.inf)
+    best = torch.ones_like(best_error)
+    for factor in grid:
+        scale = symmetric_scale(weight, bits, factor)
+        difference = quantize(weight, scale, bits).mul_(scale).sub_(weight)
+        with reduced_products():
+            product = difference @ moment
+        error = product.mul_(difference).sum(-1, keepdim=True)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best = torch.where(better, factor, best)
+    return best

@@ -1,0 +1,191 @@
+"""GPTQ: rounding the weights of a linear layer one input column after another, each column making up for the errors so far.
+
+Frantar et al. (2023) update the columns still to come with rows of the Cholesky factor of the inverse Hessian. This
+file computes the same codes without an inverse, by the form of Chee et al. (2023, QuIP, Theorem 6): with
+H = R D R^T, R unit upper triangular, column k is rounded at w_k + sum over j < k of (w_j - q_j) R_jk. One Cholesky
+factorization instead of three cubic steps, and columns are read where GPTQ's updates would rewrite them.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+DAMPING = 0.01
+# Damping beyond the mean diagonal would leave little of the Hessian: then the Hessian itself is wrong.
+_LARGEST_DAMPING = 1.0
+_SMALLEST_ESCALATION = 1e-4
+# Hessians are sums in float32: this is far above their rounding and far below a wrong matrix.
+_SYMMETRY_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class HessianFactor:
+    """A Hessian, factored once for all the weights that share an input (q, k, v; gate, up).
+
+    feedback: [d_in, d_in], unit lower triangular, contiguous: R^T of the damped and reordered Hessian H = R D R^T;
+    order: [d_in], the column that is rounded at each place, or None where columns keep their order;
+    damping: the share of the mean diagonal that was added in the end (more than asked where Cholesky failed).
+    """
+
+    feedback: Tensor
+    order: Tensor | None
+    damping: float
+
+
+def factorize_hessian(
+    hessian: Tensor, *, damping: float = DAMPING, act_order: bool = False, dtype: torch.dtype = torch.float32
+) -> HessianFactor:
+    """Factor a Hessian for `gptq_round`, in float64, and store the result in `dtype` (that of the weights).
+
+    hessian: [d_in, d_in], sum or mean of x x^T over the inputs as the layer sees them (its scale does not matter);
+    damping: this share of the mean diagonal is added to the diagonal; act_order: round the columns in the order of
+    falling diagonal. Where Cholesky fails, damping is raised tenfold, with a warning in the log. A dead column (an
+    input that was always zero) is tied to no other: it is rounded to nearest, and its error moves nothing.
+    Raises ValueError for a Hessian that is not square, not finite, not symmetric, has a negative diagonal, is zero, or
+    is still not positive definite with as much damping as its mean diagonal.
+    """
+    if not (0 <= damping <= _LARGEST_DAMPING):
+        raise ValueError(f"GPTQ damping {damping} is not between 0 and {_LARGEST_DAMPING}")
+    diagonal = _checked_diagonal(hessian)
+    order = diagonal.argsort(descending=True, stable=True) if act_order else None
+    # Cholesky gives lower times upper; the reversed matrix turns that into the upper times lower that is needed.
+    if order is None:
+        flipped = hessian.flip(0, 1).to(torch.float64)
+    else:
+        backwards = order.flip(0)
+        flipped = hessian.index_select(0, backwards).index_select(1, backwards).to(torch.float64)
+        diagonal = diagonal[order]
+    flipped_diagonal = diagonal.flip(0)
+    live = flipped_diagonal > 0
+    mean = float(flipped_diagonal[live].mean())
+    flipped_diagonal = torch.where(live, flipped_diagonal, mean)
+
+    while True:
+        flipped.diagonal().copy_(flipped_diagonal + damping * mean)
+        lower, info = torch.linalg.cholesky_ex(flipped)
+        if int(info) == 0:
+            break
+        raised = max(10 * damping, _SMALLEST_ESCALATION)
+        if raised > _LARGEST_DAMPING:
+            raise ValueError(
+                f"Hessian of {len(diagonal)} inputs is not positive definite with damping {damping:g} of its mean "
+                f"diagonal {mean:g}; a sum of x x^T always is: look at how it was summed"
+            )
+        logger.warning(
+            "GPTQ: Hessian of %d inputs is not positive definite with damping %g; trying %g",
+            len(diagonal), damping, raised,
+        )  # fmt: skip
+        damping = raised
+
+    feedback = (lower.T / lower.diagonal().unsqueeze(1)).to(dtype).flip(0, 1)
+    return HessianFactor(feedback.contiguous(), order, damping)
+
+
+def gptq_round(
+    weight: Tensor,
+    scale: Tensor,
+    bits: int,
+    hessian: Tensor | HessianFactor,
+    *,
+    block_size: int = 128,
+    damping: float | None = None,
+    act_order: bool | None = None,
+) -> Tensor:
+    """Codes of a weight matrix such that scale * codes keeps the layer's outputs (GPTQ; see the head of this file).
+
+    weight: [d_out, d_in], float32 or float64 (the arithmetic is done in it); scale: [d_out, 1], positive, fixed
+    beforehand; hessian: [d_in, d_in] or its factor; block_size: columns that are rounded between two matrix products,
+    which changes speed and rounding errors alone. `damping` (0.01) and `act_order` (False) are those of
+    `factorize_hessian`; a factor has them in it.
+    Returns int8 [d_out, d_in], each code in [-2^(bits-1), 2^(bits-1) - 1].
+    Raises ValueError for bits outside 2 to 8, shapes or dtypes that do not fit, non-finite input, a scale not above zero.
+    """
+    if isinstance(hessian, HessianFactor):
+        if damping is not None or act_order is not None:
+            raise ValueError("damping and act_order are fixed in a HessianFactor: give them to factorize_hessian")
+        factor = hessian
+    else:
+        damping = DAMPING if damping is None else damping
+        factor = factorize_hessian(hessian, damping=damping, act_order=bool(act_order), dtype=weight.dtype)
+    _check(weight, scale, bits, factor, block_size)
+
+    # In units of its scale, and with a column of the weight as a contiguous row.
+    error = (weight / scale).T.contiguous()  # [d_in, d_out]; each row becomes w - q once it is rounded
+    if factor.order is not None:
+        error = error.index_select(0, factor.order)
+    codes = torch.empty_like(error)
+    lowest, highest = -float(1 << (bits - 1)), float((1 << (bits - 1)) - 1)
+    for start in range(0, len(error), block_size):
+        block = slice(start, start + block_size)
+        targets = factor.feedback[block, :start] @ error[:start]
+        block_errors, rows = error[block].T, factor.feedback[block, block]
+        # Whole rows of the block: the unit diagonal adds the weight itself, and the zeros after it cost less than
+        # cutting a shorter row would.
+        for row, target, row_error, code in zip(
+            rows.unbind(0), targets.unbind(0), error[block].unbind(0), codes[block].unbind(0), strict=True
+        ):
+            target.addmv_(block_errors, row)
+            torch.round(target, out=code)
+            code.clamp_(lowest, highest)
+            row_error.sub_(code)
+
+    # Overflow in the feedback would end in a finite, meaningless code.
+    if not _is_finite(error):
+        raise ValueError("GPTQ: errors fed back grew beyond all bounds; raise the damping")
+    if factor.order is not None:
+        codes = codes[factor.order.argsort()]
+    return codes.T.to(torch.int8).contiguous()
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # The extremes are NaN if any entry is; one pass and no tensor of booleans.
+    lowest, highest = tensor.aminmax()
+    return math.isfinite(lowest) and math.isfinite(highest)
+
+
+def _checked_diagonal(hessian: Tensor) -> Tensor:
+    """The diagonal in float64 of a matrix that can be a sum of x x^T."""
+    shape = list(hessian.shape)
+    if hessian.dim() != 2 or shape[0] != shape[1] or shape[0] == 0:
+        raise ValueError(f"a Hessian is [d_in, d_in], not {shape}")
+    if not _is_finite(hessian):
+        raise ValueError(f"Hessian {shape} holds NaN or infinity: look for overflow in the layer's inputs")
+    diagonal = hessian.diagonal().to(torch.float64)
+    largest = float(diagonal.max())
+    if float(diagonal.min()) < 0 or largest == 0:
+        raise ValueError(
+            f"Hessian {shape} has a diagonal from {float(diagonal.min()):g} to {largest:g}; sums of squares "
+            "are not negative, and not all zero: look at how it was summed"
+        )
+    asymmetry = float((hessian - hessian.T).max())
+    if asymmetry > _SYMMETRY_TOLERANCE * largest:
+        raise ValueError(f"Hessian {shape} is not symmetric: it differs from its transpose by {asymmetry:g}")
+    return diagonal
+
+
+def _check(weight: Tensor, scale: Tensor, bits: int, factor: HessianFactor, block_size: int) -> None:
+    if not 2 <= bits <= 8:
+        raise ValueError(f"GPTQ cannot round to {bits} bits; give 2 to 8")
+    if block_size < 1:
+        raise ValueError(f"GPTQ block size {block_size} is not positive")
+    if weight.dim() != 2 or weight.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"GPTQ needs a float32 or float64 matrix, not {weight.dtype} {list(weight.shape)}")
+    if scale.shape != (weight.shape[0], 1) or scale.dtype != weight.dtype:
+        raise ValueError(
+            f"a weight {list(weight.shape)} in {weight.dtype} needs a scale {[weight.shape[0], 1]} in the same dtype, "
+            f"not {list(scale.shape)} in {scale.dtype}"
+        )
+    if factor.feedback.shape[0] != weight.shape[1] or factor.feedback.dtype != weight.dtype:
+        raise ValueError(
+            f"a weight {list(weight.shape)} in {weight.dtype} needs a Hessian of {weight.shape[1]} inputs in the same "
+            f"dtype, not {factor.feedback.shape[0]} in {factor.feedback.dtype}"
+        )
+    if not _is_finite(weight):
+        raise ValueError(f"weight {list(weight.shape)} holds NaN or infinity")
+    if not (_is_finite(scale) and bool((scale > 0).all())):
+        raise ValueError("scale holds values that are not positive and finite; a row of zeros still needs a scale")

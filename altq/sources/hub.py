@@ -1,0 +1,94 @@
+"""Models and corpora of the Hugging Face hub, at a pinned revision."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from altq import files
+from altq.sources.description import CorpusDescription, split_address
+
+MODEL_FILES = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"]
+TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "chat_template.jinja"]
+
+
+def fetch_config(address: str, folder: Path) -> None:
+    """Write the config.json of a hub model to `folder`: small enough to be looked at before the weights are fetched."""
+    _snapshot(address, folder, ["config.json"])
+
+
+def fetch_files(address: str, folder: Path) -> None:
+    """Write the configuration, tokenizer and safetensors of a hub model to `folder`; an interrupted call resumes.
+
+    Raises ValueError for a model or revision that does not exist or needs an account, ConnectionError when offline,
+    OSError without disk space.
+    """
+    _snapshot(address, folder, MODEL_FILES + TOKENIZER_FILES)
+
+
+def read_split(description: CorpusDescription, split: str) -> list[str]:
+    """The texts of one split of a hub data set, in its order, empty rows included.
+
+    Raises ValueError for a data set, revision or text field that does not exist, ConnectionError when offline.
+    """
+    from datasets import load_dataset
+
+    repository, revision = split_address(description.hub)
+    data_files = None
+    if description.files:
+        name = split.split("[")[0]
+        data_files = {name: description.files[name]}
+    with _explained("corpus", description.hub):
+        rows = load_dataset(repository, description.subset, data_files=data_files, split=split, revision=revision)
+    if description.text_field not in rows.column_names:
+        raise ValueError(
+            f"hub corpus {description.hub} has no field {description.text_field!r} (it has: "
+            f"{', '.join(rows.column_names)}); correct text_field"
+        )
+    return list(rows[description.text_field])
+
+
+def _snapshot(address: str, folder: Path, patterns: list[str]) -> None:
+    from huggingface_hub import snapshot_download
+
+    repository, revision = split_address(address)
+    wanted = {"repo_id": repository, "revision": revision, "local_dir": folder, "allow_patterns": patterns}
+    with _explained("model", address):
+        planned = snapshot_download(**wanted, dry_run=True)
+    files.require_space(folder, sum(file.file_size for file in planned if file.will_download))
+    with _explained("model", address):
+        snapshot_download(**wanted)
+
+
+@contextmanager
+def _explained(what: str, address: str) -> Iterator[None]:
+    """Turn the hub's many exceptions into one that says what to do."""
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import DryRunError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    by_hand = {
+        "model": "download the model folder elsewhere and give it as `path: <folder>`",
+        "corpus": "download its files elsewhere and give them as `paths: {calibration: <file>, test: <file>}`",
+    }[what]
+    try:
+        yield
+    except ValueError:
+        raise
+    # The hub's clients raise what their transports raise, of no common type.
+    except Exception as error:
+        reason = error.__cause__ if isinstance(error, DryRunError) and error.__cause__ else error
+        if isinstance(reason, OSError) and reason.errno == errno.ENOSPC:
+            raise
+        if isinstance(reason, GatedRepoError):
+            raise ValueError(
+                f"hub {what} {address} needs an account: accept its licence there and run `hf auth login`; or {by_hand}"
+            ) from error
+        if isinstance(reason, (RepositoryNotFoundError, RevisionNotFoundError, DatasetNotFoundError)):
+            raise ValueError(
+                f"hub {what} {address} was not found, or is not open to this account: correct its name or revision; "
+                f"or {by_hand}"
+            ) from error
+        raise ConnectionError(
+            f"hub {what} {address} could not be fetched ({type(reason).__name__}: {reason}); connect to the hub and run "
+            f"again, what is there already is kept; or {by_hand}"
+        ) from error

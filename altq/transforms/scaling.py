@@ -1,0 +1,43 @@
+"""Per-channel scaling, and the composition that combines it with any other kind."""
+
+import torch
+from torch import Tensor, nn
+
+from altq.transforms.transform import Transform
+
+
+class Scaling(Transform):
+    """T = diag(exp(log_scale)), [size]; the logarithm keeps every step invertible."""
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.size = len(scale)
+        self.log_scale = nn.Parameter(scale.log())
+
+    @property
+    def scale(self) -> Tensor:
+        return self.log_scale.exp()
+
+    def apply_to(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+    def fold(self, weight: Tensor) -> Tensor:
+        return weight / self.scale
+
+
+class Scaled(Transform):
+    """T = S M: a scaling, which folds into what lies before the site, then any transformation, which stays online."""
+
+    def __init__(self, scaling: Scaling, online: Transform) -> None:
+        super().__init__()
+        if scaling.size != online.size:
+            raise ValueError(f"a scaling of {scaling.size} channels cannot stand before one of {online.size}")
+        self.size = scaling.size
+        self.scaling = scaling
+        self.online = online
+
+    def apply_to(self, x: Tensor) -> Tensor:
+        return self.online.apply_to(self.scaling.apply_to(x))
+
+    def fold(self, weight: Tensor) -> Tensor:
+        return self.online.fold(self.scaling.fold(weight))

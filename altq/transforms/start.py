@@ -1,0 +1,89 @@
+"""Starting points of the transformations, from second moments and a generator.
+
+balance   the closed form of altq/transforms/balance.py, then a Hadamard factor that spreads the energy evenly
+hadamard  Hadamard factors
+random    Haar-random orthogonal factors (the paper's start)
+"""
+
+import torch
+from torch import Tensor
+
+from altq.transforms.affine import Affine
+from altq.transforms.balance import balance_factors, balance_matrix, balance_scaling
+from altq.transforms.hadamard import Hadamard, hadamard_factor
+from altq.transforms.heads import HeadAffine, HeadMixing
+from altq.transforms.identity import Identity
+from altq.transforms.kronecker import factor_sizes
+from altq.transforms.rotation import Rotation, random_orthogonal
+from altq.transforms.scaling import Scaled, Scaling
+from altq.transforms.transform import Transform
+
+STARTS = ("balance", "hadamard", "random")
+KINDS = ("identity", "scaling", "hadamard", "rotation", "affine", "balance")
+
+
+def spreading_factor(start: str, size: int, generator: torch.Generator) -> Tensor:
+    """The orthogonal factor that a start puts (last): Hadamard, or Haar-random for `random`."""
+    return random_orthogonal(size, generator) if start == "random" else hadamard_factor(size, generator)
+
+
+def start_transform(
+    kind: str,
+    moment_x: Tensor,
+    moment_w: Tensor,
+    *,
+    start: str,
+    scaling: bool,
+    structure: str,
+    generator: torch.Generator,
+) -> Transform:
+    """The transformation of one kind at the input of linear layers before any step, in float32.
+
+    moment_x = E[x^T x] and moment_w = sum W^T W over the projections that share the input, both [d, d].
+    With `scaling`, a per-channel scaling stands before the kind (Composition `Scaled`).
+    """
+    size = len(moment_x)
+    scale = torch.ones(size, dtype=torch.float64)
+    if start != "random" and kind != "identity":
+        scale = balance_scaling(moment_x, moment_w)
+    moment_x, moment_w = moment_x.double() * torch.outer(scale, scale), moment_w.double() / torch.outer(scale, scale)
+    if kind == "scaling":
+        return Scaling(scale).float()
+    if kind == "identity":
+        return Identity(size)
+    online = _online(kind, moment_x, moment_w, start, structure, generator)
+    return (Scaled(Scaling(scale), online) if scaling else online).float()
+
+
+def _online(kind: str, moment_x: Tensor, moment_w: Tensor, start: str, structure: str, generator) -> Transform:
+    size = len(moment_x)
+    if kind == "hadamard":
+        return Hadamard(size, generator)
+    sizes = factor_sizes(size) if structure == "kronecker" or kind == "affine" else (1, size)
+    spread = [spreading_factor(start, d, generator) for d in sizes]
+    if kind == "rotation":
+        return Rotation(*spread)
+    if start == "balance":
+        balanced = balance_factors(moment_x, moment_w, sizes)
+        spread = [factor @ hadamard for factor, hadamard in zip(balanced, spread)]
+    return Affine(*spread)
+
+
+def start_heads(moment_x: Tensor, moment_w: Tensor, *, start: str, generator: torch.Generator) -> HeadAffine:
+    """The transformation of keys or values before any step, from [kv_heads, d, d] moments of it and of what reads it."""
+    heads, head_dim, _ = moment_x.shape
+    factors = torch.stack([spreading_factor(start, head_dim, generator) for _ in range(heads)])
+    if start == "balance":
+        factors = balance_matrix(moment_x, moment_w) @ factors
+    return HeadAffine(factors).float()
+
+
+def start_mixing(moment_x: Tensor, moment_w: Tensor, heads: int, *, start: str, generator) -> HeadMixing:
+    """The transformation that mixes the heads of o's input, from [heads * d, heads * d] moments after the value's."""
+    head_dim = len(moment_x) // heads
+    mixing = spreading_factor(start, heads, generator)
+    if start == "balance":
+        over_dims = [m.double().view(heads, head_dim, heads, head_dim).diagonal(dim1=1, dim2=3).sum(-1)
+                     for m in (moment_x, moment_w)]
+        mixing = balance_matrix(*over_dims) @ mixing
+    return HeadMixing(mixing, head_dim).float()

@@ -1,0 +1,49 @@
+"""The common verbs of every transformation: an invertible linear map x -> x T at the input of linear layers.
+
+With y = x W^T = (x T)(W T^-T)^T, `apply` acts on activations and `fold` on weights; both act on the last axis. What is
+folded where is said in altq/methods/assembly.py.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class Transform(nn.Module):
+    """An invertible map of `size` channels. Subclasses give `apply` and `fold`."""
+
+    size: int
+
+    def apply_to(self, x: Tensor) -> Tensor:
+        """x T: [..., size] -> [..., size]."""
+        raise NotImplementedError
+
+    def fold(self, weight: Tensor) -> Tensor:
+        """W T^-T: [..., size] -> [..., size], so that apply_to(x) @ fold(W).T = x @ W.T."""
+        raise NotImplementedError
+
+    def matrix(self) -> Tensor:
+        """T: [size, size]."""
+        return self.apply_to(self._eye())
+
+    def inverse(self) -> Tensor:
+        """T^-1: [size, size]."""
+        return self.fold(self._eye()).mT
+
+    def check(self) -> tuple[bool, str]:
+        """Whether T is finite and fold undoes apply_to, with the reason and the tolerance where not."""
+        eye = self._eye()
+        with torch.no_grad():
+            error = (self.apply_to(eye) @ self.inverse() - eye).abs().max().item()
+        tolerance = self.size * torch.finfo(eye.dtype).eps ** 0.75
+        if not error <= tolerance:  # a NaN fails here
+            return False, f"{type(self).__name__}({self.size}): |T T^-1 - I| = {error:.2e} exceeds {tolerance:.2e}"
+        return True, "ok"
+
+    def assert_valid(self) -> None:
+        ok, reason = self.check()
+        if not ok:
+            raise ValueError(reason)
+
+    def _eye(self) -> Tensor:
+        reference = next(iter(self.state_dict().values()), torch.empty(0))
+        return torch.eye(self.size, dtype=reference.dtype, device=reference.device)

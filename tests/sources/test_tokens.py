@@ -1,0 +1,95 @@
+"""Windows of tokens: where they start, that they repeat, and that too few are refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from altq import files
+from altq.sources import tokens
+from altq.sources.corpus import fetch_corpus
+from altq.sources.description import CorpusDescription, Made, ModelDescription
+from altq.sources.model import fetch_model
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("material")
+    fetch_model(ModelDescription(num_blocks=1, made=Made()), folder / "made")
+    fetch_corpus(CorpusDescription(module="pydoc_data.topics"), folder / "pydoc")
+    return folder / "made", folder / "pydoc"
+
+
+def test_first_windows_by_hand():
+    stream = np.arange(11)
+    assert tokens.first_windows(stream, None, 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert tokens.first_windows(stream, 1, 4).tolist() == [[0, 1, 2, 3]]
+    with pytest.raises(ValueError, match="11 tokens give 2 windows of 4, but 3 are wanted .12 tokens."):
+        tokens.first_windows(stream, 3, 4)
+    with pytest.raises(ValueError, match="11 tokens give 0 windows of 12, but 1 are wanted"):
+        tokens.first_windows(stream, None, 12)
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 20), st.integers(0, 2**32))
+def test_drawn_windows_are_runs_of_the_stream(length, window_length, num_windows, seed):
+    stream = np.arange(length) + 100
+    rng = np.random.Generator(np.random.PCG64(seed))
+    if length < window_length:
+        with pytest.raises(ValueError, match=f"{length} tokens are too few for a window of {window_length}"):
+            tokens.draw_windows(stream, num_windows, window_length, rng)
+        return
+    windows = tokens.draw_windows(stream, num_windows, window_length, rng)
+    assert windows.shape == (num_windows, window_length)
+    assert (np.diff(windows, axis=1) == 1).all() and windows.min() >= 100 and windows.max() < 100 + length
+
+
+def test_every_start_can_be_drawn():
+    windows = tokens.draw_windows(np.arange(6), 500, 4, np.random.Generator(np.random.PCG64(0)))
+    assert set(windows[:, 0].tolist()) == {0, 1, 2}
+
+
+def test_calibration_tokens_repeat(material, tmp_path):
+    model, corpus = material
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        tokens.calibration_tokens(model, corpus, tmp_path / f"{name}.npy", num_windows=5, window_length=64, seed=seed)
+    a, b, c = ((tmp_path / f"{name}.npy").read_bytes() for name in "abc")
+    assert a == b != c
+    windows = np.load(tmp_path / "a.npy")
+    assert windows.dtype == np.int32 and windows.shape == (5, 64) and windows.max() < 512
+    made = files.read_json(tmp_path / "a.json")
+    assert made["seed"] == 0 and made["split"] == "calibration" and made["special_tokens"] == "none added"
+    assert made["tokens_sha256"] == files.sha256(tmp_path / "a.npy")
+    assert made["text_sha256"] == files.read_json(corpus / "source.json")["splits"]["calibration"]["sha256"]
+
+
+def test_test_tokens_are_the_text(material, tmp_path):
+    from transformers import AutoTokenizer
+
+    model, corpus = material
+    tokens.test_tokens(model, corpus, tmp_path / "all.npy", num_windows=None, window_length=128)
+    tokens.test_tokens(model, corpus, tmp_path / "some.npy", num_windows=3, window_length=128)
+    windows = np.load(tmp_path / "all.npy")
+    assert windows.shape == (files.read_json(tmp_path / "all.json")["stream_tokens"] // 128, 128)
+    assert np.array_equal(np.load(tmp_path / "some.npy"), windows[:3])
+    text = AutoTokenizer.from_pretrained(model).decode(windows.ravel())
+    assert (corpus / "test.txt").read_text().startswith(text) and len(text) > 100_000
+
+
+def test_short_corpus_is_refused(material, tmp_path):
+    model, corpus = material
+    with pytest.raises(ValueError, match="calibration split of corpus pydoc is too short: .* window of 1000000; ask"):
+        tokens.calibration_tokens(model, corpus, tmp_path / "a.npy", num_windows=1, window_length=10**6, seed=0)
+    with pytest.raises(ValueError, match="test split of corpus pydoc is too short: .* but 100000 are wanted"):
+        tokens.test_tokens(model, corpus, tmp_path / "a.npy", num_windows=10**5, window_length=64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_foreign_tokenizer_is_refused(material, tmp_path):
+    model, corpus = material
+    (tmp_path / "m").mkdir()
+    for path in model.iterdir():
+        (tmp_path / "m" / path.name).write_bytes(path.read_bytes())
+    config = files.read_json(model / "config.json")
+    files.write_json(tmp_path / "m" / "config.json", {**config, "vocab_size": 300})
+    with pytest.raises(ValueError, match="but the model has 300; the tokenizer is not this model's"):
+        tokens.test_tokens(tmp_path / "m", corpus, tmp_path / "a.npy", num_windows=1, window_length=64)
