@@ -1,9 +1,9 @@
-"""GPTQ: rounding the weights of a linear layer one input column after another, each column making up for the errors so far.
+"""GPTQ: rounding a weight matrix one input column after another, each column making up for the errors before it.
 
 Frantar et al. (2023) update the columns still to come with rows of the Cholesky factor of the inverse Hessian. This
 file computes the same codes without an inverse, by the form of Chee et al. (2023, QuIP, Theorem 6): with
-H = R D R^T, R unit upper triangular, column k is rounded at w_k + sum over j < k of (w_j - q_j) R_jk. One Cholesky
-factorization instead of three cubic steps, and columns are read where GPTQ's updates would rewrite them.
+H = R D R^T, R unit upper triangular, column k is rounded at w_k + sum over j < k of (w_j - q_j) R_jk. It takes one
+Cholesky factorization instead of three cubic steps, and reads earlier errors where GPTQ rewrites later columns.
 """
 
 import logging
@@ -98,12 +98,13 @@ def gptq_round(
 ) -> Tensor:
     """Codes of a weight matrix such that scale * codes keeps the layer's outputs (GPTQ; see the head of this file).
 
-    weight: [d_out, d_in], float32 or float64 (the arithmetic is done in it); scale: [d_out, 1], positive, fixed
+    weight: [d_out, d_in], float32 or float64 (the arithmetic is done in it); rows are independent, so that weights that
+    share an input are fastest stacked into one; scale: [d_out, 1], positive, fixed
     beforehand; hessian: [d_in, d_in] or its factor; block_size: columns that are rounded between two matrix products,
     which changes speed and rounding errors alone. `damping` (0.01) and `act_order` (False) are those of
     `factorize_hessian`; a factor has them in it.
     Returns int8 [d_out, d_in], each code in [-2^(bits-1), 2^(bits-1) - 1].
-    Raises ValueError for bits outside 2 to 8, shapes or dtypes that do not fit, non-finite input, a scale not above zero.
+    Raises ValueError for bits outside 2 to 8, shapes or dtypes that do not fit, non-finite input, a scale not above 0.
     """
     if isinstance(hessian, HessianFactor):
         if damping is not None or act_order is not None:

@@ -68,7 +68,7 @@ def randomized_hadamard(order: int, generator: torch.Generator) -> Tensor:
 
 @lru_cache(maxsize=None)
 def _factors(order: int) -> tuple[int, ...] | None:
-    """Orders that `_construct` knows, whose product is `order`: the highest power of two, then the rest."""
+    """Orders that `_construct` knows, whose product is `order`: a power of two and the smallest rest, if possible."""
     if order < 1 or (order > 2 and order % 4):
         return None
     odd = order // (order & -order)
@@ -139,7 +139,7 @@ def _bordered(core: Tensor, column_sign: int) -> Tensor:
 
 
 def _jacobsthal(field_size: int) -> Tensor:
-    """int8 [q, q]: the quadratic character of x - y (0, 1 for squares, -1) for all x and y of the field with q elements.
+    """int8 [q, q]: the quadratic character (0, 1 for squares, -1) of x - y for all x, y in the field of q elements.
 
     Element number sum of c_i p^i stands for the polynomial sum of c_i X^i over the integers modulo p.
     """
