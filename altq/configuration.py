@@ -1,0 +1,122 @@
+"""The experiment, as config.yaml describes it: every option, its default and its check.
+
+All problems of a configuration are reported in one message before any work begins. Nothing heavy is imported here.
+"""
+
+from difflib import get_close_matches
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from altq.calibration.recipe import Recipe, RoundingOptions
+from altq.methods.table import FULL, METHODS
+from altq.selection.options import HeuristicOptions
+from altq.setting import FULL_PRECISION, Setting
+from altq.sources.description import CorpusDescription, ModelDescription
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CalibrationOptions(_Section):
+    """The text that calibration sees, and how its loss weights tokens."""
+
+    corpus: str = Field(description="corpus whose calibration split is used")
+    num_windows: int = Field(ge=1, description="number of windows drawn at random starts")
+    window_length: int = Field(ge=2, description="tokens in a window")
+    loss: str = Field(
+        "relative",
+        pattern="^(relative|mse)$",
+        description="mse (the paper's), or relative: each token weighted by the inverse mean square of its residual",
+    )
+
+
+class EvaluationOptions(_Section):
+    """Perplexity over non-overlapping windows of the test split."""
+
+    num_windows: int | None = Field(None, ge=2, description="windows from the start of the split; all when absent")
+    window_length: int = Field(ge=2, description="tokens in a window")
+
+
+class Experiment(_Section):
+    """The whole of config.yaml."""
+
+    models: dict[str, ModelDescription] = Field(min_length=1, description="models, by the name used in results/")
+    corpora: dict[str, CorpusDescription] = Field(min_length=1, description="corpora, by the name used in results/")
+    settings: list[str] = Field(min_length=1, description="bit widths, written W4A4K4V4")
+    methods: list[str] = Field(min_length=1, description=f"{FULL}, {', '.join(METHODS)}")
+    seeds: list[int] = Field(min_length=1, description="calibration seeds: tokens and starts")
+    calibration: CalibrationOptions
+    recipe: Recipe = Recipe()
+    rounding: RoundingOptions = RoundingOptions()
+    selection: HeuristicOptions = HeuristicOptions()
+    evaluation: EvaluationOptions
+    notes: list[str] = Field(default=[], description="sentences for the tables' captions: departures from the paper")
+
+    @field_validator("settings")
+    @classmethod
+    def _parse_settings(cls, settings: list[str]) -> list[str]:
+        parsed = [str(Setting.parse(setting)) for setting in settings]
+        if str(FULL_PRECISION) in parsed:
+            raise ValueError(f"{FULL_PRECISION} quantizes nothing; list the method `{FULL}` instead")
+        return _distinct(parsed)
+
+    @field_validator("methods")
+    @classmethod
+    def _known_methods(cls, methods: list[str]) -> list[str]:
+        known = [FULL, *METHODS]
+        for method in methods:
+            if method not in known:
+                near = get_close_matches(method, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ValueError(f"method {method!r} is not known{hint} (known: {', '.join(known)})")
+        return _distinct(methods)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, seeds: list[int]) -> list[int]:
+        if min(seeds) < 0:
+            raise ValueError(f"seed {min(seeds)} is negative")
+        return _distinct(seeds)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        if self.calibration.corpus not in self.corpora:
+            problems.append(f"calibration.corpus {self.calibration.corpus!r} is not among the corpora")
+        for name, model in self.models.items():
+            for half in ("attention", "ffn"):
+                count = getattr(self.selection, half).count
+                if count is not None and count > model.num_blocks:
+                    problems.append(f"selection.{half}.count is {count}, but {name} has {model.num_blocks} blocks")
+        if self.recipe.windows_per_step > self.calibration.num_windows:
+            problems.append(
+                f"recipe.windows_per_step is {self.recipe.windows_per_step}, but calibration.num_windows is "
+                f"{self.calibration.num_windows}"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @classmethod
+    def parse(cls, config: dict[str, Any]) -> "Experiment":
+        """Check a configuration; ValueError lists every problem with the place it is at."""
+        try:
+            return cls.model_validate(config)
+        except ValidationError as error:
+            lines = [f"  {'.'.join(map(str, e['loc'])) or 'config'}: {_plain(e)}" for e in error.errors()]
+            raise ValueError("the configuration cannot be used:\n" + "\n".join(lines)) from None
+
+
+def _distinct(values: list) -> list:
+    doubles = sorted({str(v) for v in values if values.count(v) > 1})
+    if doubles:
+        raise ValueError(f"listed twice: {', '.join(doubles)}")
+    return values
+
+
+def _plain(error: dict[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "unknown key; remove it or correct its spelling"
+    return error["msg"].removeprefix("Value error, ")
