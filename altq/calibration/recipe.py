@@ -19,10 +19,17 @@ class Recipe(BaseModel):
     scaling: bool = Field(True, description="combine a per-channel scaling with the kind at inputs of linear layers")
     clip_search: bool = Field(True, description="search clipping factors on a grid before any step")
     search_windows: int = Field(2, ge=1, description="calibration windows that the activation clip search looks at")
+    signed_scale: bool = Field(
+        True, description="let a scale be negative where the largest magnitude is positive: Eq. 2 has one more code there"
+    )
     steps: int = Field(8, ge=0, description="optimiser steps for each sublayer")
+    fitted: list[Literal["attention", "ffn"]] = Field(
+        ["attention", "ffn"], description="halves that steps are spent on"
+    )
     windows_per_step: int = Field(4, ge=1, description="calibration windows in each step")
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW and Riemannian Adam on the transforms")
     clip_rate_factor: float = Field(10.0, gt=0, description="learning rate of clipping factors over that of transforms")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's decay rates; few steps want short memories")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
 
 

@@ -4,6 +4,8 @@ state[s] is the residual stream that enters sublayer s, state[2n] what leaves th
 is state[s + 1] - state[s]. Second moments are those of every site's input, tokens weighted as the loss weights them.
 """
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from altq.files import atomic, read_json, require_space, write_json
+from altq.files import atomic, read_json, require_space, sha256, write_json
 from altq.models.joints import SharedInput, attach_cache_joint
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer
-from altq.precision import reduced_products
+from altq.precision import reduced_linear, reduced_products
 
 WINDOWS_PER_BATCH = 4
+MOMENT_WINDOWS = 16
+"""Moments and sensitivities settle with fewer windows than the steps use."""
 
 
 def token_weights(loss: str, output_state: Tensor) -> Tensor:
@@ -33,58 +37,76 @@ def token_weights(loss: str, output_state: Tensor) -> Tensor:
     return 1 / output_state.square().mean(-1, keepdim=True)
 
 
-class _MomentObserver:
-    """Accumulates sum_t w_t x_t^T x_t over tokens: [heads, d, d]."""
+def second_moment(x: Tensor) -> Tensor:
+    """sum_t x_t^T x_t over all tokens: [batch, length, d] -> [1, d, d], [batch, heads, length, d] -> [heads, d, d]."""
+    heads = x.unsqueeze(1) if x.ndim == 3 else x
+    rows = heads.transpose(0, 1).flatten(1, 2)  # [heads, tokens, d]
+    with reduced_products():
+        return rows.mT @ rows
 
-    def __init__(self) -> None:
-        self._seen: Tensor | None = None
-        self.total: Tensor | None = None
 
-    def see(self, x: Tensor) -> Tensor:
-        """Remember x [batch, length, d] until its weights are known."""
-        self._seen = x.unsqueeze(1)
+class _Observers:
+    """Sees what passes the joints of one full-precision sublayer, and the gradients that come back through them.
+
+    With a random probe r at the output, g_t = d(r.y)/dx_t is how sensitive the output is to an error at token t of a
+    site: E[g_t^T g_t] is the Gauss-Newton metric J^T J of that error. A token matters as much as its sensitivity, and
+    its quantization noise grows with its own size; so moments weight tokens by |g_t|^2 and sensitivities by |x_t|^2.
+    """
+
+    def __init__(self, sublayer: Sublayer) -> None:
+        self.totals: dict[str, Tensor] = {}
+        sites = sublayer.half.input_sites
+        shared = {site: SharedInput(partial(self._see, site), len(names)) for site, names in sites.items()}
+        sublayer.install(shared, product=reduced_linear)
+        if sublayer.name == "attention":
+            attach_cache_joint(sublayer.module, self._see_cache)
+
+    def _see(self, site: str, x: Tensor) -> Tensor:
+        """x: [batch, length, d] or [batch, heads, length, d], part of a graph."""
+        x.register_hook(partial(self._accumulate, site, x.detach()))
         return x
 
-    def see_heads(self, x: Tensor) -> None:
-        """The same for x [batch, heads, length, d]."""
-        self._seen = x
+    def _see_cache(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return query, self._see("key", key), self._see("value", value)
 
-    def accumulate(self, weights: Tensor) -> None:
-        """Add what was seen, weighted by [batch, length, 1]."""
-        x = (self._seen * weights.sqrt().unsqueeze(1)).transpose(0, 1).flatten(1, 2)  # [heads, tokens, d]
-        with reduced_products():
-            moment = x.mT @ x
-        self.total = moment if self.total is None else self.total + moment
-        self._seen = None
+    def _accumulate(self, site: str, x: Tensor, gradient: Tensor) -> None:
+        moments = {
+            f"{site}.moment": second_moment(x * gradient.norm(dim=-1, keepdim=True)),
+            f"{site}.sensitivity": second_moment(gradient * x.norm(dim=-1, keepdim=True)),
+        }
+        for name, moment in moments.items():
+            self.totals[name] = self.totals[name] + moment if name in self.totals else moment
 
 
 @torch.no_grad()
-def observe(sublayer: Sublayer, states: Tensor, arguments: dict[str, Any], loss: str) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run a full-precision sublayer over [windows, length, hidden]: (its output state, second moments by site).
-
-    Moments are [d, d] at the input of linear layers and [heads, d, d] for `query`, `key` and `value`.
-    """
-    sites = sublayer.half.input_sites
-    observers = {site: _MomentObserver() for site in sites}
-    sublayer.install({site: SharedInput(observers[site].see, len(names)) for site, names in sites.items()})
-    if sublayer.name == "attention":
-        heads = {site: _MomentObserver() for site in ("query", "key", "value")}
-
-        def see_cache(*tensors: Tensor) -> tuple[Tensor, ...]:
-            for observer, x in zip(heads.values(), tensors):
-                observer.see_heads(x)
-            return tensors
-
-        attach_cache_joint(sublayer.module, see_cache)
-        observers |= heads
+def run_sublayer(sublayer: Sublayer, states: Tensor, arguments: dict[str, Any]) -> Tensor:
+    """The residual stream after a full-precision sublayer: [windows, length, hidden] -> the same."""
     outputs = torch.empty_like(states)
-    for batch in range(0, len(states), WINDOWS_PER_BATCH):
-        rows = slice(batch, batch + WINDOWS_PER_BATCH)
+    for rows in batches(len(states)):
         outputs[rows] = states[rows] + sublayer.after_norm(sublayer.norm(states[rows]), arguments)
+    return outputs
+
+
+def observe(
+    sublayer: Sublayer, states: Tensor, outputs: Tensor, arguments: dict[str, Any], loss: str, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Second moments and sensitivities of every site of a full-precision sublayer, whose linears it replaces.
+
+    states, outputs: [windows, length, hidden]. Returns `site.moment` and `site.sensitivity`: [1, d, d] at the input of
+    linear layers, [kv_heads, d, d] for `key` and `value`.
+    """
+    observers = _Observers(sublayer)
+    for rows in batches(len(states)):
         weights = token_weights(loss, outputs[rows])
-        for observer in observers.values():
-            observer.accumulate(weights)
-    return outputs, {site: o.total.squeeze(0) if site in sites else o.total for site, o in observers.items()}
+        normed = sublayer.norm(states[rows]).requires_grad_()
+        added = sublayer.after_norm(normed, arguments)
+        added.backward(torch.randn(added.shape, generator=generator) * weights.sqrt())
+    return observers.totals
+
+
+def batches(num_windows: int) -> Iterator[slice]:
+    """Consecutive slices of at most WINDOWS_PER_BATCH windows."""
+    return (slice(start, start + WINDOWS_PER_BATCH) for start in range(0, num_windows, WINDOWS_PER_BATCH))
 
 
 def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str | Path) -> None:
@@ -96,18 +118,24 @@ def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str 
     skeleton = Skeleton(model)
     num_sublayers = 2 * skeleton.num_blocks
     require_space(folder, 4 * tokens.size * skeleton.config.hidden_size * (num_sublayers + 1))
+    generator = torch.Generator().manual_seed(0)
     states, arguments = skeleton.embed(torch.from_numpy(tokens).long())
     _write_state(folder, 0, states)
     for s in tqdm(range(num_sublayers), desc="full-precision states", unit="sublayer"):
         block, half = divmod(s, 2)
         module = skeleton.block(block) if half == 0 else module
-        states, moments = observe(Sublayer(module, skeleton.family, HALVES[half]), states, arguments[block], loss)
+        sublayer = Sublayer(module, skeleton.family, HALVES[half])
+        outputs = run_sublayer(sublayer, states, arguments[block])
+        seen = slice(MOMENT_WINDOWS)
+        moments = observe(sublayer, states[seen], outputs[seen], arguments[block], loss, generator)
+        states = outputs
         if not torch.isfinite(states).all():
             raise ValueError(f"{model}: the full-precision model's state after sublayer {s} is not finite")
         _write_state(folder, s + 1, states)
         with atomic(folder / f"moments_{s:03d}.safetensors") as partial:
             save_file({site: moment.contiguous() for site, moment in moments.items()}, partial)
-    write_json(folder / "states.json", {"loss": loss, "num_sublayers": num_sublayers, "shape": list(states.shape)})
+    description = {"loss": loss, "num_sublayers": num_sublayers, "shape": list(states.shape)}
+    write_json(folder / "states.json", description | {"fingerprint": sha256(folder / f"state_{num_sublayers:03d}.npy")})
 
 
 def _write_state(folder: Path, index: int, state: Tensor) -> None:
@@ -121,6 +149,7 @@ class States:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         description = read_json(self.folder / "states.json")
+        self.fingerprint: str = description["fingerprint"]
         self.loss: str = description["loss"]
         self.num_windows, self.length, self.hidden = description["shape"]
 

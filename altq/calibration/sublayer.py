@@ -20,9 +20,10 @@ class QuantizedSublayer(nn.Module):
     transforms: site -> transform. Attention: `qkv`, `o`, `key`, `value`; ffn: `gate_up`, `down`.
     """
 
-    def __init__(self, sublayer: Sublayer, transforms: dict[str, Transform], setting: Setting) -> None:
+    def __init__(self, sublayer: Sublayer, transforms: dict[str, Transform], setting: Setting, *, signed: bool):
         super().__init__()
         self.setting = setting
+        self.signed = signed
         self.transforms = nn.ModuleDict(transforms)
         half = sublayer.half
         self.sites = half.input_sites
@@ -30,7 +31,7 @@ class QuantizedSublayer(nn.Module):
         self.weights = {name: linear.weight.detach() for name, linear in linears.items()}
         self.biases = {name: linear.bias for name, linear in linears.items()}
         self.activation_clip = nn.ModuleDict({site: Clip(1) for site in self.sites})
-        self.weight_clip = nn.ModuleDict({_key(name): Clip(len(w), 1) for name, w in self.weights.items()})
+        self.weight_clip = nn.ModuleDict({module_key(name): Clip(len(w), 1) for name, w in self.weights.items()})
         self.cache_clip = nn.ModuleDict()
         self._sublayer = (sublayer,)  # in a tuple, so that its modules are not ours
         shared = {site: SharedInput(lambda x, site=site: self.read(site, x), len(n)) for site, n in self.sites.items()}
@@ -49,7 +50,7 @@ class QuantizedSublayer(nn.Module):
         bits = self.setting.activations
         if bits == FULL_PRECISION_BITS:
             return x
-        return fake_quantize(x, symmetric_scale(x, bits, self.activation_clip[site]()), bits)
+        return fake_quantize(x, symmetric_scale(x, bits, self.activation_clip[site](), signed=self.signed), bits)
 
     def cache(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys in the key transform's basis, keys and values quantized; the value's basis is folded."""
@@ -77,13 +78,27 @@ class QuantizedSublayer(nn.Module):
             weight = value.apply_to(weight.T).T
         return self.transforms[site].fold(weight)
 
+    def clipping_factors(self) -> dict[str, Tensor]:
+        """The factors of every clip, as `activation.<site>`, `weight.<projection>` and `cache.<site>`."""
+        groups = {"activation": self.activation_clip, "weight": self.weight_clip, "cache": self.cache_clip}
+        return {f"{group}.{name}": clip().detach() for group, clips in groups.items() for name, clip in clips.items()}
+
+    def transformed_moment(self, site: str, moment: Tensor) -> Tensor:
+        """T^T M T: the second moment of a site's input behind its transform, [d, d]."""
+        if site == "o":
+            value = self.transforms["value"]
+            moment = value.apply_grouped(value.apply_grouped(moment).T)
+        transform = self.transforms[site]
+        return transform.apply_to(transform.apply_to(moment).T)
+
     def prepare(self) -> None:
         """Fold and quantize the weights once for the forward passes that follow."""
         bits = self.setting.weights
         for name, weight in self.folded_weights().items():
             if bits != FULL_PRECISION_BITS:
                 weight = weight.contiguous()
-                weight = fake_quantize(weight, symmetric_scale(weight, bits, self.weight_clip[_key(name)]()), bits)
+                scale = symmetric_scale(weight, bits, self.weight_clip[module_key(name)](), signed=self.signed)
+                weight = fake_quantize(weight, scale, bits)
             self._projections[name].weight = weight
             bias = self.biases[name]
             if bias is not None and "value" in self.transforms and name == self.sites["qkv"][2]:
@@ -94,5 +109,6 @@ class QuantizedSublayer(nn.Module):
         return self.sublayer.after_norm(normed, arguments)
 
 
-def _key(projection: str) -> str:
+def module_key(projection: str) -> str:
+    """The last part of a projection's name: names of modules hold no dots."""
     return projection.rpartition(".")[2]

@@ -1,5 +1,7 @@
 """Clipping factors: the share of the largest magnitude that the largest code stands for."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,10 @@ START = 4.0
 """sigmoid(4) = 0.982, FlatQuant's start."""
 
 LARGEST = 0.9999
+
+SMALLEST = 0.3
+NUM_FACTORS = 15
+"""The grid that searches look at: 1.0, 0.95, ... 0.3."""
 
 
 class Clip(nn.Module):
@@ -29,12 +35,12 @@ class Clip(nn.Module):
 
 
 @torch.no_grad()
-def search_weight_clip(weight: Tensor, moment: Tensor, bits: int, grid: Tensor) -> Tensor:
-    """For each row of weight [d_out, d_in] the factor on `grid` that minimises dW M dW^T, M [d_in, d_in]: [d_out, 1]."""
+def search_row_clip(weight: Tensor, moment: Tensor, bits: int, *, signed: bool) -> Tensor:
+    """For each row of weight [d_out, d_in] the factor on a grid that minimises dW M dW^T, M [d_in, d_in]: [d_out, 1]."""
     best_error = torch.full_like(weight[:, :1], torch.inf)
     best = torch.ones_like(best_error)
-    for factor in grid:
-        scale = symmetric_scale(weight, bits, factor)
+    for factor in torch.linspace(1.0, SMALLEST, NUM_FACTORS).tolist():
+        scale = symmetric_scale(weight, bits, factor, signed=signed)
         difference = quantize(weight, scale, bits).mul_(scale).sub_(weight)
         with reduced_products():
             product = difference @ moment
@@ -42,4 +48,20 @@ def search_weight_clip(weight: Tensor, moment: Tensor, bits: int, grid: Tensor) 
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best = torch.where(better, factor, best)
+    return best
+
+
+def search_factor(loss: Callable[[float], float], start: float) -> float:
+    """The clipping factor that minimises `loss`, a curve with one valley: downhill from `start`, first coarse, then fine."""
+    best, best_loss = start, loss(start)
+    for step in (0.1, 0.05):
+        for direction in (-step, step):
+            moved = False
+            while SMALLEST <= (candidate := round(best + direction, 2)) <= 1.0:
+                candidate_loss = loss(candidate)
+                if not candidate_loss < best_loss:
+                    break
+                best, best_loss, moved = candidate, candidate_loss, True
+            if moved:
+                break
     return best

@@ -12,14 +12,18 @@ def code_range(bits: int) -> tuple[int, int]:
     return -(1 << bits - 1), (1 << bits - 1) - 1
 
 
-def symmetric_scale(x: Tensor, bits: int, clip: Tensor | float = 1.0) -> Tensor:
+def symmetric_scale(x: Tensor, bits: int, clip: Tensor | float = 1.0, *, signed: bool) -> Tensor:
     """The scale that maps clip * max|x| over the last axis to the largest code: [..., d] -> [..., 1].
 
-    An all-zero row gets scale 1, so that its codes are 0 and nothing divides by 0.
+    The codes of Eq. 2 reach one step further down than up. With `signed`, the scale is negative where the largest
+    magnitude is positive, so that it falls on the longer side; this costs nothing at run time. An all-zero row gets
+    scale 1: its codes are 0 and nothing divides by 0.
     """
-    peak = torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))
-    scale = peak * (clip / code_range(bits)[1])
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
+    highest, lowest = x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)
+    scale = torch.maximum(highest, lowest) * (clip / code_range(bits)[1])
+    if signed:
+        scale = torch.where(highest > lowest, -scale, scale)
+    return torch.where(scale != 0, scale, torch.ones_like(scale))
 
 
 def quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:

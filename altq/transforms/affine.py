@@ -3,21 +3,16 @@
 import torch
 from torch import Tensor, nn
 
-from altq.transforms.kronecker import apply_kronecker
-from altq.transforms.transform import Transform
+from altq.transforms.kronecker import Kronecker, apply_kronecker
 
 
-class Affine(Transform):
+class Affine(Kronecker):
     """T = L (x) R with invertible L [d1, d1] and R [d2, d2]."""
 
     def __init__(self, left: Tensor, right: Tensor) -> None:
-        super().__init__()
-        self.size = len(left) * len(right)
+        super().__init__(len(left) * len(right))
         self.left = nn.Parameter(left.contiguous())
         self.right = nn.Parameter(right.contiguous())
-
-    def apply_to(self, x: Tensor) -> Tensor:
-        return apply_kronecker(x, self.left, self.right)
 
     def fold(self, weight: Tensor) -> Tensor:
         return apply_kronecker(weight, torch.linalg.inv(self.left).mT, torch.linalg.inv(self.right).mT)

@@ -8,7 +8,7 @@ T^T Sx T = T^-1 Sw T^-T = C^(1/2), C = Sx^(1/2) Sw Sx^(1/2).
 import torch
 from torch import Tensor
 
-from altq.transforms.kronecker import factor_sizes, partial_moments
+from altq.transforms.kronecker import apply_kronecker, multiply_runs, partial_moments
 from altq.transforms.transform import Transform
 
 RIDGE = 1e-2
@@ -60,3 +60,30 @@ def balance_factors(moment_x: Tensor, moment_w: Tensor, sizes: tuple[int, int]) 
             )
             left, right = (factor, right) if axis == 0 else (left, factor)
     return left, right
+
+
+class Balance(Transform):
+    """The closed form as a transformation of its own: T = diag(M_1 ... M_n) H, nothing of it trained.
+
+    M_i [k, k] balances the i-th run of k channels; the Hadamard factors left and right spread over all of them.
+    """
+
+    def __init__(self, blocks: Tensor, left: Tensor, right: Tensor) -> None:
+        super().__init__(len(left) * len(right))
+        for name, tensor in (("blocks", blocks), ("left", left), ("right", right)):
+            self.register_buffer(name, tensor.contiguous())
+
+    @classmethod
+    def from_moments(cls, moment_x: Tensor, moment_w: Tensor, left: Tensor, right: Tensor) -> "Balance":
+        """Balance runs of len(right) channels of [d, d] moments, then spread by the orthogonal factors."""
+        runs = [
+            torch.stack([m[i : i + len(right), i : i + len(right)] for i in range(0, len(m), len(right))])
+            for m in (moment_x, moment_w)
+        ]
+        return cls(balance_matrix(*runs), left, right)
+
+    def apply_to(self, x: Tensor) -> Tensor:
+        return apply_kronecker(multiply_runs(x, self.blocks), self.left, self.right)
+
+    def fold(self, weight: Tensor) -> Tensor:
+        return apply_kronecker(multiply_runs(weight, torch.linalg.inv(self.blocks).mT), self.left, self.right)

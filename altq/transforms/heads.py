@@ -3,13 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from altq.transforms.kronecker import apply_kronecker, multiply_runs
 from altq.transforms.transform import Transform
-
-
-def _by_head(x: Tensor, factors: Tensor) -> Tensor:
-    """Multiply each head's slice of the last axis by its factor: [..., heads * d], [heads, d, d]."""
-    heads, head_dim, _ = factors.shape
-    return (x.unflatten(-1, (heads, 1, head_dim)) @ factors).flatten(-3)
 
 
 class HeadAffine(Transform):
@@ -19,9 +14,9 @@ class HeadAffine(Transform):
     """
 
     def __init__(self, factors: Tensor) -> None:
-        super().__init__()
-        self.heads, self.head_dim, _ = factors.shape
-        self.size = self.heads * self.head_dim
+        heads, head_dim, _ = factors.shape
+        super().__init__(heads * head_dim)
+        self.heads, self.head_dim = heads, head_dim
         self.factors = nn.Parameter(factors.contiguous())
 
     @property
@@ -30,10 +25,10 @@ class HeadAffine(Transform):
         return torch.linalg.inv(self.factors).mT
 
     def apply_to(self, x: Tensor) -> Tensor:
-        return _by_head(x, self.factors)
+        return multiply_runs(x, self.factors)
 
     def fold(self, weight: Tensor) -> Tensor:
-        return _by_head(weight, self.dual_factors)
+        return multiply_runs(weight, self.dual_factors)
 
     def apply_to_keys(self, keys: Tensor) -> Tensor:
         """k A: [..., heads, tokens, head_dim]."""
@@ -45,11 +40,11 @@ class HeadAffine(Transform):
 
     def apply_grouped(self, x: Tensor) -> Tensor:
         """`apply_to` for the input of o, whose [..., heads * group * head_dim] channels lie by query head."""
-        return _by_head(x, self._grouped(self.factors, x))
+        return multiply_runs(x, self._grouped(self.factors, x))
 
     def fold_grouped(self, weight: Tensor) -> Tensor:
         """`fold` for the input of o, laid out as for `apply_grouped`."""
-        return _by_head(weight, self._grouped(self.dual_factors, weight))
+        return multiply_runs(weight, self._grouped(self.dual_factors, weight))
 
     def _grouped(self, factors: Tensor, x: Tensor) -> Tensor:
         return factors.repeat_interleave(x.shape[-1] // self.size, dim=0)
@@ -58,19 +53,12 @@ class HeadAffine(Transform):
 class HeadMixing(Transform):
     """T = P (x) I: mixes the heads of o's input, P [heads, heads]; the head_dim axis is the value transform's."""
 
-    def __init__(self, mixing: Tensor, head_dim: int) -> None:
-        super().__init__()
-        self.head_dim = head_dim
-        self.size = len(mixing) * head_dim
+    def __init__(self, mixing: Tensor, size: int) -> None:
+        super().__init__(size)
         self.mixing = nn.Parameter(mixing.contiguous())
 
     def apply_to(self, x: Tensor) -> Tensor:
-        return self._mix(x, self.mixing)
+        return apply_kronecker(x, self.mixing, None)
 
     def fold(self, weight: Tensor) -> Tensor:
-        return self._mix(weight, torch.linalg.inv(self.mixing).mT)
-
-    def _mix(self, x: Tensor, mixing: Tensor) -> Tensor:
-        heads = len(mixing)
-        blocks = x.reshape(-1, heads, self.head_dim)
-        return torch.bmm(mixing.T.expand(len(blocks), heads, heads), blocks).view(x.shape)
+        return apply_kronecker(weight, torch.linalg.inv(self.mixing).mT, None)

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from altq.transforms.transform import Transform
+
 
 def factor_sizes(size: int) -> tuple[int, int]:
     """The two factors of `size` nearest to its square root, the smaller first (FlatQuant, section 3.2)."""
@@ -15,16 +17,32 @@ def factor_sizes(size: int) -> tuple[int, int]:
     return left, size // left
 
 
-def apply_kronecker(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """x (L (x) R): [..., d1 * d2], [d1, d1], [d2, d2] -> [..., d1 * d2]."""
-    d1, d2 = len(left), len(right)
+def apply_kronecker(x: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
+    """x (L (x) R): [..., d1 * d2], [d1, d1], [d2, d2] -> [..., d1 * d2]. Without R, the second axis stays as it is."""
+    d1, d2 = len(left), x.shape[-1] // len(left)
     blocks = x.reshape(-1, d1, d2)
-    if d2 > 1:
+    if right is not None:
         blocks = (blocks.reshape(-1, d2) @ right).view(-1, d1, d2)
     if d1 > 1:
         # bmm over an expanded factor is the fastest of five forms on the CPU (docs/performance.md).
         blocks = torch.bmm(left.T.expand(len(blocks), d1, d1), blocks)
     return blocks.view(x.shape)
+
+
+def multiply_runs(x: Tensor, factors: Tensor) -> Tensor:
+    """x diag(A_1 ... A_n): each run of k channels by its own matrix, [..., n * k], [n, k, k] -> [..., n * k]."""
+    runs, size, _ = factors.shape
+    return (x.unflatten(-1, (runs, 1, size)) @ factors).flatten(-3)
+
+
+class Kronecker(Transform):
+    """T = L (x) R, L [d1, d1] and R [d2, d2]: the form in which every kind stays online."""
+
+    left: Tensor
+    right: Tensor
+
+    def apply_to(self, x: Tensor) -> Tensor:
+        return apply_kronecker(x, self.left, self.right)
 
 
 def partial_moments(moment: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

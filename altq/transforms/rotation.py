@@ -4,23 +4,18 @@ import geoopt
 import torch
 from torch import Tensor
 
-from altq.transforms.kronecker import apply_kronecker
-from altq.transforms.transform import Transform
+from altq.transforms.kronecker import Kronecker
 
 _STIEFEL = geoopt.EuclideanStiefel()
 
 
-class Rotation(Transform):
+class Rotation(Kronecker):
     """T = L (x) R with orthogonal L and R; a full rotation has L = [[1]]. The inverse is the transpose."""
 
     def __init__(self, left: Tensor, right: Tensor) -> None:
-        super().__init__()
-        self.size = len(left) * len(right)
+        super().__init__(len(left) * len(right))
         self.left = geoopt.ManifoldParameter(left.contiguous(), manifold=_STIEFEL)
         self.right = geoopt.ManifoldParameter(right.contiguous(), manifold=_STIEFEL)
-
-    def apply_to(self, x: Tensor) -> Tensor:
-        return apply_kronecker(x, self.left, self.right)
 
     def fold(self, weight: Tensor) -> Tensor:
         return self.apply_to(weight)

@@ -10,8 +10,7 @@ class Scaling(Transform):
     """T = diag(exp(log_scale)), [size]; the logarithm keeps every step invertible."""
 
     def __init__(self, scale: Tensor) -> None:
-        super().__init__()
-        self.size = len(scale)
+        super().__init__(len(scale))
         self.log_scale = nn.Parameter(scale.log())
 
     @property
@@ -29,10 +28,9 @@ class Scaled(Transform):
     """T = S M: a scaling, which folds into what lies before the site, then any transformation, which stays online."""
 
     def __init__(self, scaling: Scaling, online: Transform) -> None:
-        super().__init__()
+        super().__init__(scaling.size)
         if scaling.size != online.size:
             raise ValueError(f"a scaling of {scaling.size} channels cannot stand before one of {online.size}")
-        self.size = scaling.size
         self.scaling = scaling
         self.online = online
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from altq.transforms.affine import Affine
-from altq.transforms.balance import balance_factors, balance_matrix, balance_scaling
+from altq.transforms.balance import Balance, balance_factors, balance_matrix, balance_scaling
 from altq.transforms.hadamard import Hadamard, hadamard_factor
 from altq.transforms.heads import HeadAffine, HeadMixing
 from altq.transforms.identity import Identity
@@ -58,11 +58,13 @@ def start_transform(
 def _online(kind: str, moment_x: Tensor, moment_w: Tensor, start: str, structure: str, generator) -> Transform:
     size = len(moment_x)
     if kind == "hadamard":
-        return Hadamard(size, generator)
-    sizes = factor_sizes(size) if structure == "kronecker" or kind == "affine" else (1, size)
+        return Hadamard.of_size(size, generator)
+    sizes = (1, size) if kind == "rotation" and structure == "full" else factor_sizes(size)
     spread = [spreading_factor(start, d, generator) for d in sizes]
     if kind == "rotation":
         return Rotation(*spread)
+    if kind == "balance":
+        return Balance.from_moments(moment_x, moment_w, *spread)
     if start == "balance":
         balanced = balance_factors(moment_x, moment_w, sizes)
         spread = [factor @ hadamard for factor, hadamard in zip(balanced, spread)]
@@ -86,4 +88,4 @@ def start_mixing(moment_x: Tensor, moment_w: Tensor, heads: int, *, start: str, 
         over_dims = [m.double().view(heads, head_dim, heads, head_dim).diagonal(dim1=1, dim2=3).sum(-1)
                      for m in (moment_x, moment_w)]
         mixing = balance_matrix(*over_dims) @ mixing
-    return HeadMixing(mixing, head_dim).float()
+    return HeadMixing(mixing, len(moment_x)).float()

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 class Transform(nn.Module):
     """An invertible map of `size` channels. Subclasses give `apply` and `fold`."""
 
-    size: int
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
 
     def apply_to(self, x: Tensor) -> Tensor:
         """x T: [..., size] -> [..., size]."""

@@ -1,0 +1,63 @@
+# The workflow of config.yaml: from the sources of models and corpora to the tables, under results/.
+# This file validates the configuration, includes the stages and names the targets; everything else is in rules/.
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+from altq.code_hash import code_hash
+from altq.commands.command import source_flags
+from altq.configuration import Experiment
+from altq.methods.table import FULL, METHODS
+from altq.options import to_flags
+from altq.report.protocol import captions
+from altq.setting import FULL_PRECISION
+
+
+# Snakemake would merge a --configfile into this one; an experiment is one file.
+if not workflow.overwrite_configfiles:
+
+    configfile: f"{workflow.basedir}/config.yaml"
+
+
+try:
+    EXPERIMENT = Experiment.parse(config)
+except ValueError as error:
+    raise WorkflowError(str(error)) from None
+
+# Jobs run this checkout of altq (PYTHONPATH) in the environment of this Snakemake (PATH), or in that of --sdm conda.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+shell.prefix(f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}; ")
+
+
+wildcard_constraints:
+    model="|".join(map(re.escape, EXPERIMENT.models)),
+    corpus="|".join(map(re.escape, EXPERIMENT.corpora)),
+    kind="[a-z]+",
+    policy="[a-z]+",
+    method="|".join(METHODS),
+    setting=r"W\d+A\d+K\d+V\d+",
+    weights="gptq|rtn",
+    seed=r"\d+",
+
+
+# All tables.
+rule all:
+    input:
+        "results/table2.csv",
+    default_target: True
+
+
+include: "rules/fetch.smk"
+include: "rules/statistics.smk"
+include: "rules/selection.smk"
+include: "rules/calibration.smk"
+include: "rules/assembly.smk"
+include: "rules/evaluation.smk"
+include: "rules/tables.smk"

@@ -1,0 +1,52 @@
+"""Assemble a quantized checkpoint from a selection and the bank.
+
+Reads a model folder, its states, a selection and the bank of every kind that the selection names. Rounds the weights
+by GPTQ or to nearest. Writes a checkpoint folder that can be evaluated alone, quantization.json last.
+
+  altq assemble --model results/models/smollm2 --states results/states/smollm2/seed0 --setting W3A3K3V3 \\
+      --selection results/selections/smollm2/heuristic.json --weights gptq \\
+      --bank affine=results/bank/smollm2/W3A3K3V3/seed0/affine \\
+      --bank rotation=results/bank/smollm2/W3A3K3V3/seed0/rotation \\
+      --output results/checkpoints/smollm2/adaptive/W3A3K3V3/gptq/seed0
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+from altq.calibration.recipe import RoundingOptions
+from altq.commands.command import add_model, add_output
+from altq.options import add_options, read_options
+from altq.provenance import provenance, write_provenance
+from altq.setting import Setting
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("--states", type=Path, required=True, metavar="FOLDER", help="folder that `altq states` wrote")
+    parser.add_argument("--setting", required=True, metavar="WaAbKcVd", help="bit widths, e.g. W4A4K4V4")
+    parser.add_argument("--selection", type=Path, required=True, metavar="FILE", help="kinds, one for each sublayer")
+    parser.add_argument(
+        "--bank", type=_parse_bank, action="append", default=[], metavar="KIND=FOLDER",
+        help="folder that `altq calibrate` wrote for a kind; once for each kind that the selection names",
+    )  # fmt: skip
+    add_output(parser, "checkpoint folder")
+    add_options(parser, RoundingOptions)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    setting, rounding = Setting.parse(arguments.setting), read_options(arguments, RoundingOptions)
+    banks = dict(arguments.bank)
+    from altq.methods.assembly import assemble
+
+    assemble(arguments.model, arguments.states, arguments.selection, banks, setting, rounding, arguments.output)
+    options = {"setting": str(setting), "rounding": rounding.model_dump()}
+    inputs = [arguments.model, arguments.states, arguments.selection, *banks.values()]
+    write_provenance(arguments.output, provenance("assemble", options, inputs))
+
+
+def _parse_bank(text: str) -> tuple[str, Path]:
+    match = re.fullmatch(r"(\w+)=(.+)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KIND=FOLDER")
+    return match[1], Path(match[2])

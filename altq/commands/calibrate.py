@@ -1,0 +1,40 @@
+"""Calibrate every sublayer of a model for one kind of transformation: its entry in the bank.
+
+Reads a model folder and the states that `altq states` wrote. Writes, to one folder, a file for each sublayer with its
+transforms and clipping factors, and index.json last. A run that was stopped goes on at the sublayer where it stopped;
+what was made otherwise (another recipe, other states) is made again.
+
+  altq calibrate --model results/models/smollm2 --states results/states/smollm2/seed0 --setting W3A3K3V3 \\
+      --kind affine --seed 0 --steps 8 --output results/bank/smollm2/W3A3K3V3/seed0/affine
+"""
+
+import argparse
+from pathlib import Path
+
+from altq.calibration.recipe import Recipe
+from altq.commands.command import add_model, add_output
+from altq.options import add_options, read_options
+from altq.provenance import provenance, write_provenance
+from altq.selection.selection import KINDS
+from altq.setting import Setting
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("--states", type=Path, required=True, metavar="FOLDER", help="folder that `altq states` wrote")
+    parser.add_argument("--setting", required=True, metavar="WaAbKcVd", help="bit widths, e.g. W4A4K4V4")
+    parser.add_argument("--kind", choices=KINDS, required=True, help="kind of transformation at qkv and gate_up")
+    parser.add_argument("--seed", type=int, required=True, metavar="N", help="seed of random starts and batches")
+    add_output(parser, "folder")
+    add_options(parser, Recipe)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
+    from altq.calibration.bank import calibrate_bank
+
+    calibrate_bank(
+        arguments.model, arguments.states, setting, arguments.kind, arguments.seed, recipe, arguments.output
+    )
+    options = {"setting": str(setting), "kind": arguments.kind, "seed": arguments.seed, "recipe": recipe.model_dump()}
+    write_provenance(arguments.output, provenance("calibrate", options, [arguments.model, arguments.states]))

@@ -1,0 +1,46 @@
+"""What commands share: flags that several of them have, and sources described as in config.yaml."""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+Description = TypeVar("Description", bound=BaseModel)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder: results/models/NAME")
+
+
+def add_output(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help=f"{what} to write")
+
+
+def add_source(parser: argparse.ArgumentParser, kind: str) -> None:
+    parser.add_argument(
+        "--source", required=True, metavar="YAML", help=f"where the {kind} comes from, as under `{kind}` in config.yaml"
+    )
+
+
+def source_flags(description: BaseModel) -> str:
+    """The value of --source, quoted, that gives back `description`; names that only tables print are left out."""
+    given = description.model_dump(mode="json", exclude_unset=True, exclude={"published"})
+    return shlex.quote(json.dumps(given, sort_keys=True))
+
+
+def read_source(text: str, description: type[Description]) -> Description:
+    """The checked description in `text`, which is YAML as in config.yaml; ValueError with every problem."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--source is not YAML: {error}") from None
+    try:
+        return description.model_validate(content)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc'])) or '--source'}: {e['msg']}" for e in error.errors()]
+        raise ValueError("; ".join(problems)) from None

@@ -1,0 +1,28 @@
+"""Check a configuration file and print it complete, every default filled in.
+
+All problems are reported in one message. Nothing is fetched and nothing is computed.
+
+  altq config config.yaml
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="configuration file (YAML)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    import yaml
+
+    from altq.configuration import Experiment
+
+    try:
+        content = yaml.safe_load(arguments.file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{arguments.file} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{arguments.file} holds no keys; see config.yaml for what it needs")
+    experiment = Experiment.parse(content)
+    print(yaml.safe_dump(experiment.model_dump(mode="json", exclude_none=True), sort_keys=False, width=118), end="")

@@ -1,0 +1,59 @@
+"""Measure the perplexity of a model or checkpoint over windows of tokens.
+
+Reads a model folder or a checkpoint folder, and test tokens. Writes a .json file: each window's summed negative
+log-likelihood, the perplexity exp(mean over all predicted tokens), its 95 % bootstrap interval over windows, and how
+all of it was made. --method, --setting, --weights and --seed say what is evaluated; they are written, not acted on.
+
+  altq perplexity --folder results/checkpoints/smollm2/affine/W4A4K4V4/gptq/seed0 --method affine --setting W4A4K4V4 \\
+      --weights gptq --seed 0 --tokens results/tokens/smollm2/pydoc/test.npy --output affine-pydoc.json
+"""
+
+import argparse
+from pathlib import Path
+
+from altq.commands.command import add_output
+from altq.methods.table import FULL, METHODS
+from altq.provenance import provenance
+from altq.setting import Setting
+
+BOOTSTRAP_SEED = 0
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", type=Path, required=True, help="model folder or checkpoint folder")
+    parser.add_argument("--tokens", type=Path, required=True, metavar="FILE", help="test tokens (.npy)")
+    parser.add_argument("--method", choices=(FULL, *METHODS), required=True, help="what was evaluated: the method")
+    parser.add_argument("--setting", required=True, metavar="WaAbKcVd", help="its bit widths")
+    parser.add_argument("--weights", choices=("gptq", "rtn", "none"), required=True, help="its weight rounding")
+    parser.add_argument("--seed", type=int, required=True, metavar="N", help="its calibration seed")
+    add_output(parser, ".json file")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    setting = Setting.parse(arguments.setting)
+    import numpy as np
+
+    from altq.evaluation.bootstrap import perplexity_interval
+    from altq.evaluation.perplexity import window_losses
+    from altq.files import read_json, write_json
+
+    tokens = np.load(arguments.tokens)
+    drawn = read_json(arguments.tokens.with_suffix(".json"))
+    num_windows, window_length = tokens.shape
+    nll = window_losses(arguments.folder, tokens)
+    interval = perplexity_interval(nll, window_length - 1, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))
+    of = {"method": arguments.method, "setting": str(setting), "weights": arguments.weights, "seed": arguments.seed}
+    result = {
+        **of,
+        "model": drawn["model"],
+        "corpus": drawn["corpus"],
+        "num_windows": num_windows,
+        "window_length": window_length,
+        "num_tokens": num_windows * (window_length - 1),
+        "nll": nll,
+        "perplexity": interval.perplexity,
+        "perplexity_low": interval.low,
+        "perplexity_high": interval.high,
+        "provenance": provenance("perplexity", of, [arguments.folder, arguments.tokens]),
+    }
+    write_json(arguments.output, result)

@@ -1,0 +1,33 @@
+"""Record the full-precision model's hidden states and second moments over the calibration tokens.
+
+Reads a model folder and a token array. Writes, to one folder, the hidden states at every sublayer border, the second
+moments of every site's input, and states.json last. Once per model and seed: no setting or kind needs its own.
+
+  altq states --model results/models/smollm2 --tokens results/tokens/smollm2/wikipedia/calibration-seed0.npy \\
+      --loss relative --output results/states/smollm2/seed0
+"""
+
+import argparse
+from pathlib import Path
+
+from altq.commands.command import add_model, add_output
+from altq.provenance import provenance, write_provenance
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("--tokens", type=Path, required=True, metavar="FILE", help="calibration tokens (.npy)")
+    parser.add_argument(
+        "--loss", choices=("relative", "mse"), required=True, help="how tokens are weighted: calibration.loss"
+    )
+    add_output(parser, "folder")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    from altq.calibration.states import record_states
+
+    record_states(arguments.model, np.load(arguments.tokens), arguments.loss, arguments.output)
+    record = provenance("states", {"loss": arguments.loss}, [arguments.model, arguments.tokens])
+    write_provenance(arguments.output, record)

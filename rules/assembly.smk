@@ -1,0 +1,31 @@
+# Selection and bank become a checkpoint.
+
+
+# The quantized model of one method: its selection's entries from the bank, weights rounded.
+rule assemble:
+    input:
+        model=rules.fetch_model.output,
+        states=rules.states.output,
+        selection=lambda wildcards: f"results/selections/{wildcards.model}/{METHODS[wildcards.method].policy}.json",
+        banks=lambda wildcards: expand(
+            rules.calibrate.output, kind=METHODS[wildcards.method].banks, allow_missing=True
+        ),
+    output:
+        "results/checkpoints/{model}/{method}/{setting}/{weights}/seed{seed}/quantization.json",
+    log:
+        "results/logs/assemble/{model}/{method}/{setting}/{weights}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/assemble/{model}/{method}/{setting}/{weights}/seed{seed}.tsv"
+    params:
+        flags=lambda wildcards: to_flags(EXPERIMENT.rounding.model_copy(update={"weights": wildcards.weights})),
+        code=code_hash("altq.commands.assemble"),
+    threads: 1
+    resources:
+        mem_mb=2500,
+    conda:
+        "../envs/quantize.yaml"
+    shell:
+        "python3 -m altq assemble --threads {threads} --model results/models/{wildcards.model} "
+        "--states $(dirname {input.states}) --selection {input.selection} --setting {wildcards.setting} "
+        "$(for index in {input.banks}; do bank=$(dirname $index); echo --bank $(basename $bank)=$bank; done) "
+        "{params.flags} --output $(dirname {output}) 2> >(tee {log} >&2)"

@@ -1,0 +1,53 @@
+# The full-precision states, once for each model and seed, and the bank that is calibrated against them.
+# Both write many files beside the one that is declared: Snakemake deletes the declared ones of a job that was stopped,
+# and these are what the next run goes on from.
+
+
+# Hidden states at every sublayer border and the second moments of every site's input.
+rule states:
+    input:
+        model=rules.fetch_model.output,
+        tokens=f"results/tokens/{{model}}/{EXPERIMENT.calibration.corpus}/calibration-seed{{seed}}.npy",
+    output:
+        "results/states/{model}/seed{seed}/states.json",
+    log:
+        "results/logs/states/{model}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/states/{model}/seed{seed}.tsv"
+    params:
+        flags=f"--loss {EXPERIMENT.calibration.loss}",
+        code=code_hash("altq.commands.states"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+    conda:
+        "../envs/quantize.yaml"
+    shell:
+        "python3 -m altq states --threads {threads} --model results/models/{wildcards.model} --tokens {input.tokens} "
+        "{params.flags} --output $(dirname {output}) 2> >(tee {log} >&2)"
+
+
+# Every sublayer calibrated for one kind; on one thread, so that jobs run side by side without waiting on each other.
+rule calibrate:
+    input:
+        model=rules.fetch_model.output,
+        states=rules.states.output,
+    output:
+        "results/bank/{model}/{setting}/seed{seed}/{kind}/index.json",
+    log:
+        "results/logs/calibrate/{model}/{setting}/seed{seed}/{kind}.log",
+    benchmark:
+        "results/benchmarks/calibrate/{model}/{setting}/seed{seed}/{kind}.tsv"
+    params:
+        flags=to_flags(EXPERIMENT.recipe),
+        code=code_hash("altq.commands.calibrate"),
+    threads: 1
+    resources:
+        mem_mb=2500,
+    retries: 1
+    conda:
+        "../envs/quantize.yaml"
+    shell:
+        "python3 -m altq calibrate --threads {threads} --model results/models/{wildcards.model} "
+        "--states $(dirname {input.states}) --setting {wildcards.setting} --kind {wildcards.kind} "
+        "--seed {wildcards.seed} {params.flags} --output $(dirname {output}) 2> >(tee {log} >&2)"

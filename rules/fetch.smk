@@ -1,0 +1,101 @@
+# Models, corpora and tokens.
+
+
+# A model as one verified folder, wherever it comes from.
+rule fetch_model:
+    output:
+        "results/models/{model}/source.json",
+    log:
+        "results/logs/fetch_model/{model}.log",
+    benchmark:
+        "results/benchmarks/fetch_model/{model}.tsv"
+    params:
+        flags=lambda wildcards: source_flags(EXPERIMENT.models[wildcards.model]),
+        code=code_hash("altq.commands.fetch_model"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+    conda:
+        "../envs/quantize.yaml"
+    shell:
+        "python3 -m altq fetch-model --threads {threads} --source {params.flags} "
+        "--output results/models/{wildcards.model} 2> >(tee {log} >&2)"
+
+
+# The calibration text and the test text of a corpus.
+rule fetch_corpus:
+    output:
+        calibration="results/corpora/{corpus}/calibration.txt",
+        test="results/corpora/{corpus}/test.txt",
+        source="results/corpora/{corpus}/source.json",
+    log:
+        "results/logs/fetch_corpus/{corpus}.log",
+    benchmark:
+        "results/benchmarks/fetch_corpus/{corpus}.tsv"
+    params:
+        flags=lambda wildcards: source_flags(EXPERIMENT.corpora[wildcards.corpus]),
+        code=code_hash("altq.commands.fetch_corpus"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+    conda:
+        "../envs/quantize.yaml"
+    shell:
+        "python3 -m altq fetch-corpus --threads {threads} --source {params.flags} "
+        "--output results/corpora/{wildcards.corpus} 2> >(tee {log} >&2)"
+
+
+# Windows of the calibration text at random places, a draw for each seed.
+rule calibration_tokens:
+    input:
+        model=rules.fetch_model.output,
+        text=rules.fetch_corpus.output.calibration,
+    output:
+        tokens="results/tokens/{model}/{corpus}/calibration-seed{seed}.npy",
+        drawn="results/tokens/{model}/{corpus}/calibration-seed{seed}.json",
+    log:
+        "results/logs/calibration_tokens/{model}/{corpus}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/calibration_tokens/{model}/{corpus}-seed{seed}.tsv"
+    params:
+        flags=f"--num-windows {EXPERIMENT.calibration.num_windows} "
+        f"--window-length {EXPERIMENT.calibration.window_length}",
+        code=code_hash("altq.commands.tokens"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+    conda:
+        "../envs/quantize.yaml"
+    shell:
+        "python3 -m altq tokens --threads {threads} --split calibration --seed {wildcards.seed} {params.flags} "
+        "--model results/models/{wildcards.model} --corpus results/corpora/{wildcards.corpus} "
+        "--output {output.tokens} 2> >(tee {log} >&2)"
+
+
+# The first windows of the test text.
+rule test_tokens:
+    input:
+        model=rules.fetch_model.output,
+        text=rules.fetch_corpus.output.test,
+    output:
+        tokens="results/tokens/{model}/{corpus}/test.npy",
+        drawn="results/tokens/{model}/{corpus}/test.json",
+    log:
+        "results/logs/test_tokens/{model}/{corpus}.log",
+    benchmark:
+        "results/benchmarks/test_tokens/{model}/{corpus}.tsv"
+    params:
+        flags=(
+            f"--window-length {EXPERIMENT.evaluation.window_length}"
+            + (f" --num-windows {EXPERIMENT.evaluation.num_windows}" if EXPERIMENT.evaluation.num_windows else "")
+        ),
+        code=code_hash("altq.commands.tokens"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+    conda:
+        "../envs/quantize.yaml"
+    shell:
+        "python3 -m altq tokens --threads {threads} --split test {params.flags} "
+        "--model results/models/{wildcards.model} --corpus results/corpora/{wildcards.corpus} "
+        "--output {output.tokens} 2> >(tee {log} >&2)"

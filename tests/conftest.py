@@ -1,0 +1,52 @@
+"""What all tests share: the project's root, one thread for each process, and Snakemake as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported anywhere: tests are small, and two processes often share two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The root of the project."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """Run `python ARGUMENTS` in `folder` with the altq of `root`; returns the finished process with its text."""
+
+    def run(*arguments: str | Path, folder: Path, root: Path = PROJECT) -> subprocess.CompletedProcess:
+        environment = os.environ | {"PYTHONPATH": str(root)}
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def altq(run_python):
+    """Run `altq ARGUMENTS` in `folder`."""
+
+    def run(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess:
+        return run_python("-m", "altq", *arguments, folder=folder)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def snakemake(run_python):
+    """Run the workflow of `root` with results in `folder`."""
+
+    def run(*arguments: str | Path, folder: Path, root: Path = PROJECT) -> subprocess.CompletedProcess:
+        snakefile = ("--snakefile", root / "Snakefile", "--directory", folder)
+        return run_python("-m", "snakemake", *snakefile, *arguments, folder=root, root=root)
+
+    return run

@@ -1,0 +1,158 @@
+"""The command line teaches, checks, and says what is wrong in one message."""
+
+import json
+import re
+import sys
+from importlib import import_module
+
+import pytest
+import yaml
+
+from altq.cli import COMMANDS, main
+
+STAGES = [name for name in COMMANDS if name not in ("config", "schema")]
+
+
+def said(capsys, *argv):
+    """Exit code and the single message of a failure."""
+    code = main(list(map(str, argv)))
+    error = capsys.readouterr().err
+    assert error.startswith("altq: ") and "Traceback" not in error
+    return code, error
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"^    {name}\b", text, re.MULTILINE) for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_teaches(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    text = capsys.readouterr().out
+    assert f"\n  altq {name} " in text, "an example"
+    if name in STAGES:
+        assert re.search(r"\b[Rr]eads\b", text) and re.search(r"\b[Ww]rites\b|\bPrint\b", text)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_are_accepted(name):
+    from altq.cli import build_parser
+
+    text = import_module(f"altq.commands.{name.replace('-', '_')}").__doc__.replace("\\\n", " ")
+    examples = re.findall(r"^  altq (.+)$", text, re.MULTILINE)
+    assert examples
+    for example in examples:
+        import shlex
+
+        arguments = shlex.split(example.split(" > ")[0])
+        assert build_parser().parse_args(arguments).run
+
+
+def test_usage_errors_exit_with_2(capsys):
+    for argv in ([], ["nothing"], ["calibrate"], ["statistics", "--model", "a", "--output", "b", "--threads", "0"]):
+        with pytest.raises(SystemExit) as exit:
+            main(argv)
+        assert exit.value.code == 2
+    assert "usage: altq" in capsys.readouterr().err
+
+
+def test_a_bad_configuration_is_one_message(tmp_path, capsys):
+    file = tmp_path / "config.yaml"
+    file.write_text("colour: red\n")
+    code, error = said(capsys, "config", file)
+    assert code == 1 and "colour: unknown key" in error and "models: Field required" in error
+    file.write_text("a: [")
+    assert "is not YAML" in said(capsys, "config", file)[1]
+    file.write_text("- a\n")
+    assert "holds no keys" in said(capsys, "config", file)[1]
+    assert "No such file" in said(capsys, "config", tmp_path / "absent.yaml")[1]
+
+
+def test_config_prints_defaults(project, capsys):
+    assert main(["config", str(project / "configs" / "smoke.yaml")]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["rounding"]["weights"] == "gptq" and printed["recipe"]["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["fetch-model", "--source", "{hub: a}", "--output", "x"], "num_blocks: Field required; hub: "),
+        (["fetch-corpus", "--source", "[", "--output", "x"], "--source is not YAML"),
+        (["select", "--policy", "heuristic", "--output", "x"], "--policy heuristic needs --statistics"),
+        (["select", "--policy", "affine", "--output", "x"], "--policy affine needs --model-name and --num-blocks"),
+        (["show", "nowhere.csv"], "nowhere.csv is missing"),
+    ],
+)
+def test_bad_arguments_are_one_message(argv, message, capsys):
+    code, error = said(capsys, *argv)
+    assert code == 1 and message in error
+
+
+def test_bad_settings_are_refused_before_anything_is_read(capsys):
+    places = ["--model", "m", "--states", "s", "--output", "o"]
+    code, error = said(capsys, "calibrate", *places, "--setting", "W0A4K4V4", "--kind", "affine", "--seed", 0)
+    assert code == 1 and "0 bits for weights" in error
+    code, error = said(
+        capsys, "calibrate", *places, "--setting", "W4A4K4V4", "--kind", "affine", "--seed", 0, "--steps", -1
+    )
+    assert code == 1 and "--steps: " in error
+
+
+def test_tokens_checks_what_belongs_together(capsys):
+    places = ["--model", "m", "--corpus", "c", "--output", "o.npy", "--window-length", 8]
+    assert "need --seed and --num-windows" in said(capsys, "tokens", *places, "--split", "calibration")[1]
+    assert "--seed has no effect" in said(capsys, "tokens", *places, "--split", "test", "--seed", 1)[1]
+    assert "--num-windows 0 draws nothing" in said(capsys, "tokens", *places, "--split", "test", "--num-windows", 0)[1]
+
+
+def test_a_selection_of_one_kind(tmp_path):
+    path = tmp_path / "affine.json"
+    argv = ["select", "--policy", "affine", "--model-name", "m", "--num-blocks", "2", "--output", str(path)]
+    assert main(argv) == 0
+    written = json.loads(path.read_text())
+    assert written["kinds"] == ["affine"] * 4 and written["provenance"]["command"] == "select"
+
+
+def test_the_kept_schema_is_that_of_the_code(project, capsys):
+    assert main(["schema"]) == 0
+    assert capsys.readouterr().out == (project / "rules" / "config.schema.yaml").read_text(encoding="utf-8"), (
+        "run `altq schema > rules/config.schema.yaml`"
+    )
+
+
+def test_the_schema_describes_every_key(project):
+    schema = yaml.safe_load((project / "rules" / "config.schema.yaml").read_text())
+    for name in ("Recipe", "RoundingOptions", "EvaluationOptions", "CalibrationOptions", "ModelDescription"):
+        properties = schema["$defs"][name]["properties"]
+        assert properties and all("description" in entry for entry in properties.values())
+
+
+def test_help_imports_nothing_heavy(run_python, project):
+    heavy = ("torch", "transformers", "pandas", "matplotlib", "datasets", "numpy")
+    code = f"import sys; from altq.cli import build_parser; build_parser(); print([m for m in {heavy} if m in sys.modules])"
+    assert run_python("-c", code, folder=project).stdout.strip() == "[]"
+
+
+def test_threads_reach_the_libraries(run_python, project):
+    code = (
+        "import altq.cli as cli; a = cli.build_parser().parse_args(['show', '--threads', '1']);"
+        "cli._limit_threads(a.threads); import torch; print(torch.get_num_threads())"
+    )
+    assert run_python("-c", code, folder=project).stdout.strip() == "1"
+
+
+def test_warnings_are_messages(tmp_path, capsys, monkeypatch):
+    import warnings
+
+    from altq.commands import show
+
+    monkeypatch.setattr(show, "run", lambda arguments: warnings.warn("half of the layers are alike"))
+    assert main(["show"]) == 0
+    assert capsys.readouterr().err == "altq: warning: half of the layers are alike\n"
+    assert sys.stderr.__class__.__name__ != "LinesFromBars"

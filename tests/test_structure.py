@@ -1,0 +1,81 @@
+"""Dependencies point one way (DESIGN.md): asserted on the imports of every module."""
+
+from pathlib import Path
+
+import pytest
+
+from altq.code_hash import ROOT, imported_modules
+
+PARTS = {"sources", "models", "transforms", "quantizers"}
+FOUNDATION = {"files", "setting", "precision", "progress"}
+MODULES = sorted(
+    ".".join(("altq", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    for path in ROOT.rglob("*.py")
+)
+
+# What a package may import besides itself and the foundation.
+ALLOWED = {
+    "sources": {"models.family"},  # a family is a description
+    "models": set(),
+    "transforms": set(),
+    "quantizers": set(),
+    "statistics": {"models"},
+    "calibration": PARTS,
+    "selection": {"statistics"},
+    "methods": {*PARTS, "calibration", "selection"},
+    "evaluation": {"models", "transforms", "quantizers", "methods"},
+    "report": {"configuration", "calibration.recipe", "methods.table", "selection.options", "sources.description"},
+}
+
+
+def within(module, names):
+    return any(module == name or module.startswith(f"{name}.") for name in names)
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_packages_import_only_what_they_may(package):
+    for module in MODULES:
+        if not within(module, [f"altq.{package}"]):
+            continue
+        for imported in imported_modules(module):
+            name = imported.removeprefix("altq.").removeprefix("altq")
+            # `from altq.x import y` names x as well as x.y; the package itself holds nothing.
+            if not name or within(name, FOUNDATION | {package} | ALLOWED[package]):
+                continue
+            parents = {allowed.rpartition(".")[0] for allowed in ALLOWED[package]}
+            assert name in parents, f"{module} imports {imported}"
+
+
+def test_every_package_has_a_rule():
+    folders = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
+    assert folders - {"commands"} == ALLOWED.keys()
+
+
+def test_the_foundation_knows_nothing_above_it():
+    for name in FOUNDATION:
+        above = [m for m in imported_modules(f"altq.{name}") if m != "altq" and m.removeprefix("altq.") not in FOUNDATION]
+        assert not above, f"{name} imports {above}"
+
+
+def test_nothing_imports_the_commands():
+    for module in MODULES:
+        if not within(module, ["altq.commands", "altq.cli", "altq.__main__"]):
+            assert not [m for m in imported_modules(module) if within(m, ["altq.commands", "altq.cli"])], module
+
+
+def test_the_workflow_imports_nothing_heavy(run_python, project):
+    heavy = ("torch", "transformers", "pandas", "matplotlib", "numpy", "datasets")
+    imports = "altq.configuration, altq.options, altq.report.protocol, altq.code_hash, altq.methods.table, altq.setting"
+    code = f"import sys, {imports}; print([m for m in {heavy} if m in sys.modules])"
+    result = run_python("-c", code, folder=project)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_files_are_short_and_named_for_something():
+    for path in ROOT.rglob("*.py"):
+        assert path.stem not in ("utils", "helpers", "misc", "common"), path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path
+
+
+def test_the_package_is_where_the_tests_are(project):
+    assert Path(project) == ROOT.parent

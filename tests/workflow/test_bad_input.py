@@ -1,0 +1,51 @@
+"""A configuration that cannot be used is refused by the workflow before any job, in one message and without a traceback."""
+
+import yaml
+
+
+def refused(snakemake, folder, config):
+    file = folder / "experiment.yaml"
+    file.write_text(yaml.safe_dump(config))
+    result = snakemake("--cores", "1", "--configfile", file, folder=folder)
+    text = result.stdout + result.stderr
+    assert result.returncode != 0
+    assert "Traceback" not in text and "rule " not in text
+    assert text.count("the configuration cannot be used") == 1
+    assert not (folder / "results").exists()
+    return text
+
+
+def test_all_problems_in_one_message(project, tmp_path, snakemake):
+    config = yaml.safe_load((project / "configs" / "smoke.yaml").read_text())
+    config |= {"settings": ["W0A4K4V4"], "methods": ["full", "afine"], "colour": "red"}
+    config["models"]["mine"] = {"path": str(tmp_path / "absent"), "num_blocks": 2}
+    config["selection"] = {"attention": {"beta": 1.5}}
+    text = refused(snakemake, tmp_path, config)
+    for said in (
+        "settings: setting W0A4K4V4: 0 bits for weights cannot be used",
+        "methods: method 'afine' is not known; did you mean affine?",
+        "colour: unknown key",
+        f"models.mine.path: local path '{tmp_path / 'absent'}' does not exist",
+        "selection.attention.beta: Input should be less than or equal to 1",
+    ):
+        assert said in text
+
+
+def test_more_rotations_than_layers(project, tmp_path, snakemake):
+    config = yaml.safe_load((project / "configs" / "smoke.yaml").read_text())
+    config["selection"] = {"ffn": {"count": 5}}
+    assert "selection.ffn.count is 5, but made has 4 blocks" in refused(snakemake, tmp_path, config)
+
+
+def test_a_corpus_too_short_stops_at_its_tokens(project, tmp_path, snakemake):
+    config = yaml.safe_load((project / "configs" / "smoke.yaml").read_text())
+    (tmp_path / "short.txt").write_text("A few words.\n\nAnd more of them.\n")
+    paths = dict.fromkeys(("calibration", "test"), str(tmp_path / "short.txt"))
+    config["corpora"] = {"short": {"paths": paths}}
+    config["calibration"]["corpus"] = "short"
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump(config))
+    result = snakemake("--cores", "1", "--configfile", file, "results/tokens/made/short/test.npy", folder=tmp_path)
+    text = result.stdout + result.stderr
+    assert result.returncode != 0 and "Traceback" not in text
+    assert "altq: the test split of corpus short is too short" in text
