@@ -32,7 +32,7 @@ except ValueError as error:
     raise WorkflowError(str(error)) from None
 
 # Jobs run this checkout of altq (PYTHONPATH) in the environment of this Snakemake (PATH), or in that of --sdm conda.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
 shell.prefix(f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}; ")
 
 

@@ -1,13 +1,14 @@
 """The command line of altq: one command for each stage of the workflow, usable without it."""
 
 import argparse
+import logging
 import os
 import sys
 import warnings
 from contextlib import redirect_stderr
 from importlib import import_module
 
-from altq.progress import LinesFromBars
+from altq.progress import LinesFromBars, Messages
 
 COMMANDS = (
     "fetch-model", "fetch-corpus", "tokens", "statistics", "select", "states", "calibrate", "assemble", "perplexity",
@@ -27,6 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     _limit_threads(arguments.threads)
     stderr = sys.stderr if sys.stderr.isatty() else LinesFromBars(sys.stderr)
+    logger = logging.getLogger("altq")
+    if not logger.handlers:
+        logger.addHandler(Messages())
+        logger.setLevel(logging.INFO)
     with redirect_stderr(stderr), warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:

@@ -13,7 +13,9 @@ from pathlib import Path
 PACKAGE = "altq"
 ROOT = Path(__file__).resolve().parent
 
-FRAME = frozenset(f"{PACKAGE}.{name}" for name in ("cli", "code_hash", "commands.command", "options", "provenance"))
+FRAME = frozenset(
+    f"{PACKAGE}.{name}" for name in ("cli", "code_hash", "commands.command", "options", "progress", "provenance")
+)
 """How a stage is called and what it notes down about itself; what it computes does not depend on these."""
 
 PROSE = ("description", "help")

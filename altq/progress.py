@@ -1,9 +1,22 @@
-"""Progress bars in a log: a line for each update, at most one every few seconds."""
+"""Progress of long work: a bar on a terminal; in a log, a line for each update, at most one every few seconds."""
 
+import logging
 import os
-from typing import TextIO
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TextIO, TypeVar
 
 SECONDS_BETWEEN_LINES = 5
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
+
+Item = TypeVar("Item")
+
+
+def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
+    """The items one by one, with how many are done and how long the rest will take."""
+    from tqdm import tqdm
+
+    return iter(tqdm(items, desc=description, bar_format=BAR))
 
 
 class LinesFromBars:
@@ -30,3 +43,17 @@ class LinesFromBars:
 
     def __getattr__(self, name: str):
         return getattr(self._stream, name)
+
+
+class Messages(logging.Handler):
+    """Messages of altq's loggers on standard error, above a bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "altq: warning: " if record.levelno >= logging.WARNING else ""
+        message = prefix + record.getMessage()
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            tqdm.write(message, file=sys.stderr)
+        else:
+            print(message, file=sys.stderr)

@@ -21,8 +21,12 @@ rule table2:
             corpus=EXPERIMENT.corpora,
         ),
     output:
-        csv=report("results/table2.csv", caption="captions/table2.rst", category="Tables", labels={"table": "2", "as": "CSV"}),
-        png=report("results/table2.png", caption="captions/table2.rst", category="Tables", labels={"table": "2", "as": "image"}),
+        csv=report(
+            "results/table2.csv", caption="captions/table2.rst", category="Tables", labels={"table": "2", "as": "CSV"}
+        ),
+        png=report(
+            "results/table2.png", caption="captions/table2.rst", category="Tables", labels={"table": "2", "as": "image"}
+        ),
         markdown="results/table2.md",
         latex="results/table2.tex",
         record="results/table2.json",

@@ -2,13 +2,16 @@
 
 import json
 import re
+import shlex
 import sys
+import warnings
 from importlib import import_module
 
 import pytest
 import yaml
 
-from altq.cli import COMMANDS, main
+from altq.cli import COMMANDS, build_parser, main
+from altq.commands import show
 
 STAGES = [name for name in COMMANDS if name not in ("config", "schema")]
 
@@ -41,14 +44,10 @@ def test_help_teaches(name, capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_are_accepted(name):
-    from altq.cli import build_parser
-
     text = import_module(f"altq.commands.{name.replace('-', '_')}").__doc__.replace("\\\n", " ")
     examples = re.findall(r"^  altq (.+)$", text, re.MULTILINE)
     assert examples
     for example in examples:
-        import shlex
-
         arguments = shlex.split(example.split(" > ")[0])
         assert build_parser().parse_args(arguments).run
 
@@ -135,7 +134,7 @@ def test_the_schema_describes_every_key(project):
 
 def test_help_imports_nothing_heavy(run_python, project):
     heavy = ("torch", "transformers", "pandas", "matplotlib", "datasets", "numpy")
-    code = f"import sys; from altq.cli import build_parser; build_parser(); print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, altq.cli; altq.cli.build_parser(); print([m for m in {heavy} if m in sys.modules])"
     assert run_python("-c", code, folder=project).stdout.strip() == "[]"
 
 
@@ -148,10 +147,6 @@ def test_threads_reach_the_libraries(run_python, project):
 
 
 def test_warnings_are_messages(tmp_path, capsys, monkeypatch):
-    import warnings
-
-    from altq.commands import show
-
     monkeypatch.setattr(show, "run", lambda arguments: warnings.warn("half of the layers are alike"))
     assert main(["show"]) == 0
     assert capsys.readouterr().err == "altq: warning: half of the layers are alike\n"

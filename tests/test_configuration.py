@@ -44,7 +44,8 @@ def test_the_default_configuration_spells_out_the_recipe(project):
 
 def test_the_paper_to_the_letter(project):
     paper = Experiment.parse(yaml.safe_load((project / "configs" / "paper.yaml").read_text()))
-    assert (paper.calibration.num_windows, paper.calibration.window_length, paper.calibration.loss) == (128, 2048, "mse")
+    calibration = paper.calibration
+    assert (calibration.num_windows, calibration.window_length, calibration.loss) == (128, 2048, "mse")
     assert paper.recipe.start == "random" and not paper.recipe.clip_search and paper.recipe.learning_rate == 5e-3
     assert paper.recipe.steps == 15 * 128 // paper.recipe.windows_per_step
     assert paper.rounding.weights == "gptq"

@@ -14,7 +14,7 @@ def written(*texts):
 
 
 def test_each_update_is_a_line():
-    assert written("\rstates:   0%|   | 0/2", "\rstates: 100%|██ | 2/2", "\n") == "states:   0%|   | 0/2\nstates: 100%|██ | 2/2\n"
+    assert written("\rbank:   0%| | 0/2", "\rbank: 100%|█| 2/2", "\n") == "bank:   0%| | 0/2\nbank: 100%|█| 2/2\n"
 
 
 def test_what_is_no_bar_stays():
@@ -33,3 +33,16 @@ def test_a_bar_of_tqdm(run_python, project):
     )
     lines = run_python("-c", code, folder=project).stderr.splitlines()
     assert len(lines) == 2 and all(line.startswith("bank: ") for line in lines) and "1000/1000" in lines[1]
+
+
+def test_messages_are_lines_between(run_python, project):
+    code = (
+        "import logging, altq.cli as cli; from altq.commands import show; from altq.progress import progress\n"
+        "def run(arguments):\n"
+        "    for i in progress(range(2), 'calibrating'): logging.getLogger('altq.calibration').info('block %d', i)\n"
+        "    logging.getLogger('altq').warning('restarted')\n"
+        "show.run = run; cli.main(['show'])\n"
+    )
+    lines = run_python("-c", code, folder=project).stderr.splitlines()
+    assert [line for line in lines if "|" not in line] == ["block 0", "block 1", "altq: warning: restarted"]
+    assert "2/2" in lines[-2]

@@ -34,7 +34,10 @@ def test_another_form_is_refused(text):
         Setting.parse(text)
 
 
-@pytest.mark.parametrize(("text", "part"), [("W0A4K4V4", "weights"), ("W4A17K4V4", "activations"), ("W4A4K1V4", "keys"), ("W4A4K4V9", "values")])
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [("W0A4K4V4", "weights"), ("W4A17K4V4", "activations"), ("W4A4K1V4", "keys"), ("W4A4K4V9", "values")],
+)
 def test_other_widths_are_refused(text, part):
     with pytest.raises(ValueError, match=f"bits for {part} cannot be used; give one of 2, 3"):
         Setting.parse(text)

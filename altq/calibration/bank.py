@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """The calibrated transforms of one sublayer and its clipping factors: `activation.<site>`, `weight.<name>`, `cache.<site>`."""
+    """The transforms of one sublayer, its clipping factors (see `QuantizedSublayer`), and whether scales are signed."""
 
     transforms: dict[str, Transform]
     clips: dict[str, Tensor]
-    record: dict[str, Any]
+    signed: bool
 
 
 def entry_path(folder: str | Path, sublayer: int) -> Path:
@@ -55,7 +55,7 @@ def calibrate_bank(
     the seed and the states. ValueError names the sublayer that cannot be fitted.
     """
     skeleton, known = Skeleton(model), States(states)
-    _, arguments = skeleton.embed(torch.zeros(1, known.length, dtype=torch.long))
+    arguments = skeleton.block_arguments(known.length)
     common = {"setting": str(setting), "kind": kind, "seed": seed, "recipe": recipe.model_dump(mode="json"), "code": code}
     records = []
     for s in progress(range(2 * skeleton.num_blocks), f"calibrating {kind} at {setting}"):
@@ -92,7 +92,7 @@ def _calibrate(
     quantized = QuantizedSublayer(sublayer, transforms, setting, signed=recipe.signed_scale)
     problem = Problem(states.state(s), states.state(s + 1), arguments, states.loss, moments)
     fit = fit_sublayer(quantized, problem, recipe, name)
-    record = {"sublayer": s, **asdict(fit), "fingerprint": fingerprint}
+    record = {"sublayer": s, "signed": recipe.signed_scale, **asdict(fit), "fingerprint": fingerprint}
     log.info("%s: loss %.5g -> %.5g in %.1f s", name, fit.start_loss, fit.loss, time.monotonic() - began)
     _write_entry(path, quantized, record)
     return record
@@ -137,7 +137,7 @@ def read_entry(folder: str | Path, sublayer: int) -> Entry:
         parts = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         transforms[site] = restore(description, parts)
     clips = {n.removeprefix("clip."): t for n, t in tensors.items() if n.startswith("clip.")}
-    return Entry(transforms, clips, json.loads(metadata["record"]))
+    return Entry(transforms, clips, json.loads(metadata["record"])["signed"])
 
 
 def _fingerprint(content: dict[str, Any]) -> str:

@@ -39,6 +39,7 @@ class RoundingOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     weights: Literal["gptq", "rtn"] = Field("gptq", description="GPTQ, or round to nearest")
-    block_size: int = Field(128, ge=1, description="GPTQ: columns updated together")
+    windows: int = Field(16, ge=1, description="GPTQ: calibration windows that Hessians are summed over")
+    block_size: int = Field(64, ge=1, description="GPTQ: columns updated together")
     damping: float = Field(0.01, gt=0, description="GPTQ: ridge on the Hessian, as a share of its mean diagonal")
     act_order: bool = Field(False, description="GPTQ: visit columns by decreasing Hessian diagonal")

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from altq.files import atomic, read_json, require_space, sha256, write_json
 from altq.models.joints import SharedInput, attach_cache_joint
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer
+from altq.progress import progress
 from altq.precision import reduced_linear, reduced_products
 
 WINDOWS_PER_BATCH = 4
@@ -119,9 +119,9 @@ def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str 
     num_sublayers = 2 * skeleton.num_blocks
     require_space(folder, 4 * tokens.size * skeleton.config.hidden_size * (num_sublayers + 1))
     generator = torch.Generator().manual_seed(0)
-    states, arguments = skeleton.embed(torch.from_numpy(tokens).long())
+    states, arguments = skeleton.embed(torch.from_numpy(tokens).long()), skeleton.block_arguments(tokens.shape[1])
     _write_state(folder, 0, states)
-    for s in tqdm(range(num_sublayers), desc="full-precision states", unit="sublayer"):
+    for s in progress(range(num_sublayers), "full-precision states"):
         block, half = divmod(s, 2)
         module = skeleton.block(block) if half == 0 else module
         sublayer = Sublayer(module, skeleton.family, HALVES[half])

@@ -1,5 +1,6 @@
 """A sublayer with transformed and quantized weights, inputs and cache: what calibration fits."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -33,9 +34,10 @@ class QuantizedSublayer(nn.Module):
         self.activation_clip = nn.ModuleDict({site: Clip(1) for site in self.sites})
         self.weight_clip = nn.ModuleDict({module_key(name): Clip(len(w), 1) for name, w in self.weights.items()})
         self.cache_clip = nn.ModuleDict()
+        self.tap: Callable[[str, Tensor], Tensor] | None = None  # sees every quantized input
         self._sublayer = (sublayer,)  # in a tuple, so that its modules are not ours
         shared = {site: SharedInput(lambda x, site=site: self.read(site, x), len(n)) for site, n in self.sites.items()}
-        self._projections = sublayer.install(shared, product=reduced_linear)
+        self.projections = sublayer.install(shared, product=reduced_linear)
         if sublayer.name == "attention":
             self.cache_clip.update({site: Clip(transforms[site].heads, 1, 2) for site in ("key", "value")})
             attach_cache_joint(sublayer.module, self.cache)
@@ -48,9 +50,9 @@ class QuantizedSublayer(nn.Module):
         """The transformed and quantized input that the projections of a site share."""
         x = self.transforms[site].apply_to(x)
         bits = self.setting.activations
-        if bits == FULL_PRECISION_BITS:
-            return x
-        return fake_quantize(x, symmetric_scale(x, bits, self.activation_clip[site](), signed=self.signed), bits)
+        if bits != FULL_PRECISION_BITS:
+            x = fake_quantize(x, symmetric_scale(x, bits, self.activation_clip[site](), signed=self.signed), bits)
+        return x if self.tap is None else self.tap(site, x)
 
     def cache(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys in the key transform's basis, keys and values quantized; the value's basis is folded."""
@@ -63,25 +65,20 @@ class QuantizedSublayer(nn.Module):
         return x if bits == FULL_PRECISION_BITS else fake_quantize_asymmetric(x, bits, self.cache_clip[site]())
 
     def folded_weights(self) -> dict[str, Tensor]:
-        """Every weight [d_out, d_in] with the inverses of the transforms around it, in the weights' precision."""
-        weights = {}
-        for site, names in self.sites.items():
-            for name in names:
-                weights[name] = self._fold(site, name, self.weights[name])
-        return weights
-
-    def _fold(self, site: str, name: str, weight: Tensor) -> Tensor:
-        value = self.transforms["value"] if "value" in self.transforms else None
-        if value is not None and site == "o":
-            weight = value.fold_grouped(weight)
-        if value is not None and name == self.sites["qkv"][2]:
-            weight = value.apply_to(weight.T).T
-        return self.transforms[site].fold(weight)
+        """Every weight [d_out, d_in] with the inverses of the transforms around it, with gradients for the transforms."""
+        return fold_weights(self.transforms, self.sites, self.weights)
 
     def clipping_factors(self) -> dict[str, Tensor]:
         """The factors of every clip, as `activation.<site>`, `weight.<projection>` and `cache.<site>`."""
         groups = {"activation": self.activation_clip, "weight": self.weight_clip, "cache": self.cache_clip}
         return {f"{group}.{name}": clip().detach() for group, clips in groups.items() for name, clip in clips.items()}
+
+    def load_clipping_factors(self, factors: dict[str, Tensor]) -> None:
+        """Set what `clipping_factors` gave."""
+        groups = {"activation": self.activation_clip, "weight": self.weight_clip, "cache": self.cache_clip}
+        for name, factor in factors.items():
+            group, _, site = name.partition(".")
+            groups[group][site].set(factor)
 
     def transformed_moment(self, site: str, moment: Tensor) -> Tensor:
         """T^T M T: the second moment of a site's input behind its transform, [d, d]."""
@@ -91,22 +88,57 @@ class QuantizedSublayer(nn.Module):
         transform = self.transforms[site]
         return transform.apply_to(transform.apply_to(moment).T)
 
+    def quantized_weight_scale(self, name: str, weight: Tensor) -> Tensor:
+        """The scale of each row of a folded weight, [d_out, 1]."""
+        return symmetric_scale(
+            weight, self.setting.weights, self.weight_clip[module_key(name)](), signed=self.signed
+        )
+
     def prepare(self) -> None:
         """Fold and quantize the weights once for the forward passes that follow."""
-        bits = self.setting.weights
         for name, weight in self.folded_weights().items():
-            if bits != FULL_PRECISION_BITS:
+            if self.setting.weights != FULL_PRECISION_BITS:
                 weight = weight.contiguous()
-                scale = symmetric_scale(weight, bits, self.weight_clip[module_key(name)](), signed=self.signed)
-                weight = fake_quantize(weight, scale, bits)
-            self._projections[name].weight = weight
-            bias = self.biases[name]
-            if bias is not None and "value" in self.transforms and name == self.sites["qkv"][2]:
-                self._projections[name].bias = self.transforms["value"].apply_to(bias)
+                weight = fake_quantize(weight, self.quantized_weight_scale(name, weight), self.setting.weights)
+            self.projections[name].weight = weight
+        for name, bias in fold_biases(self.transforms, self.sites, self.biases).items():
+            self.projections[name].bias = bias
 
     def forward(self, normed: Tensor, arguments: dict[str, Any]) -> Tensor:
         """What the quantized sublayer adds to the residual stream, from its norm's output [windows, length, hidden]."""
         return self.sublayer.after_norm(normed, arguments)
+
+
+def fold_weights(
+    transforms: Mapping[str, Transform], sites: dict[str, tuple[str, ...]], weights: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Weights [d_out, d_in] for transformed inputs: T^-T of the site behind them, and v's rows and o's columns in the value's basis."""
+    folded = {}
+    for site, names in sites.items():
+        for name in names:
+            weight = weights[name]
+            if name == _value_projection(sites):
+                weight = transforms["value"].apply_to(weight.T).T
+            if site == "o":
+                weight = transforms["value"].fold_grouped(weight)
+            folded[name] = transforms[site].fold(weight)
+    return folded
+
+
+def fold_biases(
+    transforms: Mapping[str, Transform], sites: dict[str, tuple[str, ...]], biases: dict[str, Tensor | None]
+) -> dict[str, Tensor]:
+    """The biases [d_out] of the projections that have one; v's in the value's basis."""
+    return {
+        name: transforms["value"].apply_to(bias) if name == _value_projection(sites) else bias
+        for name, bias in biases.items()
+        if bias is not None
+    }
+
+
+def _value_projection(sites: dict[str, tuple[str, ...]]) -> str | None:
+    """The last of q, k and v; None in the ffn half."""
+    return sites["qkv"][2] if "qkv" in sites else None
 
 
 def module_key(projection: str) -> str:

@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from altq.calibration.recipe import Recipe
+from altq.code_hash import code_hash
 from altq.commands.command import add_model, add_output
 from altq.options import add_options, read_options
 from altq.provenance import provenance, write_provenance
@@ -33,8 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
     from altq.calibration.bank import calibrate_bank
 
-    calibrate_bank(
-        arguments.model, arguments.states, setting, arguments.kind, arguments.seed, recipe, arguments.output
-    )
+    code = code_hash(__name__)
+    what = (setting, arguments.kind, arguments.seed, recipe)
+    calibrate_bank(arguments.model, arguments.states, *what, arguments.output, code)
     options = {"setting": str(setting), "kind": arguments.kind, "seed": arguments.seed, "recipe": recipe.model_dump()}
     write_provenance(arguments.output, provenance("calibrate", options, [arguments.model, arguments.states]))

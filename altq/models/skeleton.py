@@ -39,10 +39,14 @@ class Skeleton:
             self.model = AutoModelForCausalLM.from_config(self.config, attn_implementation=ATTENTION, dtype=dtype)
         self.model.eval().requires_grad_(False)
         self._blocks: nn.ModuleList = self.model.get_submodule(self.family.blocks)
-        outside = [name for name in self.weights.names if not name.startswith(f"{self.family.blocks}.")]
-        self.model.load_state_dict({n: self.weights.tensor(n).to(dtype) for n in outside}, strict=False, assign=True)
+        self.model.load_state_dict(self.outer_tensors(), strict=False, assign=True)
         self.model.tie_weights()
         self.model.requires_grad_(False)
+
+    def outer_tensors(self) -> dict[str, Tensor]:
+        """All tensors outside the blocks: embedding, last norm, head."""
+        names = [name for name in self.weights.names if not name.startswith(f"{self.family.blocks}.")]
+        return {name: self.weights.tensor(name).to(self.dtype) for name in names}
 
     def block(self, block: int) -> nn.Module:
         """A new module of block `block` with its weights, without gradients."""
@@ -51,22 +55,25 @@ class Skeleton:
         return module.requires_grad_(False)
 
     @torch.no_grad()
-    def embed(self, tokens: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-        """What enters block 0, [windows, length, hidden], and the arguments that transformers hands to each block.
+    def embed(self, tokens: Tensor) -> Tensor:
+        """What enters block 0: [windows, length] -> [windows, length, hidden]."""
+        return self.model.get_input_embeddings()(tokens).to(self.dtype)
 
-        The arguments (rotary embedding, mask) are those of one window, and broadcast over a batch of windows.
+    @torch.no_grad()
+    def block_arguments(self, length: int) -> list[dict[str, Any]]:
+        """The arguments (rotary embedding, mask) that transformers hands to each block for windows of `length` tokens.
+
+        They are recorded by running transformers' own loop over blocks that only listen.
         """
         recorders = [_Recorder() for _ in range(self.num_blocks)]
-        parent = self.model.get_submodule(self.family.blocks.rpartition(".")[0])
-        name = self.family.blocks.rpartition(".")[2]
-        setattr(parent, name, nn.ModuleList(recorders))
+        path, _, name = self.family.blocks.rpartition(".")
+        decoder = self.model.get_submodule(path)
+        setattr(decoder, name, nn.ModuleList(recorders))
         try:
-            decoder = self.model.get_decoder()
-            decoder(tokens[:1], use_cache=False)
-            hidden = decoder.get_input_embeddings()(tokens).to(self.dtype)
+            decoder(torch.zeros(1, length, dtype=torch.long), use_cache=False)
         finally:
-            setattr(parent, name, self._blocks)
-        return hidden, [recorder.arguments for recorder in recorders]
+            setattr(decoder, name, self._blocks)
+        return [recorder.arguments for recorder in recorders]
 
     def fill(self) -> nn.Module:
         """The whole model with all its blocks resident."""

@@ -25,12 +25,13 @@ PAPER_EVALUATION = EvaluationOptions(window_length=2048)
 PAPER_RECIPE = Recipe(
     start="random",
     clip_search=False,
+    signed_scale=False,
     steps=480,  # 15 epochs of 128 windows, 4 at a time
     windows_per_step=4,
     learning_rate=5e-3,
     weight_decay=0.01,
 )
-PAPER_ROUNDING = RoundingOptions(weights="gptq")
+PAPER_ROUNDING = RoundingOptions(weights="gptq", windows=128)
 PAPER_HEURISTIC = HeuristicOptions()
 
 SAID: dict[str, dict[str, Any]] = {
@@ -48,13 +49,19 @@ SAID: dict[str, dict[str, Any]] = {
         "structure": {"kronecker": "rotations of two Kronecker factors", "full": "full rotations"},
         "scaling": {True: "per-channel scaling", False: "no per-channel scaling"},
         "clip_search": {True: "clipping searched on a grid", False: "clipping learned alone"},
+        "signed_scale": {True: "scales of either sign", False: "positive scales"},
         "steps": "{} optimiser steps for each sublayer",
+        "fitted": "steps spent on {}",
         "windows_per_step": "{} windows a step",
         "learning_rate": "learning rate {}",
         "clip_rate_factor": "clipping learned {} times as fast",
+        "betas": "Adam's decay rates {}",
         "weight_decay": "weight decay {}",
     },
-    "rounding": {"weights": {"gptq": "GPTQ", "rtn": "weights rounded to nearest"}},
+    "rounding": {
+        "weights": {"gptq": "GPTQ", "rtn": "weights rounded to nearest"},
+        "windows": "Hessians summed over {} windows",
+    },
     "evaluation": {"num_windows": "{} evaluation windows", "window_length": "evaluation windows of {} tokens"},
 }
 """How each option is said that the paper has a value for: a phrase for each value, or one with a place for it."""
@@ -122,7 +129,7 @@ def departures(experiment: Experiment) -> list[str]:
         for name, said in SAID[part].items():
             ours, theirs = getattr(getattr(experiment, part), name), getattr(paper, name)
             if ours != theirs:
-                compared = said[theirs] if isinstance(said, dict) else _number(theirs)
+                compared = said[theirs] if isinstance(said, dict) else _value(theirs)
                 differences.append(f"{_say(part, name, ours)} (paper: {compared})")
     if experiment.selection != PAPER_HEURISTIC:
         differences.append("the options of the heuristic")
@@ -135,11 +142,13 @@ def _is_papers(model: ModelDescription) -> bool:
 
 def _say(part: str, name: str, value: Any) -> str:
     said = SAID[part][name]
-    return said[value] if isinstance(said, dict) else said.format(_number(value))
+    return said[value] if isinstance(said, dict) else said.format(_value(value))
 
 
-def _number(value: float | None) -> str:
-    return "all" if value is None else f"{value:g}"
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " and ".join(map(_value, value))
+    return "all" if value is None else value if isinstance(value, str) else f"{value:g}"
 
 
 def _origin(model: ModelDescription) -> str:

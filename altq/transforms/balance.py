@@ -63,27 +63,29 @@ def balance_factors(moment_x: Tensor, moment_w: Tensor, sizes: tuple[int, int]) 
 
 
 class Balance(Transform):
-    """The closed form as a transformation of its own: T = diag(M_1 ... M_n) H, nothing of it trained.
+    """The closed form as a transformation of its own, nothing of it trained: T = diag(M_1 ... M_n) (L (x) R).
 
-    M_i [k, k] balances the i-th run of k channels; the Hadamard factors left and right spread over all of them.
+    M_i [k, k] balances the i-th run of k channels; the orthogonal factors L [n, n] and R [k, k] spread over all of them.
+    Its online cost is that of a Kronecker product of the same sizes, with a matrix of its own for each run.
     """
 
-    def __init__(self, blocks: Tensor, left: Tensor, right: Tensor) -> None:
-        super().__init__(len(left) * len(right))
-        for name, tensor in (("blocks", blocks), ("left", left), ("right", right)):
-            self.register_buffer(name, tensor.contiguous())
+    def __init__(self, runs: Tensor, left: Tensor) -> None:
+        super().__init__(runs.shape[0] * runs.shape[1])
+        self.register_buffer("runs", runs.contiguous())
+        self.register_buffer("left", left.contiguous())
 
     @classmethod
     def from_moments(cls, moment_x: Tensor, moment_w: Tensor, left: Tensor, right: Tensor) -> "Balance":
-        """Balance runs of len(right) channels of [d, d] moments, then spread by the orthogonal factors."""
+        """Balance runs of len(right) channels of [d, d] moments, then spread by orthogonal factors."""
+        size = len(right)
         runs = [
-            torch.stack([m[i : i + len(right), i : i + len(right)] for i in range(0, len(m), len(right))])
-            for m in (moment_x, moment_w)
+            torch.stack([moment[i : i + size, i : i + size] for i in range(0, len(moment), size)])
+            for moment in (moment_x, moment_w)
         ]
-        return cls(balance_matrix(*runs), left, right)
+        return cls(balance_matrix(*runs) @ right, left)
 
     def apply_to(self, x: Tensor) -> Tensor:
-        return apply_kronecker(multiply_runs(x, self.blocks), self.left, self.right)
+        return apply_kronecker(multiply_runs(x, self.runs), self.left, None)
 
     def fold(self, weight: Tensor) -> Tensor:
-        return apply_kronecker(multiply_runs(weight, torch.linalg.inv(self.blocks).mT), self.left, self.right)
+        return apply_kronecker(multiply_runs(weight, torch.linalg.inv(self.runs).mT), self.left, None)

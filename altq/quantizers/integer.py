@@ -1,0 +1,32 @@
+"""The arithmetic of a quantized linear layer: a product of integer codes, then the scales of tokens and channels."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from altq.precision import reduced_products
+from altq.quantizers.uniform import quantize, symmetric_scale
+
+
+class Codes(NamedTuple):
+    """A tensor as codes times scale; codes are integers held as floats."""
+
+    codes: Tensor  # [..., d]
+    scale: Tensor  # [..., 1]
+
+    def dequantized(self) -> Tensor:
+        return self.codes * self.scale
+
+
+def quantize_tokens(x: Tensor, bits: int, clip: Tensor, *, signed: bool) -> Codes:
+    """Symmetric codes with a scale for each token: [..., d]."""
+    scale = symmetric_scale(x, bits, clip, signed=signed)
+    return Codes(quantize(x, scale, bits), scale)
+
+
+def integer_linear(x: Codes, weight: Codes) -> Tensor:
+    """x W^T from codes [..., d_in] and [d_out, d_in]: exact up to the scales, since small integers have no rounding."""
+    with reduced_products():
+        product = F.linear(x.codes, weight.codes)
+    return product.mul_(x.scale).mul_(weight.scale.T)
