@@ -134,8 +134,9 @@ def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str 
         _write_state(folder, s + 1, states)
         with atomic(folder / f"moments_{s:03d}.safetensors") as partial:
             save_file({site: moment.contiguous() for site, moment in moments.items()}, partial)
-    description = {"loss": loss, "num_sublayers": num_sublayers, "shape": list(states.shape)}
-    write_json(folder / "states.json", description | {"fingerprint": sha256(folder / f"state_{num_sublayers:03d}.npy")})
+    last = sha256(folder / f"state_{num_sublayers:03d}.npy")  # of all that went before it: model and tokens
+    description = {"loss": loss, "num_sublayers": num_sublayers, "shape": list(states.shape), "last_state": last}
+    write_json(folder / "states.json", description)
 
 
 def _write_state(folder: Path, index: int, state: Tensor) -> None:
@@ -149,7 +150,7 @@ class States:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         description = read_json(self.folder / "states.json")
-        self.fingerprint: str = description["fingerprint"]
+        self.fingerprint: str = f"{description['loss']} {description['last_state']}"
         self.loss: str = description["loss"]
         self.num_windows, self.length, self.hidden = description["shape"]
 

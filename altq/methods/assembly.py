@@ -66,7 +66,7 @@ def assemble(
         weights = token_weights(known.loss, known.state(s + 1)[: rounding.windows])
         rounded = round_sublayer(quantized, hidden, weights, arguments[s // 2], rounding)
         if rounding.weights == "gptq":
-            hidden = run_sublayer(quantized, hidden, arguments[s // 2])
+            hidden = run_sublayer(quantized.sublayer, hidden, arguments[s // 2])
         parts = export_sublayer(quantized, rounded, skeleton.family.norm_offset)
         tensors |= {f"{skeleton.weights.block_prefix(s // 2)}{name}": tensor for name, tensor in parts.items()}
         sites = {site: store(online(t))[0] for site, t in quantized.transforms.items()}
@@ -194,6 +194,8 @@ def export_sublayer(
     tensors[f"{half.norm}.weight"] = (gain - norm_offset).float()
     if half.output_norm:
         tensors[f"{half.output_norm}.weight"] = quantized.sublayer.output_norm.weight
+    # What the module holds besides its projections: the norms of queries and keys.
+    tensors |= {f"{half.module}.{name}": tensor for name, tensor in quantized.sublayer.module.named_parameters()}
     for site, transform in quantized.transforms.items():
         tensors |= {f"{site}.transform.{name}": part for name, part in store(online(transform))[1].items()}
     tensors |= {f"{name.partition('.')[2]}.clip": clip for name, clip in quantized.clipping_factors().items()

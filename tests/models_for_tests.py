@@ -1,0 +1,141 @@
+"""Tiny models of every family with random weights, and what calibration needs of them, made on the spot."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from altq.calibration.bank import calibrate_bank
+from altq.calibration.recipe import Recipe
+from altq.calibration.states import record_states
+from altq.methods.assembly import assemble
+from altq.methods.quantized_model import load_model
+from altq.selection.selection import Layer, Selection
+
+KINDS = ("identity", "scaling", "hadamard", "rotation", "affine", "balance")
+VOCAB = 48
+NUM_BLOCKS = 2
+
+# Sizes of every sort: 6, 10, 26 and 30 have no Hadamard matrix, 13 and 29 are prime, 36 splits into 6 x 6.
+MODELS: dict[str, tuple[type[PretrainedConfig], dict]] = {
+    "llama_gqa": (LlamaConfig, {"hidden_size": 36, "intermediate_size": 60, "heads": (6, 3)}),
+    "llama_tied": (LlamaConfig, {"hidden_size": 32, "intermediate_size": 44, "heads": (4, 4), "tied": True}),
+    "llama_prime": (LlamaConfig, {"hidden_size": 26, "intermediate_size": 29, "heads": (13, 1)}),
+    "llama_biases": (
+        LlamaConfig,
+        {"hidden_size": 20, "intermediate_size": 28, "heads": (5, 5), "attention_bias": True, "mlp_bias": True},
+    ),
+    "qwen2": (Qwen2Config, {"hidden_size": 36, "intermediate_size": 60, "heads": (6, 2), "tied": True}),
+    "qwen3": (Qwen3Config, {"hidden_size": 30, "intermediate_size": 42, "heads": (4, 2), "head_dim": 6}),
+    "mistral": (
+        MistralConfig, {"hidden_size": 28, "intermediate_size": 36, "heads": (4, 1), "head_dim": 8, "sliding_window": 5}
+    ),
+    "gemma3_text": (
+        Gemma3TextConfig,
+        {
+            "hidden_size": 24, "intermediate_size": 40, "heads": (4, 2), "head_dim": 10, "query_pre_attn_scalar": 10,
+            "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"], "tied": True,
+        },
+    ),
+}  # fmt: skip
+
+
+def save_tiny_model(name: str, folder: Path, seed: int = 0) -> Path:
+    """A model folder of one of MODELS, float32; every gain and bias is random, so that none hides behind 1 or 0."""
+    make_config, sizes = MODELS[name]
+    sizes = dict(sizes)
+    heads, kv_heads = sizes.pop("heads")
+    config = make_config(
+        num_attention_heads=heads, num_key_value_heads=kv_heads, tie_word_embeddings=sizes.pop("tied", False),
+        vocab_size=VOCAB, num_hidden_layers=NUM_BLOCKS, bos_token_id=0, eos_token_id=1, pad_token_id=None,
+        dtype="float32", **sizes,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    generator = torch.Generator().manual_seed(seed)
+    offset = 0.0 if name == "gemma3_text" else 1.0
+    with torch.no_grad():
+        for path, tensor in model.named_parameters():
+            tensor.normal_(generator=generator)
+            if "norm" in path:
+                tensor.mul_(0.3).add_(offset)
+            elif path.endswith("bias"):
+                tensor.mul_(0.3)
+            elif "embed" not in path:
+                tensor.mul_(tensor.shape[1] ** -0.5)
+    model.save_pretrained(folder)
+    return folder
+
+
+def make_tokens(windows: int = 4, length: int = 12, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, VOCAB, (windows, length), dtype=np.int32)
+
+
+def transformers_model(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """transformers' own model of a folder, with nothing of ours in it: the reference."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval()
+
+
+@torch.no_grad()
+def logits(model: nn.Module, tokens: np.ndarray) -> torch.Tensor:
+    return model(torch.from_numpy(tokens).long(), use_cache=False).logits
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The norm of the difference over that of what was expected; NaN where anything is NaN."""
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def recipe(**options) -> Recipe:
+    """Every field given here: tests do not follow the defaults, which are tuned."""
+    given = dict(
+        start="balance", structure="kronecker", scaling=True, clip_search=False, search_windows=2, signed_scale=True,
+        steps=0, fitted=["attention", "ffn"], windows_per_step=2, learning_rate=1e-3, clip_rate_factor=10.0,
+        betas=(0.9, 0.99), weight_decay=0.0,
+    )  # fmt: skip
+    return Recipe(**given | options)
+
+
+def write_selection(kinds: list[str], path: Path, model: str = "tiny") -> Path:
+    layers = tuple(Layer(sublayer, kind, "for a test") for sublayer, kind in enumerate(kinds))
+    Selection("test", model, len(kinds) // 2, layers).write(path)
+    return path
+
+
+class Workspace:
+    """A tiny model with recorded states; banks and checkpoints are made below its folder."""
+
+    def __init__(self, name: str, folder: Path, *, loss: str = "relative", tokens: np.ndarray | None = None) -> None:
+        self.folder = folder
+        self.model = save_tiny_model(name, folder / "model")
+        self.tokens = make_tokens() if tokens is None else tokens
+        self.loss = loss
+        self.states = folder / "states"
+        record_states(self.model, self.tokens, loss, self.states)
+
+    def bank(self, setting, kind: str, *, folder: str = "bank", seed: int = 0, code: str = "code", **options) -> Path:
+        path = self.folder / folder / str(setting) / kind
+        calibrate_bank(self.model, self.states, setting, kind, seed, recipe(**options), path, code)
+        return path
+
+    def checkpoint(self, setting, kinds: list[str], rounding, *, folder: str = "checkpoint", **options) -> Path:
+        banks = {kind: self.bank(setting, kind, **options) for kind in sorted(set(kinds) - {"identity"})}
+        selection = write_selection(kinds, self.folder / "selection.json")
+        path = self.folder / folder
+        assemble(self.model, self.states, selection, banks, setting, rounding, path)
+        return path
+
+    def quantized(self, *arguments, **options) -> SimpleNamespace:
+        """(folder, model) of a checkpoint."""
+        folder = self.checkpoint(*arguments, **options)
+        return SimpleNamespace(folder=folder, model=load_model(folder))
