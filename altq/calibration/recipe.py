@@ -27,9 +27,9 @@ class Recipe(BaseModel):
         ["attention", "ffn"], description="halves that steps are spent on"
     )
     windows_per_step: int = Field(4, ge=1, description="calibration windows in each step")
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW and Riemannian Adam on the transforms")
+    learning_rate: float = Field(2e-3, gt=0, description="of AdamW and Riemannian Adam on the transforms")
     clip_rate_factor: float = Field(10.0, gt=0, description="learning rate of clipping factors over that of transforms")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's decay rates; few steps want short memories")
+    betas: tuple[float, float] = Field((0.5, 0.9), description="Adam's decay rates; few steps want short memories")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
 
 

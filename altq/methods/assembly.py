@@ -62,7 +62,8 @@ def assemble(
         sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
         entry = _entry(sublayer, s, chosen.kinds[s], banks, skeleton.config.num_key_value_heads)
         quantized = QuantizedSublayer(sublayer, entry.transforms, setting, signed=entry.signed)
-        quantized.load_clipping_factors(entry.clips)
+        no_clipping = dict.fromkeys(quantized.clipping_factors(), torch.ones(()))
+        quantized.load_clipping_factors(entry.clips or no_clipping)
         weights = token_weights(known.loss, known.state(s + 1)[: rounding.windows])
         rounded = round_sublayer(quantized, hidden, weights, arguments[s // 2], rounding)
         if rounding.weights == "gptq":

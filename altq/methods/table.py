@@ -27,5 +27,6 @@ METHODS: dict[str, Method] = {
     "rtn": Method("RTN", "identity", ("identity",)),
     "affine": Method("Affine everywhere", "affine", ("affine",)),
     "rotation": Method("Rotation", "rotation", ("rotation",)),
+    "balance": Method("Balance", "balance", ("balance",)),
     "adaptive": Method("Adaptive", "heuristic", ("affine", "rotation")),
 }

@@ -29,6 +29,7 @@ PAPER_RECIPE = Recipe(
     steps=480,  # 15 epochs of 128 windows, 4 at a time
     windows_per_step=4,
     learning_rate=5e-3,
+    betas=(0.9, 0.999),
     weight_decay=0.01,
 )
 PAPER_ROUNDING = RoundingOptions(weights="gptq", windows=128)

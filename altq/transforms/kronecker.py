@@ -23,10 +23,10 @@ def apply_kronecker(x: Tensor, left: Tensor, right: Tensor | None) -> Tensor:
     blocks = x.reshape(-1, d1, d2)
     if right is not None:
         blocks = (blocks.reshape(-1, d2) @ right).view(-1, d1, d2)
-    if d1 > 1:
-        # bmm over an expanded factor is the fastest of five forms on the CPU (docs/performance.md).
-        blocks = torch.bmm(left.T.expand(len(blocks), d1, d1), blocks)
-    return blocks.view(x.shape)
+    if d1 == 1:
+        return (blocks * left).view(x.shape)
+    # bmm over an expanded factor is the fastest of five forms on the CPU (docs/performance.md).
+    return torch.bmm(left.T.expand(len(blocks), d1, d1), blocks).view(x.shape)
 
 
 def multiply_runs(x: Tensor, factors: Tensor) -> Tensor:

@@ -34,8 +34,11 @@ class Transform(nn.Module):
     def check(self) -> tuple[bool, str]:
         """Whether T is finite and fold undoes apply_to, with the reason and the tolerance where not."""
         eye = self._eye()
-        with torch.no_grad():
-            error = (self.apply_to(eye) @ self.inverse() - eye).abs().max().item()
+        try:
+            with torch.no_grad():
+                error = (self.apply_to(eye) @ self.inverse() - eye).abs().max().item()
+        except torch.linalg.LinAlgError as singular:
+            return False, f"{type(self).__name__}({self.size}): a factor has no inverse ({singular})"
         tolerance = self.size * torch.finfo(eye.dtype).eps ** 0.75
         if not error <= tolerance:  # a NaN fails here
             return False, f"{type(self).__name__}({self.size}): |T T^-1 - I| = {error:.2e} exceeds {tolerance:.2e}"

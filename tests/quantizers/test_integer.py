@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from altq import precision
+from altq.quantizers.integer import Codes, integer_linear, quantize_tokens
+from altq.quantizers.uniform import code_range, fake_quantize, symmetric_scale
+
+
+@pytest.fixture(params=["reduced", "full"])
+def products(request, monkeypatch):
+    """Both with reduced-precision products, where the processor has them, and without."""
+    if request.param == "full":
+        monkeypatch.setattr(precision, "_has_fast_bfloat16", lambda: False)
+
+
+def random_codes(bits, *shape, seed):
+    low, high = code_range(bits)
+    return torch.randint(low, high + 1, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+@pytest.mark.parametrize(("x_bits", "weight_bits"), [(2, 2), (3, 4), (4, 4), (8, 4), (8, 8)])
+@pytest.mark.parametrize("d_in", [1, 37, 512])
+def test_products_of_codes_are_exact(products, x_bits, weight_bits, d_in):
+    x = random_codes(x_bits, 2, 33, d_in, seed=0)
+    weight = random_codes(weight_bits, 45, d_in, seed=1)
+    one = torch.ones(1)
+    found = integer_linear(Codes(x, one.expand(2, 33, 1)), Codes(weight, one.expand(45, 1)))
+    assert torch.equal(found, (x.long() @ weight.long().T).float())
+
+
+def test_scales_of_tokens_and_channels_multiply_the_product(products):
+    # Powers of two: nothing is rounded, and the equality is of bits.
+    x = Codes(random_codes(4, 5, 24, seed=0), 2.0 ** torch.arange(-2.0, 3.0).unsqueeze(1))
+    weight = Codes(random_codes(4, 3, 24, seed=1), -(2.0 ** torch.arange(3.0)).unsqueeze(1))
+    assert torch.equal(integer_linear(x, weight), x.dequantized() @ weight.dequantized().T)
+
+
+def test_product_equals_that_of_dequantized_tensors(products):
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, 64, generator=generator) for n in (9, 20))
+    codes = [quantize_tokens(t, 4, torch.tensor([0.9]), signed=signed) for t, signed in ((x, True), (weight, False))]
+    expected = codes[0].dequantized().double() @ codes[1].dequantized().double().T
+    torch.testing.assert_close(integer_linear(*codes).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_codes_of_tokens_are_those_of_fake_quantization(bits, signed):
+    x = torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(0))
+    clip = torch.tensor([0.8])
+    codes = quantize_tokens(x, bits, clip, signed=signed)
+    assert codes.scale.shape == (3, 7, 1)
+    assert torch.equal(codes.codes, codes.codes.round())
+    expected = fake_quantize(x, symmetric_scale(x, bits, clip, signed=signed), bits)
+    assert torch.equal(codes.dequantized(), expected)
+
+
+def test_operands_are_left_as_they_were(products):
+    x, weight = Codes(torch.ones(2, 4), torch.full((2, 1), 3.0)), Codes(torch.ones(5, 4), torch.full((5, 1), 2.0))
+    assert integer_linear(x, weight).tolist() == [[24.0] * 5] * 2
+    assert x.codes.tolist() == [[1.0] * 4] * 2 and weight.scale.tolist() == [[2.0]] * 5
