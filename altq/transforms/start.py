@@ -11,19 +11,19 @@ from torch import Tensor
 from altq.transforms.affine import Affine
 from altq.transforms.balance import Balance, balance_factors, balance_matrix, balance_scaling
 from altq.transforms.hadamard import Hadamard, hadamard_factor
-from altq.transforms.heads import HeadAffine, HeadMixing
 from altq.transforms.hadamard_matrix import has_hadamard
+from altq.transforms.heads import HeadAffine, HeadMixing
 from altq.transforms.identity import Identity
 from altq.transforms.kronecker import factor_sizes
 from altq.transforms.rotation import Rotation, random_orthogonal
 from altq.transforms.scaling import Scaled, Scaling
 from altq.transforms.transform import Transform
 
-LONGEST_RUN = 128
-"""Channels that `balance` balances together at most (CAT's block size)."""
-
 STARTS = ("balance", "hadamard", "random")
 KINDS = ("identity", "scaling", "hadamard", "rotation", "affine", "balance")
+
+LONGEST_RUN = 128
+"""Channels that `balance` balances together at most (CAT's block size)."""
 
 
 def run_sizes(size: int) -> tuple[int, int]:
@@ -34,7 +34,7 @@ def run_sizes(size: int) -> tuple[int, int]:
 
 
 def spreading_factor(start: str, size: int, generator: torch.Generator) -> Tensor:
-    """The orthogonal factor that a start puts (last): Hadamard, or Haar-random for `random`."""
+    """The orthogonal factor that stands last in a start: Hadamard, or Haar-random for `random`."""
     return random_orthogonal(size, generator) if start == "random" else hadamard_factor(size, generator)
 
 
@@ -50,20 +50,21 @@ def start_transform(
 ) -> Transform:
     """The transformation of one kind at the input of linear layers before any step, in float32.
 
-    moment_x = E[x^T x] and moment_w = sum W^T W over the projections that share the input, both [d, d].
-    With `scaling`, a per-channel scaling stands before the kind (Composition `Scaled`).
+    moment_x [d, d] is the second moment of the input, moment_w [d, d] that of what reads it: its sensitivity.
+    With `scaling`, a per-channel scaling stands before the kind.
     """
     size = len(moment_x)
-    scale = torch.ones(size, dtype=torch.float64)
-    if start != "random" and kind != "identity":
-        scale = balance_scaling(moment_x, moment_w)
-    moment_x, moment_w = moment_x.double() * torch.outer(scale, scale), moment_w.double() / torch.outer(scale, scale)
-    if kind == "scaling":
-        return Scaling(scale).float()
     if kind == "identity":
         return Identity(size)
-    online = _online(kind, moment_x, moment_w, start, structure, generator)
-    return (Scaled(Scaling(scale), online) if scaling else online).float()
+    moment_x, moment_w = moment_x.double(), moment_w.double()
+    scale = torch.ones(size, dtype=torch.float64) if start == "random" else balance_scaling(moment_x, moment_w)
+    if kind == "scaling":
+        return Scaling(scale).float()
+    if not scaling:
+        return _online(kind, moment_x, moment_w, start, structure, generator).float()
+    outer = torch.outer(scale, scale)
+    online = _online(kind, moment_x * outer, moment_w / outer, start, structure, generator)
+    return Scaled(Scaling(scale), online).float()
 
 
 def _online(kind: str, moment_x: Tensor, moment_w: Tensor, start: str, structure: str, generator) -> Transform:

@@ -1,0 +1,201 @@
+"""The invariant: at 16 bits a transformed model is the model. Here in float64, over kinds, sites, starts and families."""
+
+import pytest
+import torch
+from torch import nn
+
+from altq.calibration.start import start_sublayer
+from altq.calibration.states import States
+from altq.calibration.sublayer import QuantizedSublayer, module_key
+from altq.models.skeleton import Skeleton
+from altq.models.sublayer import HALVES, Sublayer
+from altq.setting import FULL_PRECISION, Setting
+from altq.transforms.transform import Transform
+from models_for_tests import KINDS, MODELS, Workspace, logits, relative_error, transformers_model
+
+
+@pytest.fixture(scope="module")
+def workspaces(tmp_path_factory):
+    """Every family with its states, made when first asked for."""
+    made = {}
+
+    def workspace(name):
+        if name not in made:
+            made[name] = Workspace(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return workspace
+
+
+class DoubleNorm(nn.Module):
+    """transformers' RMS norm without its detour through float32, which would hide an error of 1e-10."""
+
+    def __init__(self, norm, offset):
+        super().__init__()
+        self.gain = norm.weight + offset
+        self.eps = getattr(norm, "variance_epsilon", None) or norm.eps
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.gain
+
+
+def double_model(workspace):
+    """(skeleton, model) in float64 throughout."""
+    skeleton = Skeleton(workspace.model, torch.float64)
+    model = skeleton.fill()
+    for name, module in list(model.named_modules()):
+        if type(module).__name__.endswith("RMSNorm"):
+            model.set_submodule(name, DoubleNorm(module, skeleton.family.norm_offset))
+    return skeleton, model
+
+
+def install(workspace, skeleton, model, kinds, *, setting=FULL_PRECISION, **options):
+    """Transform every sublayer of a model in place; returns the quantized sublayers in order."""
+    states, generator = States(workspace.states), torch.Generator().manual_seed(3)
+    given = {"start": "balance", "scaling": True, "structure": "kronecker"} | options
+    installed = []
+    for s, kind in enumerate(kinds):
+        block = model.get_submodule(skeleton.family.blocks)[s // 2]
+        sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
+        transforms = start_sublayer(sublayer, states.moments(s), kind, generator=generator, **given)
+        quantized = QuantizedSublayer(sublayer, transforms, setting, signed=True)
+        with torch.no_grad():
+            quantized.prepare()
+        installed.append(quantized)
+    return installed
+
+
+@pytest.fixture
+def double_transforms(monkeypatch):
+    """Transforms stay in float64, in which their starts are computed."""
+    monkeypatch.setattr(Transform, "float", lambda self: self)
+
+
+def far_from_identity(transform):
+    eye = torch.eye(transform.size, dtype=torch.float64)
+    return (transform.matrix() - eye).norm() > 0.1
+
+
+def assert_invariant(workspace, kinds, **options):
+    skeleton, model = double_model(workspace)
+    expected = logits(model, workspace.tokens)
+    assert expected.dtype == torch.float64
+    # The double norms are transformers' own up to float32.
+    assert relative_error(expected, logits(transformers_model(workspace.model), workspace.tokens)) < 1e-5
+    installed = install(workspace, skeleton, model, kinds, **options)
+    for quantized, kind in zip(installed, kinds, strict=True):
+        with torch.no_grad():
+            for site, transform in quantized.transforms.items():
+                # One head is mixed with nothing else but itself, by a scalar.
+                assert kind == "identity" or far_from_identity(transform), site
+    assert relative_error(logits(model, workspace.tokens), expected) < 1e-10
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_leaves_every_family_unchanged(workspaces, double_transforms, name, kind):
+    workspace = workspaces(name)
+    assert_invariant(workspace, 4 * [kind], start="balance")
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"start": "random"},
+        {"start": "hadamard", "scaling": False},
+        {"start": "random", "structure": "full"},
+        {"start": "balance", "structure": "full"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_mixtures_leave_every_family_unchanged(workspaces, double_transforms, name, options):
+    assert_invariant(workspaces(name), ["rotation", "affine", "balance", "hadamard"], **options)
+    assert_invariant(workspaces(name), ["scaling", "rotation", "affine", "identity"], **options)
+
+
+def test_a_transform_that_is_not_folded_changes_the_logits(workspaces, double_transforms):
+    # What the tests above would see if the weights missed one site.
+    workspace = workspaces("llama_gqa")
+    for site in ("qkv", "o", "key", "value", "gate_up", "down"):
+        skeleton, model = double_model(workspace)
+        expected = logits(model, workspace.tokens)
+        installed = install(workspace, skeleton, model, 4 * ["affine"])
+        quantized = next(q for q in installed if site in q.transforms)
+        with torch.no_grad():
+            for parameter in quantized.transforms[site].parameters():
+                parameter.mul_(1 + 0.1 * torch.rand(parameter.shape, generator=torch.Generator().manual_seed(0)))
+        error = relative_error(logits(model, workspace.tokens), expected)
+        # Keys and queries are transformed online, both of them: nothing is folded that could be missed.
+        if site == "key":
+            assert error < 1e-10
+        elif site != "value":  # value's matrix lies in the weights of v and o alone
+            assert error > 1e-6, site
+
+
+def test_the_sites_have_the_kinds_that_the_paper_gives_them(workspaces):
+    workspace = workspaces("llama_gqa")
+    for kind in KINDS:
+        skeleton = Skeleton(workspace.model)
+        attention, ffn, *_ = install(workspace, skeleton, skeleton.fill(), 4 * [kind])
+        expected = {"identity": "Identity", "scaling": "Scaling"}.get(kind, "Scaled")
+        names = {site: type(t).__name__ for q in (attention, ffn) for site, t in q.transforms.items()}
+        others = {"key": "HeadAffine", "value": "HeadAffine", "o": "HeadMixing", "down": "Scaled"}
+        assert names == {"qkv": expected, "gate_up": expected} | others
+        down = type(ffn.transforms["down"].online).__name__
+        assert down == ("Balance" if kind == "balance" else "Affine")
+
+
+def test_clipping_factors_are_given_and_taken(workspaces):
+    workspace = workspaces("llama_gqa")
+    skeleton = Skeleton(workspace.model)
+    first, _, again, _ = install(workspace, skeleton, skeleton.fill(), 4 * ["affine"], setting=Setting(4, 4, 4, 4))
+    factors = first.clipping_factors()
+    names = {f"weight.{module_key(p)}": (n, 1) for p, n in zip(first.weights, (36, 18, 18, 36))}
+    shapes = names | {"activation.qkv": (1,), "activation.o": (1,), "cache.key": (3, 1, 2), "cache.value": (3, 1, 2)}
+    assert {name: tuple(factor.shape) for name, factor in factors.items()} == shapes
+    generator = torch.Generator().manual_seed(0)
+    changed = {name: 0.3 + 0.6 * torch.rand(factor.shape, generator=generator) for name, factor in factors.items()}
+    again.load_clipping_factors(changed)
+    for name, factor in again.clipping_factors().items():
+        torch.testing.assert_close(factor, changed[name])
+
+
+def test_the_transformed_moment_is_that_of_the_transformed_input(workspaces, double_transforms):
+    workspace = workspaces("qwen2")
+    skeleton, model = double_model(workspace)
+    for quantized in install(workspace, skeleton, model, 4 * ["affine"]):
+        for site, transform in quantized.transforms.items():
+            if site not in quantized.sites:
+                continue
+            rows = torch.randn(50, transform.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            with torch.no_grad():
+                seen = quantized.transforms["value"].apply_grouped(rows) if site == "o" else rows
+                seen = transform.apply_to(seen)
+                found = quantized.transformed_moment(site, rows.T @ rows)
+            torch.testing.assert_close(found, seen.T @ seen, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_reach_every_transform_and_clip(workspaces):
+    workspace = workspaces("qwen3")
+    skeleton, states = Skeleton(workspace.model), States(workspace.states)
+    arguments = skeleton.block_arguments(states.length)
+    for s, quantized in enumerate(install(workspace, skeleton, skeleton.fill(), 4 * ["affine"], setting=Setting(4, 4, 4, 4))):
+        quantized.prepare()
+        added = quantized(quantized.sublayer.norm(states.state(s)), arguments[s // 2])
+        (added - states.state(s + 1) + states.state(s)).square().mean().backward()
+        for name, parameter in quantized.named_parameters():
+            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+            assert parameter.grad.norm() > 0, name
+
+
+def test_quantizing_any_of_the_four_changes_the_output(workspaces):
+    workspace = workspaces("llama_gqa")
+    outputs = {}
+    for text in ("W16A16K16V16", "W4A16K16V16", "W16A4K16V16", "W16A16K4V16", "W16A16K16V4"):
+        skeleton = Skeleton(workspace.model)
+        install(workspace, skeleton, skeleton.fill(), 4 * ["affine"], setting=Setting.parse(text))
+        outputs[text] = logits(skeleton.model, workspace.tokens)
+    full = outputs.pop("W16A16K16V16")
+    for text, found in outputs.items():
+        assert 1e-3 < relative_error(found, full) < 1, text
