@@ -4,9 +4,9 @@ All problems of a configuration are reported in one message before any work begi
 """
 
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from altq.calibration.recipe import Recipe, RoundingOptions
 from altq.methods.table import FULL, METHODS
@@ -17,6 +17,10 @@ from altq.sources.description import CorpusDescription, ModelDescription
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+"""A name that can be part of a path."""
 
 
 class CalibrationOptions(_Section):
@@ -42,8 +46,8 @@ class EvaluationOptions(_Section):
 class Experiment(_Section):
     """The whole of config.yaml."""
 
-    models: dict[str, ModelDescription] = Field(min_length=1, description="models, by the name used in results/")
-    corpora: dict[str, CorpusDescription] = Field(min_length=1, description="corpora, by the name used in results/")
+    models: dict[Name, ModelDescription] = Field(min_length=1, description="models, by the name used in results/")
+    corpora: dict[Name, CorpusDescription] = Field(min_length=1, description="corpora, by the name used in results/")
     settings: list[str] = Field(min_length=1, description="bit widths, written W4A4K4V4")
     methods: list[str] = Field(min_length=1, description=f"{FULL}, {', '.join(METHODS)}")
     seeds: list[int] = Field(min_length=1, description="calibration seeds: tokens and starts")

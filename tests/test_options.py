@@ -63,7 +63,7 @@ def test_no_flag_is_the_default(options):
 
 def test_a_changed_default_is_seen_in_the_flags():
     assert to_flags(Recipe()) != to_flags(Recipe(steps=9))
-    assert "--learning-rate 0.001" in to_flags(Recipe())
+    assert f"--learning-rate {Recipe().learning_rate}" in to_flags(Recipe())
 
 
 def test_all_problems_in_one_message():

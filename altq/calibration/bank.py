@@ -47,7 +47,14 @@ def entry_path(folder: str | Path, sublayer: int) -> Path:
 
 
 def calibrate_bank(
-    model: str | Path, states: str | Path, setting: Setting, kind: str, seed: int, recipe: Recipe, folder: str | Path, code: str
+    model: str | Path,
+    states: str | Path,
+    setting: Setting,
+    kind: str,
+    seed: int,
+    recipe: Recipe,
+    folder: str | Path,
+    code: str,
 ) -> None:
     """Calibrate every sublayer for one kind into `folder`; index.json, written last, lists the entries.
 
@@ -93,7 +100,7 @@ def _calibrate(
     problem = Problem(states.state(s), states.state(s + 1), arguments, states.loss, moments)
     fit = fit_sublayer(quantized, problem, recipe, name)
     record = {"sublayer": s, "signed": recipe.signed_scale, **asdict(fit), "fingerprint": fingerprint}
-    log.info("%s: loss %.5g -> %.5g in %.1f s", name, fit.start_loss, fit.loss, time.monotonic() - began)
+    log.info("%s, %s at %s: loss %.5g -> %.5g in %.1f s", name, kind, setting, fit.start_loss, fit.loss, time.monotonic() - began)
     _write_entry(path, quantized, record)
     return record
 
@@ -104,7 +111,8 @@ def _write_entry(path: Path, quantized: QuantizedSublayer, record: dict[str, Any
     for site, transform in quantized.transforms.items():
         structure[site], parts = store(transform)
         tensors |= {f"transform.{site}.{name}": tensor.contiguous() for name, tensor in parts.items()}
-    metadata = {"structure": json.dumps(structure, sort_keys=True), "record": json.dumps(record, sort_keys=True)}
+    # One key: safetensors writes several in any order, and the same entry should have the same bytes.
+    metadata = {"entry": json.dumps({"structure": structure, "record": record}, sort_keys=True)}
     with atomic(path) as partial:
         save_file(tensors, partial, metadata=metadata)
 
@@ -115,7 +123,7 @@ def _finished_record(path: Path, fingerprint: str) -> dict[str, Any] | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            record = json.loads(file.metadata()["record"])
+            record = json.loads(file.metadata()["entry"])["record"]
     except (SafetensorError, KeyError, TypeError) as error:
         log.warning("%s cannot be read (%s): it is calibrated anew", path, error)
         return None
@@ -127,17 +135,17 @@ def read_entry(folder: str | Path, sublayer: int) -> Entry:
     path = entry_path(folder, sublayer)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            described = json.loads(file.metadata()["entry"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"bank entry {path} cannot be read ({error}); delete it and run again") from error
     transforms = {}
-    for site, description in json.loads(metadata["structure"]).items():
+    for site, description in described["structure"].items():
         prefix = f"transform.{site}."
         parts = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         transforms[site] = restore(description, parts)
     clips = {n.removeprefix("clip."): t for n, t in tensors.items() if n.startswith("clip.")}
-    return Entry(transforms, clips, json.loads(metadata["record"])["signed"])
+    return Entry(transforms, clips, described["record"]["signed"])
 
 
 def _fingerprint(content: dict[str, Any]) -> str:

@@ -49,4 +49,4 @@ def identity_transforms(sublayer: Sublayer, kv_heads: int) -> dict[str, Transfor
         return inputs
     key = sublayer.half.input_sites["qkv"][1]
     eye = torch.eye(linears[key].out_features // kv_heads).repeat(kv_heads, 1, 1)
-    return inputs | {"key": HeadAffine(eye), "value": HeadAffine(eye)}
+    return inputs | {"key": HeadAffine(eye), "value": HeadAffine(eye.clone())}

@@ -30,7 +30,7 @@ class QuantizedSublayer(nn.Module):
         self.sites = half.input_sites
         linears = sublayer.linears()
         self.weights = {name: linear.weight.detach() for name, linear in linears.items()}
-        self.biases = {name: linear.bias for name, linear in linears.items()}
+        self.biases = {name: None if linear.bias is None else linear.bias.detach() for name, linear in linears.items()}
         self.activation_clip = nn.ModuleDict({site: Clip(1) for site in self.sites})
         self.weight_clip = nn.ModuleDict({module_key(name): Clip(len(w), 1) for name, w in self.weights.items()})
         self.cache_clip = nn.ModuleDict()

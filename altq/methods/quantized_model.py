@@ -47,7 +47,12 @@ def _load_checkpoint(folder: Path) -> nn.Module:
         for half in HALVES:
             name = f"{family.blocks}.{index}."
             parts = {n.removeprefix(name): tensors[n] for n in tensors if n.startswith(name)}
-            _quantize_sublayer(Sublayer(block, family, half), parts, description["blocks"][index][half], setting)
+            try:
+                _quantize_sublayer(Sublayer(block, family, half), parts, description["blocks"][index][half], setting)
+            except KeyError as missing:
+                raise ValueError(
+                    f"{folder / WEIGHTS_FILE} lacks {name}{missing.args[0]}; assemble the checkpoint again"
+                ) from missing
     model.load_state_dict({n: t for n, t in tensors.items() if n in model.state_dict()}, strict=False, assign=True)
     model.tie_weights()
     left = [name for name, parameter in model.named_parameters() if parameter.is_meta]

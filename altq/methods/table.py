@@ -24,8 +24,8 @@ FULL = "full"
 """The full-precision model: no selection, no checkpoint of its own."""
 
 METHODS: dict[str, Method] = {
-    "rtn": Method("RTN", "identity", ("identity",)),
-    "affine": Method("Affine everywhere", "affine", ("affine",)),
+    "rtn": Method("No transform", "identity", ("identity",)),
+    "affine": Method("Affine", "affine", ("affine",)),
     "rotation": Method("Rotation", "rotation", ("rotation",)),
     "balance": Method("Balance", "balance", ("balance",)),
     "adaptive": Method("Adaptive", "heuristic", ("affine", "rotation")),

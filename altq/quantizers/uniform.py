@@ -12,6 +12,22 @@ def code_range(bits: int) -> tuple[int, int]:
     return -(1 << bits - 1), (1 << bits - 1) - 1
 
 
+class _Peak(torch.autograd.Function):
+    """The entry of largest magnitude of each row, with its sign: [..., d] -> [..., 1]; its gradient goes to that entry."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        highest, lowest = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True)
+        peak = torch.where(highest > -lowest, highest, lowest)
+        ctx.save_for_backward(x, peak)
+        return peak
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        x, peak = ctx.saved_tensors
+        return torch.where(x == peak, grad, 0.0)
+
+
 def symmetric_scale(x: Tensor, bits: int, clip: Tensor | float = 1.0, *, signed: bool) -> Tensor:
     """The scale that maps clip * max|x| over the last axis to the largest code: [..., d] -> [..., 1].
 
@@ -19,10 +35,8 @@ def symmetric_scale(x: Tensor, bits: int, clip: Tensor | float = 1.0, *, signed:
     magnitude is positive, so that it falls on the longer side; this costs nothing at run time. An all-zero row gets
     scale 1: its codes are 0 and nothing divides by 0.
     """
-    highest, lowest = x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True)
-    scale = torch.maximum(highest, lowest) * (clip / code_range(bits)[1])
-    if signed:
-        scale = torch.where(highest > lowest, -scale, scale)
+    peak = _Peak.apply(x)
+    scale = (-peak if signed else peak.abs()) * (clip / code_range(bits)[1])
     return torch.where(scale != 0, scale, torch.ones_like(scale))
 
 

@@ -26,6 +26,7 @@ PAPER_RECIPE = Recipe(
     start="random",
     clip_search=False,
     signed_scale=False,
+    fitted=["attention", "ffn"],
     steps=480,  # 15 epochs of 128 windows, 4 at a time
     windows_per_step=4,
     learning_rate=5e-3,

@@ -10,6 +10,7 @@ from typing import Any
 import pandas
 
 from altq.files import read_json, write_text
+from altq.methods.table import FULL, METHODS
 from altq.report.published import PERPLEXITY_CORPORA, published_perplexity
 from altq.report.table import Cell, Column, Row, Table, to_markdown, to_terminal
 from altq.report.table_image import write_image
@@ -20,20 +21,15 @@ COLUMNS = (
     "setting", "method", "model", "corpus", "weights", "perplexity", "perplexity_low", "perplexity_high", "seed",
     "num_tokens", "published",
 )  # fmt: skip
-FULL = "full"
 ROUNDINGS = {"rtn": "RTN", "gptq": "GPTQ"}
-METHODS = {
-    FULL: "Full precision",
-    "rtn": "No transform",
+PUBLISHED_LABELS = {
     "smoothquant": "SmoothQuant",
     "quarot": "QuaRot",
     "spinquant": "SpinQuant",
     "ostquant": "OSTQuant",
     "flatquant": "FlatQuant",
-    "affine": "Affine",
-    "rotation": "Rotation",
-    "adaptive": "Adaptive",
 }
+"""Methods that stand in the paper's columns alone."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +178,10 @@ def _reference(setting: str, method: str, model: str, corpus: str) -> Cell:
 
 def _method_label(method: str, weights: str, several_roundings: bool) -> str:
     """The rounding is part of the name where rows differ in it, and always where it is the whole method."""
-    label = METHODS.get(method, method)
-    if method != FULL and (several_roundings or method == "rtn"):
+    if method == FULL:
+        return "Full precision"
+    label = METHODS[method].label if method in METHODS else PUBLISHED_LABELS.get(method, method)
+    if several_roundings or method == "rtn":
         return f"{label} ({ROUNDINGS.get(weights, weights)})"
     return label
 

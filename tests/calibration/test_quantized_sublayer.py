@@ -10,6 +10,7 @@ from altq.calibration.sublayer import QuantizedSublayer, module_key
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer
 from altq.setting import FULL_PRECISION, Setting
+from altq.transforms.scaling import Scaling
 from altq.transforms.transform import Transform
 from models_for_tests import KINDS, MODELS, Workspace, logits, relative_error, transformers_model
 
@@ -57,9 +58,13 @@ def install(workspace, skeleton, model, kinds, *, setting=FULL_PRECISION, **opti
     for s, kind in enumerate(kinds):
         block = model.get_submodule(skeleton.family.blocks)[s // 2]
         sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
-        transforms = start_sublayer(sublayer, states.moments(s), kind, generator=generator, **given)
+        moments = {name: moment.to(skeleton.dtype) for name, moment in states.moments(s).items()}
+        transforms = start_sublayer(sublayer, moments, kind, generator=generator, **given)
         quantized = QuantizedSublayer(sublayer, transforms, setting, signed=True)
         with torch.no_grad():
+            for module in quantized.modules():
+                if isinstance(module, Scaling):  # a random start leaves them at one
+                    module.log_scale.add_(0.3 * torch.randn(module.size, generator=generator))
             quantized.prepare()
         installed.append(quantized)
     return installed
@@ -86,7 +91,6 @@ def assert_invariant(workspace, kinds, **options):
     for quantized, kind in zip(installed, kinds, strict=True):
         with torch.no_grad():
             for site, transform in quantized.transforms.items():
-                # One head is mixed with nothing else but itself, by a scalar.
                 assert kind == "identity" or far_from_identity(transform), site
     assert relative_error(logits(model, workspace.tokens), expected) < 1e-10
 

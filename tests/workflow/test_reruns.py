@@ -1,7 +1,8 @@
 """What an edit reruns, and what it does not: dry runs over a finished smoke experiment.
 
-The finished state is made by touching: every output exists and Snakemake has recorded every job's parameters, inputs
-and code, which is all that its decisions read. No number is computed.
+It is finished by a real run of the workflow in which every command only writes its output files, so that Snakemake has
+recorded every job's parameters, inputs and code, which is all that its decisions read. (`--touch` does not do: it
+leaves out some records now and then.)
 """
 
 import re
@@ -15,6 +16,29 @@ import yaml
 SETTINGS = ("W4A4K4V4", "W3A3K2V2")
 METHODS = ("rtn", "affine", "rotation", "adaptive")
 TABLE = {f"results/table2.{suffix}" for suffix in ("csv", "json", "md", "png", "tex")}
+
+# Stands for altq/__main__.py, which belongs to no stage's code.
+WRITES_OUTPUTS_ONLY = '''
+import sys
+from pathlib import Path
+
+command, output = sys.argv[1], Path(sys.argv[sys.argv.index("--output") + 1])
+names = {
+    "fetch-model": ["source.json"],
+    "fetch-corpus": ["calibration.txt", "test.txt", "source.json"],
+    "states": ["states.json"],
+    "calibrate": ["index.json"],
+    "assemble": ["quantization.json"],
+}
+paths = [output / name for name in names.get(command, [])] or [output]
+if command == "tokens":
+    paths.append(output.with_suffix(".json"))
+if command == "table2":
+    paths += [output.with_suffix(suffix) for suffix in (".json", ".md", ".png", ".tex")]
+for path in paths:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"stands for {path}")
+'''
 
 
 def perplexities(methods=METHODS, settings=SETTINGS):
@@ -58,12 +82,9 @@ class Finished:
         return {path for line in lines for path in line.split(", ")}
 
     def finish(self) -> None:
-        for output in self.planned():
-            path = self.results / output
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"stands for {output}\n")
-        touched = self.snakemake("--touch", "--cores", "1")
-        assert touched.returncode == 0, touched.stdout + touched.stderr
+        (self.root / "altq" / "__main__.py").write_text(WRITES_OUTPUTS_ONLY)
+        run = self.snakemake("--cores", "2")
+        assert run.returncode == 0, run.stdout + run.stderr
 
     def planned_after_edit(self, module: str, added: str) -> set[str]:
         """The same after `added` is put at the end of a source file, which is then put back."""

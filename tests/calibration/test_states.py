@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from altq import files
+from altq.calibration import states as module
+from altq.calibration.states import States, record_states, second_moment, token_weights
+from altq.models.skeleton import Skeleton
+from models_for_tests import Workspace, make_tokens, relative_error, save_tiny_model, transformers_model
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return Workspace("qwen3", tmp_path_factory.mktemp("states"))
+
+
+def hooked_inputs(workspace):
+    """What transformers' own model feeds its linear layers, by the name of the layer."""
+    model, seen = transformers_model(workspace.model), {}
+    for name, linear in model.named_modules():
+        if name.endswith("_proj"):
+            linear.register_forward_hook(lambda _, inputs, output, name=name: seen.update({name: (inputs[0], output)}))
+    with torch.no_grad():
+        output = model(torch.from_numpy(workspace.tokens).long(), output_hidden_states=True, use_cache=False)
+    return seen, output.hidden_states, model
+
+
+def test_states_are_the_hidden_states_of_transformers_own_model(workspace):
+    states = States(workspace.states)
+    seen, hidden_states, model = hooked_inputs(workspace)
+    assert (states.num_windows, states.length, states.hidden) == (4, 12, 30)
+    for block in range(2):
+        before, between, after = (states.state(2 * block + i) for i in range(3))
+        assert relative_error(before, hidden_states[block]) < 1e-6
+        # The output of o and of down is what each half adds.
+        prefix = f"model.layers.{block}"
+        assert relative_error(between - before, seen[f"{prefix}.self_attn.o_proj"][1]) < 1e-5
+        assert relative_error(after - between, seen[f"{prefix}.mlp.down_proj"][1]) < 1e-5
+    with torch.no_grad():
+        assert relative_error(model.model.norm(states.state(4)), hidden_states[-1]) < 1e-6
+
+
+def test_output_norms_are_part_of_what_is_added(tmp_path):
+    workspace = Workspace("gemma3_text", tmp_path)
+    states = States(workspace.states)
+    with torch.no_grad():
+        tokens = torch.from_numpy(workspace.tokens).long()
+        hidden_states = transformers_model(workspace.model)(tokens, output_hidden_states=True, use_cache=False).hidden_states
+    assert relative_error(states.state(0), hidden_states[0]) < 1e-6  # with Gemma's factor at the embedding
+    assert relative_error(states.state(2), hidden_states[1]) < 1e-6
+
+
+def test_moments_are_symmetric_and_positive_semidefinite_at_every_site(workspace):
+    states = States(workspace.states)
+    sizes = [
+        {"qkv": (1, 30), "o": (1, 24), "key": (2, 6), "value": (2, 6)},
+        {"gate_up": (1, 30), "down": (1, 42)},
+    ]
+    for s in range(4):
+        moments = states.moments(s)
+        assert moments.keys() == {f"{site}.{what}" for site in sizes[s % 2] for what in ("moment", "sensitivity")}
+        for name, moment in moments.items():
+            heads, size = sizes[s % 2][name.partition(".")[0]]
+            assert moment.shape == (heads, size, size)
+            largest = moment.abs().max()
+            assert largest > 0
+            assert (moment - moment.mT).abs().max() <= 1e-5 * largest
+            assert torch.linalg.eigvalsh(moment.double()).min() >= -1e-4 * largest
+
+
+def test_second_moments_by_hand():
+    x = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])  # [batch, length, d]
+    assert second_moment(x).tolist() == [[[10.0, 14.0], [14.0, 20.0]]]
+    heads = torch.stack([x, 2 * x], dim=1)  # [batch, heads, length, d]
+    assert second_moment(heads).tolist() == [[[10.0, 14.0], [14.0, 20.0]], [[40.0, 56.0], [56.0, 80.0]]]
+
+
+def test_token_weights():
+    state = torch.tensor([[[3.0, 4.0], [1.0, 1.0]]])
+    assert token_weights("mse", state).tolist() == [[[1.0], [1.0]]]
+    torch.testing.assert_close(token_weights("relative", state), torch.tensor([[[1 / 12.5], [1.0]]]))
+
+
+def test_the_moment_of_a_site_is_of_its_inputs_weighted_by_their_gradients(workspace):
+    # By autograd over transformers' own layer, with the probe that the recording draws first.
+    states, skeleton = States(workspace.states), Skeleton(workspace.model)
+    block, arguments = skeleton.block(0), skeleton.block_arguments(12)[0]
+    normed = block.input_layernorm(states.state(0)).requires_grad_()
+    added, _ = block.self_attn(hidden_states=normed, **arguments)
+    weights = token_weights("relative", states.state(1))
+    probe = torch.randn(added.shape, generator=torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad((added * probe * weights.sqrt()).sum(), normed)
+    x = normed.detach()
+    expected = torch.einsum("bti,btj,bt->ij", x, x, gradient.square().sum(-1))
+    read = torch.einsum("bti,btj,bt->ij", gradient, gradient, x.square().sum(-1))
+    moments = states.moments(0)
+    # Recorded with reduced products on processors that have them.
+    assert relative_error(moments["qkv.moment"][0], expected) < 2e-2
+    assert relative_error(moments["qkv.sensitivity"][0], read) < 2e-2
+
+
+def test_two_recordings_have_the_same_bytes(workspace, tmp_path):
+    record_states(workspace.model, workspace.tokens, workspace.loss, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {path.name for path in workspace.states.iterdir()}
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (workspace.states / name).read_bytes(), name
+
+
+def test_windows_are_independent_of_the_batches_they_run_in(workspace, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WINDOWS_PER_BATCH", 3)
+    record_states(workspace.model, workspace.tokens, workspace.loss, tmp_path)
+    for s in range(5):
+        torch.testing.assert_close(States(tmp_path).state(s), States(workspace.states).state(s), rtol=1e-5, atol=1e-5)
+
+
+def test_the_fingerprint_follows_tokens_and_loss(workspace, tmp_path):
+    fingerprints = {States(workspace.states).fingerprint}
+    record_states(workspace.model, make_tokens(seed=1), workspace.loss, tmp_path / "tokens")
+    record_states(workspace.model, workspace.tokens, "mse", tmp_path / "loss")
+    assert States(tmp_path / "loss").loss == "mse"
+    fingerprints |= {States(tmp_path / name).fingerprint for name in ("tokens", "loss")}
+    assert len(fingerprints) == 3
+
+
+def test_nan_weights_are_refused_and_no_index_is_left(tmp_path):
+    model = save_tiny_model("llama_gqa", tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="state after sublayer 3 is not finite"):
+        record_states(model, make_tokens(), "relative", tmp_path / "states")
+    assert not (tmp_path / "states" / "states.json").exists()
+
+
+def test_a_full_disk_is_refused_before_any_work(workspace, tmp_path, monkeypatch):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
+    with pytest.raises(OSError, match="no disk space"):
+        record_states(workspace.model, workspace.tokens, "mse", tmp_path / "states")
+    assert not list((tmp_path / "states").iterdir())
+
+
+def test_states_are_read_lazily_and_not_changed_by_their_readers(workspace):
+    states = States(workspace.states)
+    changed = states.state(1)
+    changed.zero_()
+    assert states.state(1).abs().max() > 0
+    assert np.load(workspace.states / "state_001.npy").dtype == np.float32
