@@ -1,9 +1,8 @@
 """Matrix products in reduced precision where their operands allow it.
 
 Quantized operands are small integers, so a product of codes is exact in bfloat16 with float32 accumulation; and during
-calibration the rounding of bfloat16 (2^-9) is far below that of the quantizers (2^-4). Processors with AMX or
-AVX512-BF16 run such products about three times as fast as float32 ones; on others, and on GPUs without TF32, this module
-changes nothing.
+calibration the rounding of bfloat16 (2^-9) is far below that of the quantizers (2^-4). Processors with AMX run such
+products about three times as fast as float32 ones; on others this module changes nothing.
 """
 
 from collections.abc import Iterator

@@ -55,22 +55,29 @@ def main() -> None:
         states = arguments.states or work / "states"
         if arguments.states is None:
             timed("states", record_states, arguments.model, calibration, arguments.loss, states)
-        timed("calibration", calibrate_bank, arguments.model, states, arguments.setting, arguments.kind, 0, recipe, work / "bank", "")
+        what = arguments.setting, arguments.kind, 0, recipe
+        timed("calibration", calibrate_bank, arguments.model, states, *what, work / "bank", code="")
         num_blocks = json.loads((arguments.model / "config.json").read_text())["num_hidden_layers"]
         fixed_selection("smollm2", num_blocks, arguments.kind).write(work / "selection.json")
         banks = {arguments.kind: work / "bank"}
         rounding = RoundingOptions(weights=arguments.weights)
-        timed("assembly", assemble, arguments.model, states, work / "selection.json", banks, arguments.setting, rounding, work / "checkpoint")
+        chosen = work / "selection.json", banks, arguments.setting, rounding
+        timed("assembly", assemble, arguments.model, states, *chosen, work / "checkpoint")
         entries = json.loads((work / "bank" / "index.json").read_text())["entries"]
         losses = timed("evaluation", window_losses, work / "checkpoint", test)
     perplexity = float(np.exp(np.sum(losses) / (test.shape[0] * (test.shape[1] - 1))))
     mean_log = float(np.mean([np.log(entry["loss"]) for entry in entries]))
-    total = sum(time for name, time in seconds.items() if name != "evaluation")
+    total = sum(spent for name, spent in seconds.items() if name != "evaluation")
     result = {
-        "setting": str(arguments.setting), "kind": arguments.kind, "steps": recipe.steps, "perplexity": round(perplexity, 3),
-        "mean_log_loss": round(mean_log, 4), "seconds": seconds, "calibration_processor_seconds": round(total, 1),
-        "steps_kept": sum(entry["steps_kept"] for entry in entries), "restarts": sum(e["num_restarts"] for e in entries),
-    }  # fmt: skip
+        "setting": str(arguments.setting),
+        "kind": arguments.kind,
+        "steps": recipe.steps,
+        "perplexity": round(perplexity, 3),
+        "mean_log_loss": round(mean_log, 4),
+        "steps_kept": sum(entry["steps_kept"] for entry in entries),
+        "seconds": seconds,
+        "calibration_processor_seconds": round(total, 1),
+    }
     print(json.dumps(result))
 
 

@@ -1,4 +1,4 @@
-"""The bank of one kind: every sublayer calibrated once, each in its own file, so that a killed run goes on where it was.
+"""The bank of one kind: every sublayer calibrated once, each in its own file: a killed run goes on where it was.
 
 An entry is a safetensors file: the tensors of its transforms and clipping factors, and in its metadata their structure,
 what the fit reached, and a fingerprint of all that went into it. An entry with another fingerprint is calibrated anew.
@@ -63,7 +63,8 @@ def calibrate_bank(
     """
     skeleton, known = Skeleton(model), States(states)
     arguments = skeleton.block_arguments(known.length)
-    common = {"setting": str(setting), "kind": kind, "seed": seed, "recipe": recipe.model_dump(mode="json"), "code": code}
+    common = {"setting": str(setting), "kind": kind, "seed": seed, "code": code}
+    common["recipe"] = recipe.model_dump(mode="json")
     records = []
     for s in progress(range(2 * skeleton.num_blocks), f"calibrating {kind} at {setting}"):
         fingerprint = _fingerprint(common | {"sublayer": s, "states": known.fingerprint})
@@ -93,14 +94,13 @@ def _calibrate(
     # A generator of its own for each sublayer: the result depends neither on the order nor on what was resumed.
     generator = torch.Generator().manual_seed(seed * 100_003 + s)
     moments = states.moments(s)
-    transforms = start_sublayer(
-        sublayer, moments, kind, start=recipe.start, scaling=recipe.scaling, structure=recipe.structure, generator=generator
-    )
+    transforms = start_sublayer(sublayer, moments, kind, recipe, generator)
     quantized = QuantizedSublayer(sublayer, transforms, setting, signed=recipe.signed_scale)
     problem = Problem(states.state(s), states.state(s + 1), arguments, states.loss, moments)
     fit = fit_sublayer(quantized, problem, recipe, name)
     record = {"sublayer": s, "signed": recipe.signed_scale, **asdict(fit), "fingerprint": fingerprint}
-    log.info("%s, %s at %s: loss %.5g -> %.5g in %.1f s", name, kind, setting, fit.start_loss, fit.loss, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    log.info("%s, %s at %s: loss %.5g -> %.5g in %.1f s", name, kind, setting, fit.start_loss, fit.loss, seconds)
     _write_entry(path, quantized, record)
     return record
 

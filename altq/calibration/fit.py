@@ -75,7 +75,7 @@ def fit_sublayer(quantized: QuantizedSublayer, problem: Problem, recipe: Recipe,
             if math.isfinite(loss):
                 break
             problem_found = f"the loss became {loss}"
-        log.warning("%s: %s; starting again with a tenth of the learning rate", name, problem_found)
+        log.warning("%s: %s with %g of the learning rate; back to the start", name, problem_found, reduction)
         quantized.load_state_dict(start)
     else:
         raise ValueError(f"{name}: {problem_found}, even at {RATE_REDUCTIONS[-1]} of the learning rate")
@@ -101,7 +101,8 @@ def search_clips(quantized: QuantizedSublayer, problem: Problem, windows: slice)
     for clips in (quantized.activation_clip, quantized.cache_clip):
         for site, clip in clips.items():
             if bits[site] != FULL_PRECISION_BITS:
-                clip.set(search_factor(_loss_with(clip.set, quantized, problem, windows), start=_usual_clip(bits[site])))
+                loss = _loss_with(clip.set, quantized, problem, windows)
+                clip.set(search_factor(loss, start=_usual_clip(bits[site])))
 
 
 def _loss_with(
@@ -136,7 +137,7 @@ def _take_steps(quantized: QuantizedSublayer, problem: Problem, recipe: Recipe, 
             return f"the loss is {loss.item()} at step {step}"
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
-        (loss / loss.detach()).backward()
+        (loss / loss.detach().clamp_min(torch.finfo(loss.dtype).tiny)).backward()
         for optimiser, schedule in zip(optimisers, schedules):
             optimiser.step()
             schedule.step()

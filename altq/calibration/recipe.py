@@ -16,11 +16,14 @@ class Recipe(BaseModel):
     structure: Literal["kronecker", "full"] = Field(
         "kronecker", description="rotations: two Kronecker factors (same online cost as affine) or one full matrix"
     )
+    longest_run: int = Field(
+        128, ge=1, description="`balance`: channels that one of its matrices mixes at most; longer is better and slower"
+    )
     scaling: bool = Field(True, description="combine a per-channel scaling with the kind at inputs of linear layers")
     clip_search: bool = Field(True, description="search clipping factors on a grid before any step")
     search_windows: int = Field(2, ge=1, description="calibration windows that the activation clip search looks at")
     signed_scale: bool = Field(
-        True, description="let a scale be negative where the largest magnitude is positive: Eq. 2 has one more code there"
+        True, description="scales are negative where the largest magnitude is positive: Eq. 2 has one more code there"
     )
     steps: int = Field(8, ge=0, description="optimiser steps for each sublayer")
     fitted: list[Literal["attention", "ffn"]] = Field(

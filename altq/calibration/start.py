@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from altq.calibration.recipe import Recipe
 from altq.models.sublayer import Sublayer
 from altq.transforms.heads import HeadAffine
 from altq.transforms.identity import Identity
@@ -11,22 +12,16 @@ from altq.transforms.transform import Transform
 
 
 def start_sublayer(
-    sublayer: Sublayer,
-    moments: dict[str, Tensor],
-    kind: str,
-    *,
-    start: str,
-    scaling: bool,
-    structure: str,
-    generator: torch.Generator,
+    sublayer: Sublayer, moments: dict[str, Tensor], kind: str, recipe: Recipe, generator: torch.Generator
 ) -> dict[str, Transform]:
     """`kind` at the selected site and affine at all others (section 4.1 of the paper); balance is at down, too."""
     half = sublayer.half
-    common = {"start": start, "generator": generator}
+    common = {"start": recipe.start, "generator": generator}
+    options = {"scaling": recipe.scaling, "structure": recipe.structure, "longest_run": recipe.longest_run}
 
     def at_input(site: str, site_kind: str) -> Transform:
         pair = moments[f"{site}.moment"][0], moments[f"{site}.sensitivity"][0]
-        return start_transform(site_kind, *pair, scaling=scaling, structure=structure, **common)
+        return start_transform(site_kind, *pair, **options, **common)
 
     transforms = {half.selected_site: at_input(half.selected_site, kind)}
     if sublayer.name == "ffn":

@@ -1,4 +1,4 @@
-"""What calibration needs to know of the full-precision model: hidden states and second moments, once per model and seed.
+"""What calibration knows of the full-precision model: hidden states and second moments, once per model and seed.
 
 state[s] is the residual stream that enters sublayer s, state[2n] what leaves the last block; the target of sublayer s
 is state[s + 1] - state[s]. Second moments are those of every site's input, tokens weighted as the loss weights them.
@@ -88,7 +88,12 @@ def run_sublayer(sublayer: Sublayer, states: Tensor, arguments: dict[str, Any]) 
 
 
 def observe(
-    sublayer: Sublayer, states: Tensor, outputs: Tensor, arguments: dict[str, Any], loss: str, generator: torch.Generator
+    sublayer: Sublayer,
+    states: Tensor,
+    outputs: Tensor,
+    arguments: dict[str, Any],
+    loss: str,
+    generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """Second moments and sensitivities of every site of a full-precision sublayer, whose linears it replaces.
 

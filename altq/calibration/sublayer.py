@@ -65,7 +65,7 @@ class QuantizedSublayer(nn.Module):
         return x if bits == FULL_PRECISION_BITS else fake_quantize_asymmetric(x, bits, self.cache_clip[site]())
 
     def folded_weights(self) -> dict[str, Tensor]:
-        """Every weight [d_out, d_in] with the inverses of the transforms around it, with gradients for the transforms."""
+        """Every weight [d_out, d_in] folded, with gradients for the transforms."""
         return fold_weights(self.transforms, self.sites, self.weights)
 
     def clipping_factors(self) -> dict[str, Tensor]:
@@ -90,9 +90,8 @@ class QuantizedSublayer(nn.Module):
 
     def quantized_weight_scale(self, name: str, weight: Tensor) -> Tensor:
         """The scale of each row of a folded weight, [d_out, 1]."""
-        return symmetric_scale(
-            weight, self.setting.weights, self.weight_clip[module_key(name)](), signed=self.signed
-        )
+        clip = self.weight_clip[module_key(name)]()
+        return symmetric_scale(weight, self.setting.weights, clip, signed=self.signed)
 
     def prepare(self) -> None:
         """Fold and quantize the weights once for the forward passes that follow."""
@@ -112,7 +111,7 @@ class QuantizedSublayer(nn.Module):
 def fold_weights(
     transforms: Mapping[str, Transform], sites: dict[str, tuple[str, ...]], weights: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Weights [d_out, d_in] for transformed inputs: T^-T of the site behind them, and v's rows and o's columns in the value's basis."""
+    """Weights [d_out, d_in] for transformed inputs; v's rows and o's columns are in the value's basis, too."""
     folded = {}
     for site, names in sites.items():
         for name in names:

@@ -1,4 +1,4 @@
-"""Perplexity by windows, each alone (the protocol of GPTQ): exp of the mean negative log-likelihood over all windows."""
+"""Perplexity by windows, each alone: exp of the mean negative log-likelihood over all windows (GPTQ's protocol)."""
 
 from pathlib import Path
 

@@ -20,7 +20,7 @@ from altq.calibration.recipe import RoundingOptions
 from altq.calibration.start import identity_transforms
 from altq.calibration.states import WINDOWS_PER_BATCH, States, run_sublayer, token_weights
 from altq.calibration.sublayer import QuantizedSublayer, fold_biases, fold_weights
-from altq.files import atomic, write_json
+from altq.files import atomic, read_json, write_json
 from altq.methods.quantized_model import CHECKPOINT_FILE, WEIGHTS_FILE
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer, sublayer_name
@@ -53,7 +53,7 @@ def assemble(
     names a kind without a bank.
     """
     skeleton, known, chosen = Skeleton(model), States(states), Selection.read(selection)
-    _check(chosen, skeleton, banks)
+    _check(chosen, skeleton, banks, setting)
     hidden, arguments = known.state(0)[: rounding.windows], skeleton.block_arguments(known.length)
     tensors = skeleton.outer_tensors()
     blocks: list[dict[str, Any]] = [{} for _ in range(skeleton.num_blocks)]
@@ -75,7 +75,7 @@ def assemble(
     _write(Path(model), Path(folder), tensors, {"setting": str(setting), "policy": chosen.policy, "blocks": blocks})
 
 
-def _check(selection: Selection, skeleton: Skeleton, banks: dict[str, Path]) -> None:
+def _check(selection: Selection, skeleton: Skeleton, banks: dict[str, Path], setting: Setting) -> None:
     if selection.num_blocks != skeleton.num_blocks:
         raise ValueError(
             f"the selection is of {selection.model!r} with {selection.num_blocks} blocks, but the model has "
@@ -84,6 +84,10 @@ def _check(selection: Selection, skeleton: Skeleton, banks: dict[str, Path]) -> 
     missing = sorted(set(selection.kinds) - set(banks) - {"identity"})
     if missing:
         raise ValueError(f"selection {selection.policy!r} names {', '.join(missing)}, but no such bank is given")
+    for kind, bank in banks.items():
+        calibrated = read_json(bank / "index.json")["setting"]
+        if calibrated != str(setting):
+            raise ValueError(f"bank {bank} of {kind} was calibrated at {calibrated}, not at {setting}")
 
 
 def _entry(sublayer: Sublayer, s: int, kind: str, banks: dict[str, Path], kv_heads: int) -> Entry:

@@ -1,4 +1,4 @@
-"""A quantized checkpoint as it runs: transformers' model whose joints transform, quantize and multiply integer codes."""
+"""A quantized checkpoint as it runs: transformers' model, its joints transform, quantize and multiply codes."""
 
 from functools import partial
 from pathlib import Path
@@ -81,7 +81,8 @@ def _quantize_sublayer(
     shared = {}
     for site, names in sublayer.half.input_sites.items():
         clip = tensors[f"{site}.clip"]
-        shared[site] = SharedInput(partial(_read_input, transforms[site], clip, setting.activations, signed), len(names))
+        read = partial(_read_input, transforms[site], clip, setting.activations, signed)
+        shared[site] = SharedInput(read, len(names))
     is_integer = FULL_PRECISION_BITS not in (setting.weights, setting.activations)
     projections = sublayer.install(shared, product=integer_linear if is_integer else _float_linear)
     for name, projection in projections.items():

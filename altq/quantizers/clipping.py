@@ -36,7 +36,7 @@ class Clip(nn.Module):
 
 @torch.no_grad()
 def search_row_clip(weight: Tensor, moment: Tensor, bits: int, *, signed: bool) -> Tensor:
-    """For each row of weight [d_out, d_in] the factor on a grid that minimises dW M dW^T, M [d_in, d_in]: [d_out, 1]."""
+    """For each row of weight [d_out, d_in] the factor that minimises dW M dW^T, M [d_in, d_in]: [d_out, 1]."""
     best_error = torch.full_like(weight[:, :1], torch.inf)
     best = torch.ones_like(best_error)
     for factor in torch.linspace(1.0, SMALLEST, NUM_FACTORS).tolist():
@@ -52,7 +52,7 @@ def search_row_clip(weight: Tensor, moment: Tensor, bits: int, *, signed: bool) 
 
 
 def search_factor(loss: Callable[[float], float], start: float) -> float:
-    """The clipping factor that minimises `loss`, a curve with one valley: downhill from `start`, first coarse, then fine."""
+    """The clipping factor at the valley of `loss`: downhill from `start`, in coarse steps, then in fine ones."""
     best, best_loss = start, loss(start)
     for step in (0.1, 0.05):
         for direction in (-step, step):

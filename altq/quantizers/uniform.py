@@ -13,7 +13,7 @@ def code_range(bits: int) -> tuple[int, int]:
 
 
 class _Peak(torch.autograd.Function):
-    """The entry of largest magnitude of each row, with its sign: [..., d] -> [..., 1]; its gradient goes to that entry."""
+    """The signed entry of largest magnitude of each row, [..., d] -> [..., 1]; its gradient goes to that entry."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ SAID: dict[str, dict[str, Any]] = {
             "random": "random orthogonal starts",
         },
         "structure": {"kronecker": "rotations of two Kronecker factors", "full": "full rotations"},
+        "longest_run": "runs of at most {} channels for balance",
         "scaling": {True: "per-channel scaling", False: "no per-channel scaling"},
         "clip_search": {True: "clipping searched on a grid", False: "clipping learned alone"},
         "signed_scale": {True: "scales of either sign", False: "positive scales"},

@@ -1,4 +1,4 @@
-"""Closed-form transformations from second moments alone: no gradient, no tokens (CAT, arXiv 2603.04359; WUSH, arXiv 2512.00956).
+"""Closed-form transformations from second moments alone (CAT, arXiv 2603.04359; WUSH, arXiv 2512.00956).
 
 With Sx = E[x^T x] of the activations and Sw = W^T W of the weights, quantization noise with a scale per token and per
 output channel has energy proportional to tr(T^T Sx T) tr(T^-1 Sw T^-T). It is smallest where both moments agree:
@@ -65,7 +65,7 @@ def balance_factors(moment_x: Tensor, moment_w: Tensor, sizes: tuple[int, int]) 
 class Balance(Transform):
     """The closed form as a transformation of its own, nothing of it trained: T = diag(M_1 ... M_n) (L (x) R).
 
-    M_i [k, k] balances the i-th run of k channels; the orthogonal factors L [n, n] and R [k, k] spread over all of them.
+    M_i [k, k] balances the i-th run of k channels; orthogonal L [n, n] and R [k, k] spread over all of them.
     Its online cost is that of a Kronecker product of the same sizes, with a matrix of its own for each run.
     """
 

@@ -26,9 +26,9 @@ LONGEST_RUN = 128
 """Channels that `balance` balances together at most (CAT's block size)."""
 
 
-def run_sizes(size: int) -> tuple[int, int]:
+def run_sizes(size: int, longest_run: int = LONGEST_RUN) -> tuple[int, int]:
     """(number of runs, channels in a run) for `balance`: the longest runs for which both have a Hadamard matrix."""
-    lengths = [k for k in range(1, min(size, LONGEST_RUN) + 1) if size % k == 0]
+    lengths = [k for k in range(1, min(size, longest_run) + 1) if size % k == 0]
     longest = max((k for k in lengths if has_hadamard(k) and has_hadamard(size // k)), default=lengths[-1])
     return size // longest, longest
 
@@ -47,6 +47,7 @@ def start_transform(
     scaling: bool,
     structure: str,
     generator: torch.Generator,
+    longest_run: int = LONGEST_RUN,
 ) -> Transform:
     """The transformation of one kind at the input of linear layers before any step, in float32.
 
@@ -61,13 +62,21 @@ def start_transform(
     if kind == "scaling":
         return Scaling(scale).float()
     if not scaling:
-        return _online(kind, moment_x, moment_w, start, structure, generator).float()
+        return _online(kind, moment_x, moment_w, start, structure, generator, longest_run).float()
     outer = torch.outer(scale, scale)
-    online = _online(kind, moment_x * outer, moment_w / outer, start, structure, generator)
+    online = _online(kind, moment_x * outer, moment_w / outer, start, structure, generator, longest_run)
     return Scaled(Scaling(scale), online).float()
 
 
-def _online(kind: str, moment_x: Tensor, moment_w: Tensor, start: str, structure: str, generator) -> Transform:
+def _online(
+    kind: str,
+    moment_x: Tensor,
+    moment_w: Tensor,
+    start: str,
+    structure: str,
+    generator: torch.Generator,
+    longest_run: int,
+) -> Transform:
     size = len(moment_x)
     if kind == "hadamard":
         return Hadamard.of_size(size, generator)
@@ -75,7 +84,7 @@ def _online(kind: str, moment_x: Tensor, moment_w: Tensor, start: str, structure
     if kind == "rotation" and structure == "full":
         sizes = 1, size
     if kind == "balance":
-        sizes = run_sizes(size)
+        sizes = run_sizes(size, longest_run)
     spread = [spreading_factor(start, d, generator) for d in sizes]
     if kind == "rotation":
         return Rotation(*spread)
@@ -88,7 +97,7 @@ def _online(kind: str, moment_x: Tensor, moment_w: Tensor, start: str, structure
 
 
 def start_heads(moment_x: Tensor, moment_w: Tensor, *, start: str, generator: torch.Generator) -> HeadAffine:
-    """The transformation of keys or values before any step, from [kv_heads, d, d] moments of it and of what reads it."""
+    """The transformation of keys or values before any step, from [kv_heads, d, d] moments and sensitivities."""
     heads, head_dim, _ = moment_x.shape
     factors = torch.stack([spreading_factor(start, head_dim, generator) for _ in range(heads)])
     if start == "balance":

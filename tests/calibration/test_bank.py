@@ -53,7 +53,7 @@ def test_a_bank_is_an_entry_for_each_sublayer_and_an_index(workspace, tmp_path):
     assert all(0 < entry["loss"] <= entry["start_loss"] for entry in index["entries"])
 
 
-def test_killed_and_run_again_it_is_bit_identical_and_goes_on_where_it_stopped(workspace, tmp_path, calibrated, monkeypatch):
+def test_killed_and_run_again_it_goes_on_and_is_bit_identical(workspace, tmp_path, calibrated, monkeypatch):
     expected = contents(run(workspace, tmp_path / "whole"))
     assert calibrated == [0, 1, 2, 3]
     calibrated.clear()
@@ -89,9 +89,12 @@ def test_entries_lost_from_the_middle_are_made_again_bit_for_bit(workspace, tmp_
 
 @pytest.mark.parametrize(
     "change",
-    [{"steps": 3}, {"learning_rate": 2e-3}, {"seed": 1}, {"code": "other"}, {"setting": Setting(4, 4, 4, 3)}, {"kind": "rotation"}],
+    [
+        {"steps": 3}, {"learning_rate": 2e-3}, {"seed": 1}, {"code": "other"}, {"setting": Setting(4, 4, 4, 3)},
+        {"kind": "rotation"},
+    ],
     ids=lambda change: next(iter(change)),
-)
+)  # fmt: skip
 def test_whatever_goes_into_an_entry_calibrates_it_anew(workspace, tmp_path, calibrated, change):
     run(workspace, tmp_path, steps=0)
     calibrated.clear()

@@ -6,6 +6,7 @@ import torch
 
 from altq.calibration import fit as module
 from altq.calibration.fit import Problem, fit_sublayer, search_clips
+from altq.calibration.recipe import Recipe
 from altq.calibration.start import start_sublayer
 from altq.calibration.states import States
 from altq.calibration.sublayer import QuantizedSublayer, module_key
@@ -29,9 +30,8 @@ def build(workspace, s, kind="affine", setting=SETTING, *, signed=True, **option
     """(quantized sublayer, problem)"""
     skeleton, states = Skeleton(workspace.model), States(workspace.states)
     sublayer = Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
-    given = {"start": "balance", "scaling": True, "structure": "kronecker"} | options
     generator = torch.Generator().manual_seed(s)
-    transforms = start_sublayer(sublayer, states.moments(s), kind, generator=generator, **given)
+    transforms = start_sublayer(sublayer, states.moments(s), kind, Recipe(**options), generator)
     quantized = QuantizedSublayer(sublayer, transforms, setting, signed=signed)
     arguments = skeleton.block_arguments(states.length)[s // 2]
     return quantized, Problem(states.state(s), states.state(s + 1), arguments, states.loss, states.moments(s))
@@ -88,7 +88,7 @@ def test_steps_that_raise_the_loss_are_taken_back(workspace, monkeypatch):
 
     def spoil(quantized, *_):
         with torch.no_grad():
-            quantized.weight_clip["down_proj"].set(0.3)
+            quantized.weight_clip["down_proj"].set(0.02)
 
     monkeypatch.setattr(module, "_take_steps", spoil)
     fit = fit_sublayer(quantized, problem, recipe(steps=1), "here")
@@ -189,7 +189,7 @@ def test_a_diverged_fit_starts_again_with_a_smaller_rate_and_says_so(workspace, 
     assert fit.num_restarts == 1
     assert seen == pytest.approx([1e-2, 1e-3])
     [record] = caplog.records
-    assert "block 0 ffn: the loss is nan at step 1; starting again" in record.getMessage()
+    assert "block 0 ffn: the loss is nan at step 1 with 1 of the learning rate; back to the start" in record.getMessage()
     assert all(torch.isfinite(tensor).all() for tensor in quantized.state_dict().values())
     assert fit.loss <= fit.start_loss
 

@@ -1,9 +1,10 @@
-"""The invariant: at 16 bits a transformed model is the model. Here in float64, over kinds, sites, starts and families."""
+"""The invariant: at 16 bits a transformed model is the model. In float64, over kinds, sites, starts and families."""
 
 import pytest
 import torch
 from torch import nn
 
+from altq.calibration.recipe import Recipe
 from altq.calibration.start import start_sublayer
 from altq.calibration.states import States
 from altq.calibration.sublayer import QuantizedSublayer, module_key
@@ -53,13 +54,12 @@ def double_model(workspace):
 def install(workspace, skeleton, model, kinds, *, setting=FULL_PRECISION, **options):
     """Transform every sublayer of a model in place; returns the quantized sublayers in order."""
     states, generator = States(workspace.states), torch.Generator().manual_seed(3)
-    given = {"start": "balance", "scaling": True, "structure": "kronecker"} | options
     installed = []
     for s, kind in enumerate(kinds):
         block = model.get_submodule(skeleton.family.blocks)[s // 2]
         sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
         moments = {name: moment.to(skeleton.dtype) for name, moment in states.moments(s).items()}
-        transforms = start_sublayer(sublayer, moments, kind, generator=generator, **given)
+        transforms = start_sublayer(sublayer, moments, kind, Recipe(**options), generator)
         quantized = QuantizedSublayer(sublayer, transforms, setting, signed=True)
         with torch.no_grad():
             for module in quantized.modules():
@@ -184,7 +184,8 @@ def test_gradients_reach_every_transform_and_clip(workspaces):
     workspace = workspaces("qwen3")
     skeleton, states = Skeleton(workspace.model), States(workspace.states)
     arguments = skeleton.block_arguments(states.length)
-    for s, quantized in enumerate(install(workspace, skeleton, skeleton.fill(), 4 * ["affine"], setting=Setting(4, 4, 4, 4))):
+    installed = install(workspace, skeleton, skeleton.fill(), 4 * ["affine"], setting=Setting(4, 4, 4, 4))
+    for s, quantized in enumerate(installed):
         quantized.prepare()
         added = quantized(quantized.sublayer.norm(states.state(s)), arguments[s // 2])
         (added - states.state(s + 1) + states.state(s)).square().mean().backward()

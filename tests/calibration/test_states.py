@@ -45,8 +45,8 @@ def test_output_norms_are_part_of_what_is_added(tmp_path):
     workspace = Workspace("gemma3_text", tmp_path)
     states = States(workspace.states)
     with torch.no_grad():
-        tokens = torch.from_numpy(workspace.tokens).long()
-        hidden_states = transformers_model(workspace.model)(tokens, output_hidden_states=True, use_cache=False).hidden_states
+        model, tokens = transformers_model(workspace.model), torch.from_numpy(workspace.tokens).long()
+        hidden_states = model(tokens, output_hidden_states=True, use_cache=False).hidden_states
     assert relative_error(states.state(0), hidden_states[0]) < 1e-6  # with Gemma's factor at the embedding
     assert relative_error(states.state(2), hidden_states[1]) < 1e-6
 

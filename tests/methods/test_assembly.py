@@ -87,7 +87,7 @@ def fake_quantized_states(workspace, setting, kinds, rounding):
 
 
 def share_of_equal_tokens(found, expected):
-    """Rounding noise moves a few values over the border of a code: those tokens differ by a step, all others by noise."""
+    """Rounding noise moves a few values over the border of a code: those tokens differ by a step, others by noise."""
     errors = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
     return (errors < 1e-4).float().mean().item()
 
@@ -101,9 +101,10 @@ def test_a_checkpoint_computes_what_calibration_computes(workspaces, full_produc
     quantized = workspace.quantized(setting, MIXTURE, RTN, clip_search=True)
     with torch.no_grad():
         decoder = quantized.model.get_decoder()
-        found = decoder(torch.from_numpy(workspace.tokens).long(), use_cache=False).last_hidden_state
+        tokens = torch.from_numpy(workspace.tokens).long()
+        found = decoder(tokens, use_cache=False).last_hidden_state
         expected = decoder.norm(fake_quantized_states(workspace, setting, MIXTURE, RTN))
-        full = transformers_model(workspace.model).get_decoder()(torch.from_numpy(workspace.tokens).long()).last_hidden_state
+        full = transformers_model(workspace.model).get_decoder()(tokens).last_hidden_state
     assert share_of_equal_tokens(found, expected) > 0.8
     assert share_of_equal_tokens(full, expected) < 0.1
 
@@ -237,9 +238,10 @@ def test_a_singular_bank_entry_is_refused(workspaces, tmp_path):
     tensors = load_file(path)
     tensors["transform.gate_up.left"].zero_()
     save_file(tensors, path, metadata=metadata)
-    refused(workspace, "bank entry of block 0 ffn, site gate_up: .*calibrate it again", kinds=4 * ["affine"], banks={"affine": bank})
+    given = {"kinds": 4 * ["affine"], "banks": {"affine": bank}}
+    refused(workspace, "bank entry of block 0 ffn, site gate_up: .*calibrate it again", **given)
     path.write_bytes(path.read_bytes()[:200])
-    refused(workspace, "sublayer_001.safetensors cannot be read", kinds=4 * ["affine"], banks={"affine": bank})
+    refused(workspace, "sublayer_001.safetensors cannot be read", **given)
 
 
 def smollm2(project: Path) -> Path | None:

@@ -78,9 +78,8 @@ def test_signed_scales_put_the_largest_magnitude_on_the_longer_side(bits, seed, 
 @given(bits=st.sampled_from([3, 4, 8]), seed=SEEDS)  # at 2 bits rounding costs more than clipping
 def test_signed_scales_clip_no_more_than_unsigned_ones(bits, seed):
     x = normal(4, 40, seed=seed)
-    errors = [
-        (fake_quantize(x, symmetric_scale(x, bits, 0.7, signed=signed), bits) - x).abs().amax(-1) for signed in (True, False)
-    ]
+    scales = [symmetric_scale(x, bits, 0.7, signed=signed) for signed in (True, False)]
+    errors = [(fake_quantize(x, scale, bits) - x).abs().amax(-1) for scale in scales]
     # The longer side cuts the largest magnitude one step later; the other side cuts nothing larger.
     assert (errors[0] <= errors[1] + 1e-12).all()
 

@@ -57,7 +57,8 @@ def test_no_other_matrix_has_less_energy(size, seed):
     for trial in range(20):
         change = normal(size, size, seed=trial)
         for step in (1e-3, 1e-1):
-            assert energy(best @ (torch.eye(size, dtype=torch.float64) + step * change), moment_x, moment_w) >= least * (1 - 1e-9)
+            changed = best @ (torch.eye(size, dtype=torch.float64) + step * change)
+            assert energy(changed, moment_x, moment_w) >= least * (1 - 1e-9)
         # A rotation behind it changes nothing.
         rotation = random_orthogonal(size, torch.Generator().manual_seed(trial))
         assert energy(best @ rotation, moment_x, moment_w) == pytest.approx(least, rel=1e-8)

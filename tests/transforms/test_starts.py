@@ -89,8 +89,11 @@ def test_energy_is_spread_evenly_behind_a_hadamard_factor():
 
 @pytest.mark.parametrize(
     ("size", "runs"),
-    [(576, (8, 72)), (1536, (12, 128)), (64, (1, 64)), (36, (1, 36)), (60, (1, 60)), (44, (1, 44)), (10, (1, 10)), (13, (1, 13))],
-)
+    [
+        (576, (8, 72)), (1536, (12, 128)), (64, (1, 64)), (36, (1, 36)), (60, (1, 60)), (44, (1, 44)), (10, (1, 10)),
+        (13, (1, 13)),
+    ],
+)  # fmt: skip
 def test_runs_are_the_longest_with_hadamard_matrices(size, runs):
     assert run_sizes(size) == runs
 

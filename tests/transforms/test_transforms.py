@@ -120,7 +120,9 @@ def test_the_description_is_plain_json():
         assert json.loads(json.dumps(description)) == description
 
 
-@pytest.mark.parametrize("name", ["rotation", "rotation_full", "affine", "balance", "head_affine", "head_mixing", "hadamard"])
+@pytest.mark.parametrize(
+    "name", ["rotation", "rotation_full", "affine", "balance", "head_affine", "head_mixing", "hadamard"]
+)
 def test_check_fails_on_nan(name):
     transform = MAKERS[name](12, 0)
     next(iter(transform.state_dict().values())).view(-1)[-1] = NAN  # state_dict shares memory
@@ -177,8 +179,9 @@ def test_gradients_of_apply_and_fold_are_right(name):
 
     def products(*values):
         changed = dict(zip(parameters, values, strict=True))
+        changed = {f"transform.{name}": value for name, value in changed.items()}
         return tuple(
-            torch.func.functional_call(Verb(transform, verb), {f"transform.{k}": v for k, v in changed.items()}, argument)
+            torch.func.functional_call(Verb(transform, verb), changed, argument)
             for verb, argument in (("apply_to", x), ("fold", weight))
         )
 
