@@ -8,7 +8,7 @@ T^T Sx T = T^-1 Sw T^-T = C^(1/2), C = Sx^(1/2) Sw Sx^(1/2).
 import torch
 from torch import Tensor
 
-from altq.transforms.kronecker import apply_kronecker, multiply_runs, partial_moments
+from altq.transforms.kronecker import apply_kronecker, multiply_runs, partial_moment
 from altq.transforms.transform import Transform
 
 RIDGE = 1e-2
@@ -53,10 +53,10 @@ def balance_factors(moment_x: Tensor, moment_w: Tensor, sizes: tuple[int, int]) 
     left, right = (torch.eye(d, dtype=torch.float64, device=moment_x.device) for d in sizes)
     for _ in range(NUM_SWEEPS):
         for axis in (0, 1):
-            grams = left @ left.T, right @ right.T
-            duals = torch.linalg.inv(grams[0]), torch.linalg.inv(grams[1])
+            other = right if axis == 0 else left
+            gram = other @ other.T
             factor = balance_matrix(
-                partial_moments(moment_x, *grams)[axis], partial_moments(moment_w, *duals)[axis]
+                partial_moment(moment_x, gram, axis), partial_moment(moment_w, torch.linalg.inv(gram), axis)
             )
             left, right = (factor, right) if axis == 0 else (left, factor)
     return left, right

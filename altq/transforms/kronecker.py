@@ -46,11 +46,11 @@ class Kronecker(Transform):
         return apply_kronecker(x, self.left, self.right)
 
 
-def partial_moments(moment: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Second moments of each axis of X, the other axis weighted by its factor's Gram matrix.
+def partial_moment(moment: Tensor, gram: Tensor, axis: int) -> Tensor:
+    """Second moment along one axis of X [d1, d2], the other axis weighted by its factor's Gram matrix.
 
-    For S [d1 d2, d1 d2], G_L [d1, d1] and G_R [d2, d2]: (sum_ab S[i a, j b] G_R[a, b], sum_ij S[i a, j b] G_L[i, j]).
+    S [d1 d2, d1 d2]; axis 0: sum_ab S[i a, j b] G[a, b], G [d2, d2]; axis 1: sum_ij S[i a, j b] G[i, j], G [d1, d1].
     """
-    d1, d2 = len(left), len(right)
-    blocks = moment.view(d1, d2, d1, d2)
-    return torch.einsum("iajb,ab->ij", blocks, right), torch.einsum("iajb,ij->ab", blocks, left)
+    d2 = len(gram) if axis == 0 else len(moment) // len(gram)
+    blocks = moment.view(-1, d2, len(moment) // d2, d2)
+    return torch.einsum("iajb,ab->ij" if axis == 0 else "iajb,ij->ab", blocks, gram)
