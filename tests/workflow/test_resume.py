@@ -1,11 +1,9 @@
 """kill -9 in the middle of calibration, run again: it goes on where it was, to the same bits."""
 
-import json
 import os
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -50,7 +48,7 @@ def test_a_killed_calibration_goes_on_to_the_same_bits(smoke, project, tmp_path,
     assert again.returncode == 0, again.stdout + again.stderr
     assert {path: path.stat().st_mtime_ns for path in killed} == killed, "a finished entry was made again"
     log = (folder / "results/logs/calibrate/made/W3A3K2V2/seed0/affine.log").read_text()
-    assert len(re.findall(r"^block \d (?:attention|ffn): ", log, re.MULTILINE)) == NUM_SUBLAYERS - len(killed)
+    assert len(re.findall(r"^block \d (?:attention|ffn), affine at ", log, re.MULTILINE)) == NUM_SUBLAYERS - len(killed)
 
     straight = altq(
         *("calibrate", "--model", "results/models/made", "--states", "results/states/made/seed0", "--threads", 1),
@@ -61,16 +59,9 @@ def test_a_killed_calibration_goes_on_to_the_same_bits(smoke, project, tmp_path,
     assert straight.returncode == 0, straight.stderr
     assert len(entries(bank)) == NUM_SUBLAYERS
     for path in entries(bank):
-        assert parts(path) == parts(tmp_path / "straight" / path.name), path.name
+        assert path.read_bytes() == (tmp_path / "straight" / path.name).read_bytes(), path.name
     assert (bank / "index.json").read_bytes() == (tmp_path / "straight" / "index.json").read_bytes()
 
 
 def entries(bank):
     return sorted(bank.glob("sublayer_*.safetensors"))
-
-
-def parts(path):
-    """Header and data of a safetensors file; the library writes the keys of the header's metadata in any order."""
-    content = path.read_bytes()
-    end = 8 + struct.unpack("<Q", content[:8])[0]
-    return json.loads(content[8:end]), content[end:]
