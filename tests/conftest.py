@@ -50,3 +50,18 @@ def snakemake(run_python):
         return run_python("-m", "snakemake", *snakefile, *arguments, folder=root, root=root)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def workspaces(tmp_path_factory):
+    """Every family with its states, made when first asked for."""
+    from models_for_tests import Workspace  # heavy: most tests do without it
+
+    made = {}
+
+    def workspace(name):
+        if name not in made:
+            made[name] = Workspace(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return workspace

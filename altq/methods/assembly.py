@@ -180,10 +180,11 @@ def export_sublayer(
     bits = quantized.setting.weights
     half = quantized.sublayer.half
     scalings = {site: scaling_of(transform) for site, transform in quantized.transforms.items()}
+    # A diagonal behind up's rows changes their scales and none of their codes.
+    rows_before_down = {half.input_sites["gate_up"][-1]: scalings["down"]} if "down" in scalings else {}
     tensors: dict[str, Tensor] = {}
     for name, (codes, scale) in rounded.items():
-        # A diagonal behind up's rows changes their scales and none of their codes.
-        rows = scalings["down"] if half.input_sites.get("gate_up", ())[-1:] == (name,) else None
+        rows = rows_before_down.get(name)
         if bits == FULL_PRECISION_BITS:
             tensors[f"{name}.weight"] = codes if rows is None else codes * rows.unsqueeze(1)
         else:
@@ -191,7 +192,7 @@ def export_sublayer(
             tensors[f"{name}.length"] = torch.tensor(codes.shape[1])
             tensors[f"{name}.scale"] = scale if rows is None else scale * rows.unsqueeze(1)
     for name, bias in fold_biases(quantized.transforms, quantized.sites, quantized.biases).items():
-        rows = scalings["down"] if half.input_sites.get("gate_up", ())[-1:] == (name,) else None
+        rows = rows_before_down.get(name)
         tensors[f"{name}.bias"] = bias if rows is None else bias * rows
     gain = norm_offset + quantized.sublayer.norm.weight.double()
     if (scale := scalings[half.selected_site]) is not None:

@@ -13,20 +13,7 @@ from altq.models.sublayer import HALVES, Sublayer
 from altq.setting import FULL_PRECISION, Setting
 from altq.transforms.scaling import Scaling
 from altq.transforms.transform import Transform
-from models_for_tests import KINDS, MODELS, Workspace, logits, relative_error, transformers_model
-
-
-@pytest.fixture(scope="module")
-def workspaces(tmp_path_factory):
-    """Every family with its states, made when first asked for."""
-    made = {}
-
-    def workspace(name):
-        if name not in made:
-            made[name] = Workspace(name, tmp_path_factory.mktemp(name))
-        return made[name]
-
-    return workspace
+from models_for_tests import KINDS, MODELS, logits, relative_error, transformers_model
 
 
 class DoubleNorm(nn.Module):

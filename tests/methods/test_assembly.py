@@ -28,19 +28,6 @@ MIXTURE = ["affine", "rotation", "rotation", "affine"]
 SETTINGS = ["W4A4K4V4", "W3A3K2V2", "W4A16K16V16", "W16A4K4V4", "W8A8K16V4"]
 
 
-@pytest.fixture(scope="module")
-def workspaces(tmp_path_factory):
-    """Every family with its states, made when first asked for."""
-    made = {}
-
-    def workspace(name):
-        if name not in made:
-            made[name] = Workspace(name, tmp_path_factory.mktemp(name))
-        return made[name]
-
-    return workspace
-
-
 @pytest.fixture
 def full_products(monkeypatch):
     """No reduced-precision products, which would hide errors of 1e-4."""
