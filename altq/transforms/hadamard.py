@@ -1,6 +1,7 @@
 """Hadamard transformations: constant orthogonal factors with entries of one magnitude (QuaRot, arXiv 2404.00456)."""
 
 import logging
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,11 +14,33 @@ log = logging.getLogger(__name__)
 
 
 def hadamard_factor(size: int, generator: torch.Generator) -> Tensor:
-    """An orthogonal [size, size] Hadamard matrix, or a random orthogonal one where none is constructed (logged)."""
-    if has_hadamard(size):
+    """An orthogonal Hadamard matrix, float64 [size, size].
+
+    Where none is constructed: the Kronecker product of the largest that divides it and a random orthogonal matrix; a
+    warning says so.
+    """
+    order = max(d for d in range(1, size + 1) if size % d == 0 and has_hadamard(d))
+    if order == size:
         return orthogonal_hadamard(size)
-    log.info("no Hadamard matrix of order %d is constructed: a random orthogonal factor stands in", size)
-    return random_orthogonal(size, generator)
+    _warn_of_stand_in(size, order)
+    return torch.kron(orthogonal_hadamard(order), random_orthogonal(size // order, generator))
+
+
+def randomized_hadamard(size: int, generator: torch.Generator) -> Tensor:
+    """diag(s) H with random signs s and H of `hadamard_factor`, float64 [size, size] (QuaRot's residual rotation).
+
+    In x T each input channel gets its sign before the channels are mixed.
+    """
+    signs = torch.randint(0, 2, (size, 1), generator=generator).mul_(2).sub_(1)
+    return hadamard_factor(size, generator) * signs
+
+
+@cache
+def _warn_of_stand_in(size: int, order: int) -> None:
+    log.warning(
+        "no Hadamard matrix of order %d is constructed: one of order %d times a random orthogonal one of %d stands in",
+        size, order, size // order,
+    )  # fmt: skip
 
 
 class Hadamard(Kronecker):

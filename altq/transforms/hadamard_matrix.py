@@ -55,17 +55,6 @@ def orthogonal_hadamard(order: int) -> Tensor:
     return hadamard_matrix(order).div_(math.sqrt(order))
 
 
-def randomized_hadamard(order: int, generator: torch.Generator) -> Tensor:
-    """The orthogonal matrix T = diag(s) H / sqrt(order) with random signs s (Chee et al. 2023; QuaRot 2024).
-
-    In x T each input channel gets its sign before the channels are mixed. Returns float64 [order, order] on the CPU,
-    from a generator of the CPU; ValueError as `hadamard_matrix`.
-    """
-    matrix = orthogonal_hadamard(order)
-    signs = torch.randint(0, 2, (order, 1), generator=generator).mul_(2).sub_(1)
-    return matrix.mul_(signs)
-
-
 @lru_cache(maxsize=None)
 def _factors(order: int) -> tuple[int, ...] | None:
     """Orders that `_construct` knows, whose product is `order`: a power of two and the smallest rest, if possible."""

@@ -4,25 +4,23 @@ import torch
 from torch import Tensor, nn
 
 from altq.transforms.kronecker import apply_kronecker, multiply_runs
+from altq.transforms.rotation import stiefel_parameter
 from altq.transforms.transform import Transform
 
 
-class HeadAffine(Transform):
+class HeadTransform(Transform):
     """T = diag(A_1 ... A_heads): an invertible [head_dim, head_dim] matrix for each key/value head.
 
     It acts on the cache: keys after rotary embedding, with its inverse transpose on the queries, and values.
+    Subclasses have `factors` and `dual_factors`: A and A^-T, [heads, head_dim, head_dim].
     """
 
-    def __init__(self, factors: Tensor) -> None:
-        heads, head_dim, _ = factors.shape
+    factors: Tensor
+    dual_factors: Tensor
+
+    def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__(heads * head_dim)
         self.heads, self.head_dim = heads, head_dim
-        self.factors = nn.Parameter(factors.contiguous())
-
-    @property
-    def dual_factors(self) -> Tensor:
-        """The inverse transposes, [heads, head_dim, head_dim]."""
-        return torch.linalg.inv(self.factors).mT
 
     def apply_to(self, x: Tensor) -> Tensor:
         return multiply_runs(x, self.factors)
@@ -48,6 +46,42 @@ class HeadAffine(Transform):
 
     def _grouped(self, factors: Tensor, x: Tensor) -> Tensor:
         return factors.repeat_interleave(x.shape[-1] // self.size, dim=0)
+
+
+class HeadAffine(HeadTransform):
+    """Free invertible factors [heads, head_dim, head_dim]."""
+
+    def __init__(self, factors: Tensor) -> None:
+        super().__init__(*factors.shape[:2])
+        self.factors = nn.Parameter(factors.contiguous())
+
+    @property
+    def dual_factors(self) -> Tensor:
+        return torch.linalg.inv(self.factors).mT
+
+
+class HeadRotation(HeadTransform):
+    """A = R diag(s): orthogonal R, one for all heads [1, head_dim, head_dim] or one for each, then scales s > 0.
+
+    R is on its manifold (SpinQuant's R2, OSTQuant's R_ov), s [heads, head_dim] is free (OSTQuant's S_ov).
+    """
+
+    def __init__(self, rotation: Tensor, scale: Tensor) -> None:
+        super().__init__(*scale.shape)
+        self.rotation = stiefel_parameter(rotation)
+        self.log_scale = nn.Parameter(scale.log())
+
+    def as_affine(self) -> HeadAffine:
+        """The same map as free factors: how it is stored."""
+        return HeadAffine(self.factors.detach())
+
+    @property
+    def factors(self) -> Tensor:
+        return self.rotation * self.log_scale.exp().unsqueeze(-2)
+
+    @property
+    def dual_factors(self) -> Tensor:
+        return self.rotation * (-self.log_scale).exp().unsqueeze(-2)
 
 
 class HeadMixing(Transform):

@@ -1,4 +1,4 @@
-"""Rotations: orthogonal factors, kept on their manifold by Riemannian Adam (Eq. 4 of the paper; geoopt)."""
+"""Rotations: orthogonal factors, kept on their manifold by Riemannian optimisers (Eq. 4 of the paper; geoopt)."""
 
 import geoopt
 import torch
@@ -9,23 +9,44 @@ from altq.transforms.kronecker import Kronecker
 _STIEFEL = geoopt.EuclideanStiefel()
 
 
+def stiefel_parameter(matrices: Tensor) -> geoopt.ManifoldParameter:
+    """Orthogonal matrices [..., d, d] as a parameter on the Stiefel manifold."""
+    return geoopt.ManifoldParameter(matrices.contiguous(), manifold=_STIEFEL)
+
+
+@torch.no_grad()
+def project_orthogonal(matrices: Tensor) -> None:
+    """Move [..., d, d] to the nearest orthogonal matrices (polar factor), in place: Riemannian steps drift by rounding."""
+    u, _, vh = torch.linalg.svd(matrices.double())
+    matrices.copy_(u @ vh)
+
+
+def orthogonality_error(matrices: Tensor) -> float:
+    """max |R^T R - I| over [..., d, d], in float64; NaN where anything is NaN."""
+    matrices = matrices.detach().double()
+    return (matrices.mT @ matrices - torch.eye(matrices.shape[-1], device=matrices.device)).abs().max().item()
+
+
 class Rotation(Kronecker):
     """T = L (x) R with orthogonal L and R; a full rotation has L = [[1]]. The inverse is the transpose."""
 
     def __init__(self, left: Tensor, right: Tensor) -> None:
         super().__init__(len(left) * len(right))
-        self.left = geoopt.ManifoldParameter(left.contiguous(), manifold=_STIEFEL)
-        self.right = geoopt.ManifoldParameter(right.contiguous(), manifold=_STIEFEL)
+        self.left = stiefel_parameter(left)
+        self.right = stiefel_parameter(right)
 
     def fold(self, weight: Tensor) -> Tensor:
         return self.apply_to(weight)
 
-    @torch.no_grad()
-    def project(self) -> None:
-        """Move both factors to the nearest orthogonal matrices (polar factor): Riemannian steps drift by rounding."""
-        for factor in (self.left, self.right):
-            u, _, vh = torch.linalg.svd(factor.double())
-            factor.copy_(u @ vh)
+
+def cayley_image(matrix: Tensor) -> Tensor:
+    """(I - A/2)^-1 (I + A/2) of the skew-symmetric A = tril(M) - tril(M)^T: [d, d] -> orthogonal [d, d].
+
+    torch's orthogonal parametrisation with the Cayley map, without trivialisation, starts here when it is given M.
+    """
+    skew = matrix.tril() - matrix.tril().mT
+    eye = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    return torch.linalg.solve(eye - skew / 2, eye + skew / 2).contiguous()
 
 
 def random_orthogonal(size: int, generator: torch.Generator) -> Tensor:

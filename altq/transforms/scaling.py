@@ -24,6 +24,16 @@ class Scaling(Transform):
         return weight / self.scale
 
 
+def smooth_scale(peak_x: Tensor, peak_w: Tensor, alpha: float) -> Tensor:
+    """max|W|^(1-a) / max|X|^a for each channel, [d] (SmoothQuant, arXiv 2211.10438, Eq. 4; x is multiplied by it).
+
+    peak_x, peak_w: the largest magnitudes of each input channel and of each column that reads it. A channel that is
+    never used keeps the scale 1.
+    """
+    scale = peak_w.double().pow(1 - alpha) / peak_x.double().pow(alpha)
+    return torch.where((peak_x > 0) & (peak_w > 0), scale, 1.0)
+
+
 class Scaled(Transform):
     """T = S M: a scaling, which folds into what lies before the site, then any transformation, which stays online."""
 

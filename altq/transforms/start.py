@@ -3,23 +3,24 @@
 balance   the closed form of altq/transforms/balance.py, then a Hadamard factor that spreads the energy evenly
 hadamard  Hadamard factors
 random    Haar-random orthogonal factors (the paper's start)
+cayley    U V^T, each the Cayley image of a Haar-random orthogonal matrix: moderate rotations (FlatQuant's start)
 """
 
 import torch
 from torch import Tensor
 
 from altq.transforms.affine import Affine
-from altq.transforms.balance import Balance, balance_factors, balance_matrix, balance_scaling
+from altq.transforms.balance import Balance, balance_factors, balance_matrix
 from altq.transforms.hadamard import Hadamard, hadamard_factor
 from altq.transforms.hadamard_matrix import has_hadamard
 from altq.transforms.heads import HeadAffine, HeadMixing
 from altq.transforms.identity import Identity
 from altq.transforms.kronecker import factor_sizes
-from altq.transforms.rotation import Rotation, random_orthogonal
+from altq.transforms.rotation import Rotation, cayley_image, random_orthogonal
 from altq.transforms.scaling import Scaled, Scaling
 from altq.transforms.transform import Transform
 
-STARTS = ("balance", "hadamard", "random")
+STARTS = ("balance", "hadamard", "random", "cayley")
 KINDS = ("identity", "scaling", "hadamard", "rotation", "affine", "balance")
 
 LONGEST_RUN = 128
@@ -34,17 +35,22 @@ def run_sizes(size: int, longest_run: int = LONGEST_RUN) -> tuple[int, int]:
 
 
 def spreading_factor(start: str, size: int, generator: torch.Generator) -> Tensor:
-    """The orthogonal factor that stands last in a start: Hadamard, or Haar-random for `random`."""
-    return random_orthogonal(size, generator) if start == "random" else hadamard_factor(size, generator)
+    """The orthogonal factor that stands last in a start: Hadamard, unless the start is a random one."""
+    if start == "random":
+        return random_orthogonal(size, generator)
+    if start == "cayley":
+        left, right = (cayley_image(random_orthogonal(size, generator)) for _ in range(2))
+        return left @ right.T
+    return hadamard_factor(size, generator)
 
 
 def start_transform(
     kind: str,
     moment_x: Tensor,
     moment_w: Tensor,
+    scale: Tensor | None,
     *,
     start: str,
-    scaling: bool,
     structure: str,
     generator: torch.Generator,
     longest_run: int = LONGEST_RUN,
@@ -52,16 +58,14 @@ def start_transform(
     """The transformation of one kind at the input of linear layers before any step, in float32.
 
     moment_x [d, d] is the second moment of the input, moment_w [d, d] that of what reads it: its sensitivity.
-    With `scaling`, a per-channel scaling stands before the kind.
+    scale [d] is the per-channel scaling that stands before the kind; None for no scaling.
     """
-    size = len(moment_x)
     if kind == "identity":
-        return Identity(size)
+        return Identity(len(moment_x))
     moment_x, moment_w = moment_x.double(), moment_w.double()
-    scale = torch.ones(size, dtype=torch.float64) if start == "random" else balance_scaling(moment_x, moment_w)
     if kind == "scaling":
-        return Scaling(scale).float()
-    if not scaling:
+        return Scaling(torch.ones(len(moment_x)) if scale is None else scale).float()
+    if scale is None:
         return _online(kind, moment_x, moment_w, start, structure, generator, longest_run).float()
     outer = torch.outer(scale, scale)
     online = _online(kind, moment_x * outer, moment_w / outer, start, structure, generator, longest_run)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from altq.transforms.affine import Affine
 from altq.transforms.balance import Balance
 from altq.transforms.hadamard import Hadamard
-from altq.transforms.heads import HeadAffine, HeadMixing
+from altq.transforms.heads import HeadAffine, HeadMixing, HeadRotation
 from altq.transforms.identity import Identity
 from altq.transforms.kronecker import factor_sizes
 from altq.transforms.rotation import Rotation, random_orthogonal
@@ -41,6 +41,13 @@ def head_layout(size):
     return heads, head_dim
 
 
+def head_rotation(size, seed, num_rotations):
+    heads, head_dim = head_layout(size)
+    generator = torch.Generator().manual_seed(seed)
+    rotations = torch.stack([random_orthogonal(head_dim, generator) for _ in range(num_rotations)])
+    return HeadRotation(rotations, scales(size, seed + 1).view(heads, head_dim))
+
+
 MAKERS = {
     "identity": lambda size, seed: Identity(size),
     "scaling": lambda size, seed: Scaling(scales(size, seed)),
@@ -59,6 +66,8 @@ MAKERS = {
     "head_affine": lambda size, seed: HeadAffine(
         invertible(head_layout(size)[0], head_layout(size)[1], head_layout(size)[1], seed=seed)
     ),
+    "head_rotation": lambda size, seed: head_rotation(size, seed, head_layout(size)[0]),
+    "head_rotation_shared": lambda size, seed: head_rotation(size, seed, 1),
     "head_mixing": lambda size, seed: HeadMixing(invertible(*2 * head_layout(size)[:1], seed=seed), size),
     "scaled_affine": lambda size, seed: Scaled(Scaling(scales(size, seed)), MAKERS["affine"](size, seed + 1)),
     "scaled_rotation": lambda size, seed: Scaled(Scaling(scales(size, seed)), MAKERS["rotation"](size, seed + 1)),
@@ -94,7 +103,8 @@ def test_the_verbs_of_every_transform_agree(name, size, seed):
     transform.assert_valid()
 
 
-@pytest.mark.parametrize("name", MAKERS)
+# A head rotation is stored as an affine transform (tests/transforms/test_heads.py).
+@pytest.mark.parametrize("name", [name for name in MAKERS if not name.startswith("head_rotation")])
 @settings(max_examples=5, deadline=None)
 @given(size=SIZES, seed=SEEDS)
 def test_store_and_restore_give_the_same_transform(name, size, seed):
@@ -121,7 +131,8 @@ def test_the_description_is_plain_json():
 
 
 @pytest.mark.parametrize(
-    "name", ["rotation", "rotation_full", "affine", "balance", "head_affine", "head_mixing", "hadamard"]
+    "name",
+    ["rotation", "rotation_full", "affine", "balance", "head_affine", "head_mixing", "hadamard", "head_rotation"],
 )
 def test_check_fails_on_nan(name):
     transform = MAKERS[name](12, 0)
@@ -159,6 +170,20 @@ def test_check_fails_on_a_rotation_that_left_its_manifold():
     assert not ok and "exceeds" in reason
 
 
+@pytest.mark.parametrize("name", ["head_rotation", "head_rotation_shared"])
+def test_check_fails_on_a_head_rotation_that_left_its_manifold_or_overflows(name):
+    transform = MAKERS[name](36, 0)
+    with torch.no_grad():
+        transform.rotation[-1].mul_(1.001)
+    ok, reason = transform.check()
+    assert not ok and "exceeds" in reason
+    for value in (NAN, float("inf"), 1000.0):
+        transform = MAKERS[name](36, 0)
+        with torch.no_grad():
+            transform.log_scale[-1, 2] = value
+        assert not transform.check()[0]
+
+
 def test_scaled_is_the_product_in_this_order():
     scaled = MAKERS["scaled_affine"](12, 3)
     with torch.no_grad():
@@ -171,7 +196,13 @@ def test_scaled_refuses_sizes_that_differ():
         Scaled(Scaling(torch.ones(3)), Identity(4))
 
 
-@pytest.mark.parametrize("name", ["scaling", "rotation", "affine", "head_affine", "head_mixing", "scaled_affine"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "scaling", "rotation", "affine", "head_affine", "head_rotation", "head_rotation_shared", "head_mixing",
+        "scaled_affine",
+    ],
+)  # fmt: skip
 def test_gradients_of_apply_and_fold_are_right(name):
     transform = MAKERS[name](6, 1)
     parameters = dict(transform.named_parameters())
