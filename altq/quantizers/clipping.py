@@ -8,10 +8,8 @@ from torch import Tensor, nn
 from altq.precision import reduced_products
 from altq.quantizers.uniform import quantize, symmetric_scale
 
-START = 4.0
-"""sigmoid(4) = 0.982, FlatQuant's start."""
-
 LARGEST = 0.9999
+"""As good as 1, which no sigmoid reaches."""
 
 SMALLEST = 0.3
 NUM_FACTORS = 15
@@ -19,11 +17,11 @@ NUM_FACTORS = 15
 
 
 class Clip(nn.Module):
-    """Learnable factors sigmoid(logit) in (0, 1), of any shape."""
+    """Learnable factors sigmoid(logit) in (0, 1), of any shape; they start at no clipping."""
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.logit = nn.Parameter(torch.full(shape, START))
+        self.logit = nn.Parameter(torch.logit(torch.full(shape, LARGEST)))
 
     def forward(self) -> Tensor:
         return self.logit.sigmoid()
@@ -35,16 +33,21 @@ class Clip(nn.Module):
 
 
 @torch.no_grad()
-def search_row_clip(weight: Tensor, moment: Tensor, bits: int, *, signed: bool) -> Tensor:
-    """For each row of weight [d_out, d_in] the factor that minimises dW M dW^T, M [d_in, d_in]: [d_out, 1]."""
+def search_row_clip(weight: Tensor, moment: Tensor | None, bits: int, *, signed: bool) -> Tensor:
+    """For each row of weight [d_out, d_in] the factor that minimises dW M dW^T, M [d_in, d_in]: [d_out, 1].
+
+    Without a moment, M = I: the row's squared error.
+    """
     best_error = torch.full_like(weight[:, :1], torch.inf)
     best = torch.ones_like(best_error)
     for factor in torch.linspace(1.0, SMALLEST, NUM_FACTORS).tolist():
         scale = symmetric_scale(weight, bits, factor, signed=signed)
         difference = quantize(weight, scale, bits).mul_(scale).sub_(weight)
-        with reduced_products():
-            product = difference @ moment
-        error = product.mul_(difference).sum(-1, keepdim=True)
+        product = difference
+        if moment is not None:
+            with reduced_products():
+                product = difference @ moment
+        error = (product * difference).sum(-1, keepdim=True)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best = torch.where(better, factor, best)

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from altq.precision import reduced_products
-from altq.quantizers.uniform import quantize, symmetric_scale
+from altq.quantizers.uniform import asymmetric_range, quantize, quantize_asymmetric, symmetric_scale
 
 
 class Codes(NamedTuple):
@@ -15,12 +15,17 @@ class Codes(NamedTuple):
     codes: Tensor  # [..., d]
     scale: Tensor  # [..., 1]
 
-    def dequantized(self) -> Tensor:
-        return self.codes * self.scale
+
+def dequantized(x: Codes | Tensor) -> Tensor:
+    """The values of x; a tensor that is not quantized as it is."""
+    return x.codes * x.scale if isinstance(x, Codes) else x
 
 
-def quantize_tokens(x: Tensor, bits: int, clip: Tensor, *, signed: bool) -> Codes:
-    """Symmetric codes with a scale for each token: [..., d]."""
+def quantize_tokens(x: Tensor, bits: int, clip: Tensor, *, signed: bool, asymmetric: bool) -> Codes:
+    """Codes with a scale for each token, and with a zero point (taken off the codes) where asymmetric: [..., d]."""
+    if asymmetric:
+        scale, zero = asymmetric_range(x, bits, clip.expand(2))
+        return Codes(quantize_asymmetric(x, scale, zero, bits), scale)
     scale = symmetric_scale(x, bits, clip, signed=signed)
     return Codes(quantize(x, scale, bits), scale)
 

@@ -76,15 +76,25 @@ def fake_quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
     return _FakeQuantize.apply(x, scale, None, *code_range(bits))
 
 
-def fake_quantize_asymmetric(x: Tensor, bits: int, clip: Tensor) -> Tensor:
-    """Quantize and dequantize the last axis with a zero point: [..., d], clip [..., 2] for the minimum and the maximum.
-
-    Codes in [0, 2^b - 1]; scale and zero point are of one token and head, as for the cache in FlatQuant.
-    """
+def asymmetric_range(x: Tensor, bits: int, clip: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of the last axis, [..., 1] each; clip [..., 2] has factors of the minimum and the maximum."""
     low = x.amin(-1, keepdim=True).clamp(max=0) * clip[..., :1]
     high = x.amax(-1, keepdim=True).clamp(min=0) * clip[..., 1:]
     levels = (1 << bits) - 1
     span = high - low
     scale = torch.where(span > 0, span, torch.ones_like(span)) / levels
-    zero = (-low / scale).detach().round()
-    return _FakeQuantize.apply(x, scale, zero, 0, levels)
+    return scale, (-low / scale).detach().round()
+
+
+def quantize_asymmetric(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
+    """Integer codes of x less the zero point, as floats: they times the scale are x."""
+    codes = (x / scale).round_()
+    return torch.minimum(torch.maximum(codes, -zero), (1 << bits) - 1 - zero)
+
+
+def fake_quantize_asymmetric(x: Tensor, bits: int, clip: Tensor) -> Tensor:
+    """Quantize and dequantize the last axis with a zero point: [..., d], clip [..., 2] for the minimum and the maximum.
+
+    Codes in [0, 2^b - 1]; scale and zero point are of one token and head, as for the cache in FlatQuant.
+    """
+    return _FakeQuantize.apply(x, *asymmetric_range(x, bits, clip), 0, (1 << bits) - 1)

@@ -7,10 +7,10 @@ from altq.quantizers.clipping import LARGEST, NUM_FACTORS, SMALLEST, Clip, searc
 from altq.quantizers.uniform import quantize, symmetric_scale
 
 
-def test_a_clip_starts_near_one_and_keeps_what_is_set():
+def test_a_clip_starts_at_no_clipping_and_keeps_what_is_set():
     clip = Clip(3, 1)
     assert clip().shape == (3, 1)
-    torch.testing.assert_close(clip(), torch.full((3, 1), 0.982), rtol=0, atol=1e-4)
+    torch.testing.assert_close(clip(), torch.full((3, 1), LARGEST), rtol=0, atol=1e-6)
     factors = torch.tensor([[0.3], [0.75], [0.95]])
     clip.set(factors)
     torch.testing.assert_close(clip(), factors)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from altq import precision
-from altq.quantizers.integer import Codes, integer_linear, quantize_tokens
+from altq.quantizers.integer import Codes, dequantized, integer_linear, quantize_tokens
 from altq.quantizers.uniform import code_range, fake_quantize, symmetric_scale
 
 
@@ -32,14 +32,14 @@ def test_scales_of_tokens_and_channels_multiply_the_product(products):
     # Powers of two: nothing is rounded, and the equality is of bits.
     x = Codes(random_codes(4, 5, 24, seed=0), 2.0 ** torch.arange(-2.0, 3.0).unsqueeze(1))
     weight = Codes(random_codes(4, 3, 24, seed=1), -(2.0 ** torch.arange(3.0)).unsqueeze(1))
-    assert torch.equal(integer_linear(x, weight), x.dequantized() @ weight.dequantized().T)
+    assert torch.equal(integer_linear(x, weight), dequantized(x) @ dequantized(weight).T)
 
 
 def test_product_equals_that_of_dequantized_tensors(products):
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(n, 64, generator=generator) for n in (9, 20))
     codes = [quantize_tokens(t, 4, torch.tensor([0.9]), signed=signed) for t, signed in ((x, True), (weight, False))]
-    expected = codes[0].dequantized().double() @ codes[1].dequantized().double().T
+    expected = dequantized(codes[0]).double() @ dequantized(codes[1]).double().T
     torch.testing.assert_close(integer_linear(*codes).double(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -52,7 +52,7 @@ def test_codes_of_tokens_are_those_of_fake_quantization(bits, signed):
     assert codes.scale.shape == (3, 7, 1)
     assert torch.equal(codes.codes, codes.codes.round())
     expected = fake_quantize(x, symmetric_scale(x, bits, clip, signed=signed), bits)
-    assert torch.equal(codes.dequantized(), expected)
+    assert torch.equal(dequantized(codes), expected)
 
 
 def test_operands_are_left_as_they_were(products):
