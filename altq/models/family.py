@@ -29,6 +29,16 @@ class Half:
         """The site whose transformation kind is selected per layer; it reads the norm's output."""
         return next(iter(self.input_sites))
 
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """The projections that read the residual stream, through the norm."""
+        return self.input_sites[self.selected_site]
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """The projections that write to the residual stream."""
+        return list(self.input_sites.values())[-1]
+
 
 @dataclass(frozen=True)
 class Family:
@@ -37,6 +47,9 @@ class Family:
     attention: Half
     ffn: Half
     blocks: str = "model.layers"
+    embedding: str = "model.embed_tokens"
+    last_norm: str = "model.norm"
+    head: str = "lm_head"
     norm_offset: float = 0.0
 
     def half(self, sublayer: str) -> Half:

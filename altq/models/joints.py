@@ -49,7 +49,11 @@ class Projection(nn.Module):
         self.bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.product(self.shared(x), self.weight)
+        return self.project(self.shared(x))
+
+    def project(self, read: Tensor) -> Tensor:
+        """The same from f(x)."""
+        y = self.product(read, self.weight)
         return y if self.bias is None else y + self.bias
 
 

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from altq.models.family import Family
 from altq.models.joints import ATTENTION
+from altq.models.residual import ResidualRotation
 from altq.models.weights import ModelWeights
 
 
@@ -27,14 +28,22 @@ class _Recorder(nn.Module):
 
 
 class Skeleton:
-    """A model folder driven block by block; only the embedding, the last norm and the head are resident."""
+    """A model folder driven block by block; only the embedding, the last norm and the head are resident.
 
-    def __init__(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+    With a rotation [hidden, hidden], its residual stream is rotated, and the head is not tied to the embedding.
+    """
+
+    def __init__(
+        self, folder: str | Path, dtype: torch.dtype = torch.float32, rotation: Tensor | None = None
+    ) -> None:
         self.weights = ModelWeights(folder)
         self.family: Family = self.weights.family
         self.num_blocks = self.weights.num_blocks
         self.dtype = dtype
         self.config = AutoConfig.from_pretrained(folder)
+        self.residual = None if rotation is None else ResidualRotation(rotation, self.family)
+        if self.residual:
+            self.config.tie_word_embeddings = False
         with init_empty_weights(include_buffers=False):
             self.model = AutoModelForCausalLM.from_config(self.config, attn_implementation=ATTENTION, dtype=dtype)
         self.model.eval().requires_grad_(False)
@@ -46,12 +55,15 @@ class Skeleton:
     def outer_tensors(self) -> dict[str, Tensor]:
         """All tensors outside the blocks: embedding, last norm, head."""
         names = [name for name in self.weights.names if not name.startswith(f"{self.family.blocks}.")]
-        return {name: self.weights.tensor(name).to(self.dtype) for name in names}
+        tensors = {name: self.weights.tensor(name).to(self.dtype) for name in names}
+        return self.residual.fold_outer(tensors) if self.residual else tensors
 
     def block(self, block: int) -> nn.Module:
         """A new module of block `block` with its weights, without gradients."""
         module = copy.deepcopy(self._blocks[block])
         module.load_state_dict({n: t.to(self.dtype) for n, t in self.weights.block(block).items()}, assign=True)
+        if self.residual:
+            self.residual.fold_block(module)
         return module.requires_grad_(False)
 
     @torch.no_grad()

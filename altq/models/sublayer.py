@@ -28,11 +28,23 @@ class Sublayer:
 
     def after_norm(self, normed: Tensor, arguments: dict[str, Any]) -> Tensor:
         """What the sublayer adds to the residual stream, from its norm's output: [windows, length, hidden]."""
+        return self.output_norm(self._run(normed, arguments))
+
+    def before_output(self, normed: Tensor, arguments: dict[str, Any]) -> Tensor:
+        """The input of the last projection (o, down), from the norm's output: the module runs without it."""
+        *_, name = self.half.projections
+        projection = self.block.get_submodule(name)
+        self.block.set_submodule(name, nn.Identity())
+        try:
+            return self._run(normed, arguments)
+        finally:
+            self.block.set_submodule(name, projection)
+
+    def _run(self, normed: Tensor, arguments: dict[str, Any]) -> Tensor:
         if self.name == "attention":
             output, _ = self.module(hidden_states=normed, **arguments)
-        else:
-            output = self.module(normed)
-        return self.output_norm(output)
+            return output
+        return self.module(normed)
 
     def linears(self) -> dict[str, nn.Module]:
         return {name: self.block.get_submodule(name) for name in self.half.projections}

@@ -11,6 +11,7 @@ from torch import Tensor
 from altq.files import read_json
 from altq.models.family import Family, family_of
 
+CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -76,7 +77,7 @@ class ModelWeights:
             yield file
 
     def _read_config(self) -> dict[str, Any]:
-        path = self.folder / "config.json"
+        path = self.folder / CONFIG_FILE
         if not path.is_file():
             raise ValueError(f"{path} is missing: {self.folder} is not a model folder")
         config = read_json(path)
