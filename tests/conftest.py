@@ -65,3 +65,11 @@ def workspaces(tmp_path_factory):
         return made[name]
 
     return workspace
+
+
+@pytest.fixture
+def double_transforms(monkeypatch):
+    """Transforms stay in float64, in which their starts are computed."""
+    from altq.transforms.transform import Transform
+
+    monkeypatch.setattr(Transform, "float", lambda self: self)

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from transformers import (
@@ -16,11 +17,12 @@ from transformers import (
     Qwen3Config,
 )
 
-from altq.calibration.bank import calibrate_bank
+from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.recipe import Recipe
 from altq.calibration.states import record_states
 from altq.methods.assembly import assemble
 from altq.methods.quantized_model import load_model
+from altq.models.skeleton import Skeleton
 from altq.selection.selection import Layer, Selection
 
 KINDS = ("identity", "scaling", "hadamard", "rotation", "affine", "balance")
@@ -91,6 +93,28 @@ def logits(model: nn.Module, tokens: np.ndarray) -> torch.Tensor:
     return model(torch.from_numpy(tokens).long(), use_cache=False).logits
 
 
+class DoubleNorm(nn.Module):
+    """transformers' RMS norm without its detour through float32, which would hide an error of 1e-10."""
+
+    def __init__(self, norm: nn.Module, offset: float) -> None:
+        super().__init__()
+        self.gain = norm.weight + offset
+        self.eps = getattr(norm, "variance_epsilon", None) or norm.eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.gain
+
+
+def double_model(folder: Path) -> tuple[Skeleton, nn.Module]:
+    """(skeleton, its filled model) of a folder, in float64 throughout."""
+    skeleton = Skeleton(folder, torch.float64)
+    model = skeleton.fill()
+    for name, module in list(model.named_modules()):
+        if type(module).__name__.endswith("RMSNorm"):
+            model.set_submodule(name, DoubleNorm(module, skeleton.family.norm_offset))
+    return skeleton, model
+
+
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """The norm of the difference over that of what was expected; NaN where anything is NaN."""
     return ((found - expected).norm() / expected.norm()).item()
@@ -99,9 +123,10 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 def recipe(**options) -> Recipe:
     """Every field given here: tests do not follow the defaults, which are tuned."""
     given = dict(
-        start="balance", structure="kronecker", scaling=True, clip_search=False, search_windows=2, signed_scale=True,
-        steps=0, fitted=["attention", "ffn"], windows_per_step=2, learning_rate=1e-3, clip_rate_factor=10.0,
-        betas=(0.9, 0.99), weight_decay=0.0,
+        unit="sublayer", start="balance", structure="kronecker", longest_run=128, scaling="balance", smooth_alpha=0.5,
+        other_sites="affine", initial_clip=0.982, clip_search=False, search_windows=2, signed_scale=True, steps=0,
+        fitted=["attention", "ffn"], windows_per_step=2, learning_rate=1e-3, clip_rate_factor=10.0, betas=(0.9, 0.99),
+        weight_decay=0.0,
     )  # fmt: skip
     return Recipe(**given | options)
 
@@ -115,13 +140,24 @@ def write_selection(kinds: list[str], path: Path, model: str = "tiny") -> Path:
 class Workspace:
     """A tiny model with recorded states; banks and checkpoints are made below its folder."""
 
-    def __init__(self, name: str, folder: Path, *, loss: str = "relative", tokens: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        loss: str = "relative",
+        tokens: np.ndarray | None = None,
+        full_products: bool = False,
+    ) -> None:
         self.folder = folder
         self.model = save_tiny_model(name, folder / "model")
         self.tokens = make_tokens() if tokens is None else tokens
         self.loss = loss
         self.states = folder / "states"
-        record_states(self.model, self.tokens, loss, self.states)
+        with pytest.MonkeyPatch.context() as patch:
+            if full_products:  # none in reduced precision, also where the processor has them
+                patch.setattr("altq.precision._has_fast_bfloat16", lambda: False)
+            record_states(self.model, self.tokens, loss, self.states)
 
     def bank(self, setting, kind: str, *, folder: str = "bank", seed: int = 0, code: str = "code", **options) -> Path:
         path = self.folder / folder / str(setting) / kind

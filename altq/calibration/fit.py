@@ -1,4 +1,4 @@
-"""Fitting the transforms and clipping factors of one sublayer to its full-precision output.
+"""Fitting the transforms and clipping factors of one unit to its full-precision output.
 
 Start in closed form, search clipping on a grid, then spend gradient steps; a step sequence that does not lower the loss
 is taken back, so that the result is never worse than its start.
@@ -7,44 +7,24 @@ is taken back, so that the result is never worse than its start.
 import copy
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import geoopt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from altq.calibration.recipe import Recipe
-from altq.calibration.states import token_weights
 from altq.calibration.sublayer import QuantizedSublayer, module_key
+from altq.calibration.unit import Problem, Unit
 from altq.quantizers.clipping import search_factor, search_row_clip
 from altq.setting import FULL_PRECISION_BITS
-from altq.transforms.rotation import Rotation
+from altq.transforms.rotation import project_orthogonal
 
 log = logging.getLogger(__name__)
 
 RATE_REDUCTIONS = (1.0, 0.1, 0.01)
 """A diverged fit starts again from its start with a smaller learning rate, so often and then fails."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Inputs and targets of one sublayer: states before and after it [windows, length, hidden]."""
-
-    inputs: Tensor
-    outputs: Tensor
-    arguments: dict[str, Any]
-    loss: str
-    moments: dict[str, Tensor]
-
-    def evaluate(self, quantized: QuantizedSublayer, windows: slice) -> Tensor:
-        """The weighted mean squared error of what the quantized sublayer adds to the residual stream."""
-        inputs, outputs = self.inputs[windows], self.outputs[windows]
-        weights = token_weights(self.loss, outputs)  # [windows, length, 1]
-        added = quantized(quantized.sublayer.norm(inputs), self.arguments)
-        error = (added - (outputs - inputs)).square().mean(-1, keepdim=True)
-        return (error * weights).sum() / weights.sum()
 
 
 @dataclass(frozen=True)
@@ -57,60 +37,73 @@ class Fit:
     steps_kept: bool
 
 
-def fit_sublayer(quantized: QuantizedSublayer, problem: Problem, recipe: Recipe, name: str) -> Fit:
-    """Fit in place. ValueError where the loss is not finite even at the smallest learning rate."""
+def fit_unit(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tensor]], recipe: Recipe, name: str) -> Fit:
+    """Fit in place; observed: what `observe` gave for each sublayer of the unit.
+
+    ValueError where the loss is not finite even at the smallest learning rate.
+    """
     windows = _search_windows(len(problem.inputs), recipe.search_windows)
+    for clip in unit.clips():
+        clip.set(recipe.initial_clip)
     if recipe.clip_search:
-        search_clips(quantized, problem, windows)
-    start_loss = _settled_loss(quantized, problem, windows)
+        search_clips(unit, problem, observed, windows)
+    start_loss = problem.settled(unit, windows)
     if not math.isfinite(start_loss):
         raise ValueError(f"{name}: the loss is {start_loss} before any step; look for overflow in its states")
-    if not recipe.steps or quantized.sublayer.name not in recipe.fitted:
+    fitted = [quantized for quantized in unit.sublayers if quantized.sublayer.name in recipe.fitted]
+    if not recipe.steps or not fitted:
         return Fit(start_loss, start_loss, 0, False)
-    start = copy.deepcopy(quantized.state_dict())
+    start = copy.deepcopy(unit.state_dict())
     for restarts, reduction in enumerate(RATE_REDUCTIONS):
-        problem_found = _take_steps(quantized, problem, recipe, reduction)
+        problem_found = _take_steps(unit, fitted, problem, recipe, reduction)
         if problem_found is None:
-            loss = _settled_loss(quantized, problem, windows)
+            loss = problem.settled(unit, windows)
             if math.isfinite(loss):
                 break
             problem_found = f"the loss became {loss}"
         log.warning("%s: %s with %g of the learning rate; back to the start", name, problem_found, reduction)
-        quantized.load_state_dict(start)
+        unit.load_state_dict(start)
     else:
         raise ValueError(f"{name}: {problem_found}, even at {RATE_REDUCTIONS[-1]} of the learning rate")
     if loss < start_loss:
         return Fit(start_loss, loss, restarts, True)
-    quantized.load_state_dict(start)
+    unit.load_state_dict(start)
     return Fit(start_loss, start_loss, restarts, False)
 
 
 @torch.no_grad()
-def search_clips(quantized: QuantizedSublayer, problem: Problem, windows: slice) -> None:
-    """Clipping by search: weights row by row from second moments, then inputs and cache by the sublayer's error."""
-    setting = quantized.setting
-    if setting.weights != FULL_PRECISION_BITS:
-        folded = quantized.folded_weights()
-        for site, names in quantized.sites.items():
-            moment = quantized.transformed_moment(site, problem.moments[f"{site}.moment"][0])
-            for name in names:
-                best = search_row_clip(folded[name].contiguous(), moment, setting.weights, signed=quantized.signed)
-                quantized.weight_clip[module_key(name)].set(best)
-    quantized.prepare()
-    bits = {site: setting.activations for site in quantized.sites} | {"key": setting.keys, "value": setting.values}
-    for clips in (quantized.activation_clip, quantized.cache_clip):
-        for site, clip in clips.items():
-            if bits[site] != FULL_PRECISION_BITS:
-                loss = _loss_with(clip.set, quantized, problem, windows)
-                clip.set(search_factor(loss, start=_usual_clip(bits[site])))
+def search_clips(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tensor]], windows: slice) -> None:
+    """Clipping by search: weights row by row from second moments, then inputs and cache by the unit's error."""
+    for quantized, seen in zip(unit.sublayers, observed, strict=True):
+        if quantized.setting.weights != FULL_PRECISION_BITS:
+            _search_weight_clips(quantized, seen)
+    unit.prepare()
+    for quantized in unit.sublayers:
+        setting = quantized.setting
+        bits = {site: setting.activations for site in quantized.sites} | {"key": setting.keys, "value": setting.values}
+        for clips in (quantized.activation_clip, quantized.cache_clip):
+            for site, clip in clips.items():
+                if bits[site] != FULL_PRECISION_BITS:
+                    loss = _loss_with(clip.set, unit, problem, windows)
+                    clip.set(search_factor(loss, start=_usual_clip(bits[site])))
+
+
+def _search_weight_clips(quantized: QuantizedSublayer, observed: dict[str, Tensor]) -> None:
+    folded = quantized.folded_weights()
+    for site, names in quantized.sites.items():
+        moment = quantized.transformed_moment(site, observed[f"{site}.moment"][0])
+        for name in names:
+            weight = folded[name].contiguous()
+            best = search_row_clip(weight, moment, quantized.setting.weights, signed=quantized.signed)
+            quantized.weight_clip[module_key(name)].set(best)
 
 
 def _loss_with(
-    change: Callable[[float], None], quantized: QuantizedSublayer, problem: Problem, windows: slice
+    change: Callable[[float], None], unit: Unit, problem: Problem, windows: slice
 ) -> Callable[[float], float]:
     def loss(value: float) -> float:
         change(value)
-        return problem.evaluate(quantized, windows).item()
+        return problem.evaluate(unit, windows).item()
 
     return loss
 
@@ -120,19 +113,21 @@ def _usual_clip(bits: int) -> float:
     return {2: 0.5, 3: 0.6, 4: 0.8}.get(bits, 0.95)
 
 
-def _take_steps(quantized: QuantizedSublayer, problem: Problem, recipe: Recipe, reduction: float) -> str | None:
-    """Run the recipe's steps; what went wrong, or None."""
-    optimisers = _optimisers(quantized, recipe, reduction)
+def _take_steps(
+    unit: Unit, fitted: Sequence[nn.Module], problem: Problem, recipe: Recipe, reduction: float
+) -> str | None:
+    """Run the recipe's steps on the `fitted` sublayers of a unit; what went wrong, or None."""
+    optimisers = _optimisers(nn.ModuleList(fitted), recipe, reduction)
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, recipe.steps) for o in optimisers]
     num_windows = len(problem.inputs)
     per_epoch = max(1, num_windows // recipe.windows_per_step)
     for step in range(recipe.steps):
         first = step % per_epoch * recipe.windows_per_step
         try:
-            quantized.prepare()
+            unit.prepare()
         except torch.linalg.LinAlgError as error:
             return f"a factor is singular at step {step} ({error})"
-        loss = problem.evaluate(quantized, slice(first, first + recipe.windows_per_step))
+        loss = problem.evaluate(unit, slice(first, first + recipe.windows_per_step))
         if not torch.isfinite(loss):
             return f"the loss is {loss.item()} at step {step}"
         for optimiser in optimisers:
@@ -141,21 +136,22 @@ def _take_steps(quantized: QuantizedSublayer, problem: Problem, recipe: Recipe, 
         for optimiser, schedule in zip(optimisers, schedules):
             optimiser.step()
             schedule.step()
-    for transform in quantized.modules():
-        if isinstance(transform, Rotation):
-            transform.project()
-    for site, transform in quantized.transforms.items():
-        ok, reason = transform.check()
-        if not ok:
-            return f"the transform at {site} degenerated: {reason}"
+    for parameter in unit.parameters():
+        if isinstance(parameter, geoopt.ManifoldParameter):
+            project_orthogonal(parameter)
+    for quantized in unit.sublayers:
+        for site, transform in quantized.transforms.items():
+            ok, reason = transform.check()
+            if not ok:
+                return f"the transform at {site} degenerated: {reason}"
     return None
 
 
-def _optimisers(quantized: QuantizedSublayer, recipe: Recipe, reduction: float) -> list[torch.optim.Optimizer]:
+def _optimisers(fitted: nn.ModuleList, recipe: Recipe, reduction: float) -> list[torch.optim.Optimizer]:
     """AdamW for free parameters, Riemannian Adam for those on a manifold; clipping factors get their own rate."""
     rate = recipe.learning_rate * reduction
-    clips = [p for name, p in quantized.named_parameters() if "clip" in name]
-    transforms = list(quantized.transforms.parameters())
+    clips = [p for name, p in fitted.named_parameters() if "clip" in name]
+    transforms = [p for name, p in fitted.named_parameters() if "clip" not in name]
     rotations = [p for p in transforms if isinstance(p, geoopt.ManifoldParameter)]
     free = [p for p in transforms if not isinstance(p, geoopt.ManifoldParameter)]
     groups = [{"params": free}, {"params": clips, "lr": rate * recipe.clip_rate_factor}]
@@ -165,12 +161,6 @@ def _optimisers(quantized: QuantizedSublayer, recipe: Recipe, reduction: float) 
     if rotations:
         optimisers.append(geoopt.optim.RiemannianAdam(rotations, lr=rate, betas=recipe.betas))
     return optimisers
-
-
-@torch.no_grad()
-def _settled_loss(quantized: QuantizedSublayer, problem: Problem, windows: slice) -> float:
-    quantized.prepare()
-    return problem.evaluate(quantized, windows).item()
 
 
 def _search_windows(num_windows: int, count: int) -> slice:

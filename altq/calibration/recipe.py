@@ -1,17 +1,25 @@
-"""The recipe: calibration hyper-parameters. Imports nothing heavy, since the workflow reads it."""
+"""Recipes: the hyper-parameters of calibration, as data. Imports nothing heavy, since the workflow reads it.
 
-from typing import Literal
+A `Recipe` fits a bank sublayer by sublayer, an `EndToEndRecipe` fits it through the whole model.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Recipe(BaseModel):
-    """How the transforms and clipping factors of a sublayer are fitted."""
+    """How the transforms and clipping factors of a bank are fitted, each unit against the full-precision model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    start: Literal["balance", "hadamard", "random"] = Field(
-        "balance", description="starting point: closed form, Hadamard, or random orthogonal (the paper's)"
+    unit: Literal["sublayer", "block"] = Field(
+        "sublayer", description="what is fitted together: a sublayer, or both halves of a block against its output"
+    )
+    start: Literal["balance", "hadamard", "random", "cayley"] = Field(
+        "balance",
+        description="starting point: closed form, Hadamard, random orthogonal (the paper's), or its Cayley image "
+        "(FlatQuant's)",
     )
     structure: Literal["kronecker", "full"] = Field(
         "kronecker", description="rotations: two Kronecker factors (same online cost as affine) or one full matrix"
@@ -19,7 +27,22 @@ class Recipe(BaseModel):
     longest_run: int = Field(
         128, ge=1, description="`balance`: channels that one of its matrices mixes at most; longer is better and slower"
     )
-    scaling: bool = Field(True, description="combine a per-channel scaling with the kind at inputs of linear layers")
+    scaling: Literal["none", "ones", "balance", "smooth"] = Field(
+        "balance",
+        description="the per-channel scaling that stands before the kind at inputs of linear layers: none, or one that "
+        "starts at 1, in closed form, or as SmoothQuant's",
+    )
+    smooth_alpha: float = Field(
+        0.5, ge=0, le=1, description="`smooth` scaling: how far it moves peaks from inputs (1: all) to weights"
+    )
+    other_sites: Literal["affine", "scaling"] = Field(
+        "affine",
+        description="at the sites that no selection chooses for (o, down, key, value): affine transforms, or nothing "
+        "but scalings that fold (o, value, down)",
+    )
+    initial_clip: float = Field(
+        0.982, gt=0, le=1, description="clipping factors before search and steps; FlatQuant's is sigmoid(4) = 0.982"
+    )
     clip_search: bool = Field(True, description="search clipping factors on a grid before any step")
     search_windows: int = Field(2, ge=1, description="calibration windows that the activation clip search looks at")
     signed_scale: bool = Field(
@@ -34,6 +57,46 @@ class Recipe(BaseModel):
     clip_rate_factor: float = Field(10.0, gt=0, description="learning rate of clipping factors over that of transforms")
     betas: tuple[float, float] = Field((0.5, 0.9), description="Adam's decay rates; few steps want short memories")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
+
+    @model_validator(mode="after")
+    def _scalings_take_no_steps(self) -> Self:
+        if self.other_sites == "scaling" and self.steps:
+            raise ValueError(f"other_sites: scaling is not fitted by steps, but steps is {self.steps}; set steps: 0")
+        return self
+
+
+class EndToEndRecipe(BaseModel):
+    """How a rotation of the residual stream, and what goes with it in every sublayer, is fitted end to end.
+
+    The residual stream, keys, values, the heads of o's input and down's input start with Hadamard rotations. Weights
+    stay in full precision meanwhile; activations and cache are quantized.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    trained: list[Literal["residual", "value", "scaling"]] = Field(
+        ["residual", "value"],
+        description="what steps are taken on: the rotation of the residual stream, those of the values, and a scaling "
+        "at qkv, gate_up, down and value"
+    )
+    shared_value: bool = Field(
+        False, description="one rotation of the values for all heads of a block instead of one for each"
+    )
+    loss: Literal["cross_entropy", "kl_top"] = Field(
+        "cross_entropy",
+        description="next-token cross-entropy, or the KL divergence over the full-precision model's likeliest tokens",
+    )
+    top_k: int = Field(1000, ge=1, description="kl_top: how many tokens of the vocabulary it looks at")
+    optimiser: Literal["cayley_sgd", "riemannian_adam"] = Field("riemannian_adam", description="of the rotations")
+    rotation_rate: float = Field(0.02, gt=0, description="learning rate of rotations")
+    scaling_rate: float = Field(0.002, gt=0, description="learning rate of scalings (Adam)")
+    steps: int = Field(8, ge=0, description="optimiser steps")
+    windows_per_step: int = Field(4, ge=1, description="calibration windows in each step")
+    windows_in_memory: int = Field(4, ge=1, description="windows passed at a time; gradients of a step accumulate")
+    activation_clip: float = Field(1.0, gt=0, le=1, description="clipping factor of activations")
+    cache_clip: float = Field(1.0, gt=0, le=1, description="clipping factor of keys and values")
+    asymmetric: bool = Field(False, description="activations with a zero point, as the cache has one")
+    weight_clip: bool = Field(True, description="search each weight row's clipping factor by its squared error")
 
 
 class RoundingOptions(BaseModel):

@@ -1,39 +1,102 @@
-"""The transforms of a sublayer before any step, from its second moments."""
+"""The transforms of a sublayer before any step, from what was observed at its sites."""
 
 import torch
 from torch import Tensor
 
-from altq.calibration.recipe import Recipe
+from altq.calibration.recipe import EndToEndRecipe, Recipe
 from altq.models.sublayer import Sublayer
-from altq.transforms.heads import HeadAffine
+from altq.transforms.balance import balance_scaling
+from altq.transforms.hadamard import Hadamard, hadamard_factor, randomized_hadamard
+from altq.transforms.heads import HeadAffine, HeadMixing, HeadRotation
 from altq.transforms.identity import Identity
+from altq.transforms.scaling import Scaled, Scaling, smooth_scale
 from altq.transforms.start import start_heads, start_mixing, start_transform
 from altq.transforms.transform import Transform
 
 
 def start_sublayer(
-    sublayer: Sublayer, moments: dict[str, Tensor], kind: str, recipe: Recipe, generator: torch.Generator
+    sublayer: Sublayer, observed: dict[str, Tensor], kind: str, recipe: Recipe, generator: torch.Generator
 ) -> dict[str, Transform]:
-    """`kind` at the selected site and affine at all others (section 4.1 of the paper); balance is at down, too."""
-    half = sublayer.half
-    common = {"start": recipe.start, "generator": generator}
-    options = {"scaling": recipe.scaling, "structure": recipe.structure, "longest_run": recipe.longest_run}
+    """`kind` at the selected site; at all others what the recipe says: affine (section 4.1) or scalings.
+
+    observed: what `altq.calibration.states.observe` gave for this sublayer. `balance` is at down, too.
+    """
+    options = {"start": recipe.start, "generator": generator}
 
     def at_input(site: str, site_kind: str) -> Transform:
-        pair = moments[f"{site}.moment"][0], moments[f"{site}.sensitivity"][0]
-        return start_transform(site_kind, *pair, **options, **common)
+        pair = observed[f"{site}.moment"][0], observed[f"{site}.sensitivity"][0]
+        scale = _start_scale(sublayer, site, observed, recipe)
+        structure = {"structure": recipe.structure, "longest_run": recipe.longest_run}
+        return start_transform(site_kind, *pair, scale, **structure, **options)
 
-    transforms = {half.selected_site: at_input(half.selected_site, kind)}
+    selected = sublayer.half.selected_site
+    transforms = {selected: at_input(selected, kind)}
     if sublayer.name == "ffn":
-        return transforms | {"down": at_input("down", "balance" if kind == "balance" else "affine")}
+        return transforms | {"down": at_input("down", "balance" if kind == "balance" else recipe.other_sites)}
+    if recipe.other_sites == "scaling":
+        return transforms | _scaled_heads(_start_scale(sublayer, "o", observed, recipe), observed)
     for site in ("key", "value"):
-        transforms[site] = start_heads(moments[f"{site}.moment"], moments[f"{site}.sensitivity"], **common)
+        transforms[site] = start_heads(observed[f"{site}.moment"], observed[f"{site}.sensitivity"], **options)
     value = transforms["value"]
     with torch.no_grad():
-        seen = value.apply_grouped(value.apply_grouped(moments["o.moment"][0]).T)
-        read = value.fold_grouped(value.fold_grouped(moments["o.sensitivity"][0]).T)
+        seen = value.apply_grouped(value.apply_grouped(observed["o.moment"][0]).T)
+        read = value.fold_grouped(value.fold_grouped(observed["o.sensitivity"][0]).T)
     heads = len(seen) // value.head_dim
-    return transforms | {"o": start_mixing(seen, read, heads, **common)}
+    return transforms | {"o": start_mixing(seen, read, heads, **options)}
+
+
+def _start_scale(sublayer: Sublayer, site: str, observed: dict[str, Tensor], recipe: Recipe) -> Tensor | None:
+    """The scaling [d] that stands before the kind at the input of linear layers; None for none."""
+    moment = observed[f"{site}.moment"][0]
+    match recipe.scaling:
+        case "none":
+            return None
+        case "ones":
+            return torch.ones(len(moment), dtype=torch.float64)
+        case "balance":
+            return balance_scaling(moment, observed[f"{site}.sensitivity"][0])
+        case "smooth":
+            linears = sublayer.linears()
+            columns = torch.cat([linears[name].weight for name in sublayer.half.input_sites[site]])
+            return smooth_scale(observed[f"{site}.peak"], columns.abs().amax(0), recipe.smooth_alpha)
+
+
+def _scaled_heads(scale: Tensor | None, observed: dict[str, Tensor]) -> dict[str, Transform]:
+    """A scaling of o's input that folds into v: heads that share a value head share its scale (geometric mean)."""
+    kv_heads, head_dim, _ = observed["value.moment"].shape
+    size = len(observed["o.moment"][0])
+    eye = torch.eye(head_dim).repeat(kv_heads, 1, 1)
+    value = eye.clone()
+    if scale is not None:
+        value = torch.diag_embed(scale.log().view(kv_heads, -1, head_dim).mean(1).exp()).float()
+    return {"key": HeadAffine(eye), "value": HeadAffine(value), "o": Identity(size)}
+
+
+def start_rotated_sublayer(
+    sublayer: Sublayer, kv_heads: int, recipe: EndToEndRecipe, generator: torch.Generator
+) -> dict[str, Transform]:
+    """The transforms that go with a rotated residual stream: Hadamard at o, down, key and value, nothing else online.
+
+    Where the recipe trains scalings, one stands at qkv, gate_up, down and value; all of them fold. In float64.
+    """
+    linears, sites = sublayer.linears(), sublayer.half.input_sites
+    sizes = {site: linears[names[0]].in_features for site, names in sites.items()}
+    selected = sublayer.half.selected_site
+    scaled = "scaling" in recipe.trained
+    size = sizes[selected]
+    transforms: dict[str, Transform] = {selected: Scaling(torch.ones(size).double()) if scaled else Identity(size)}
+    if sublayer.name == "ffn":
+        size = sizes["down"]
+        hadamard = Hadamard.of_size(size, generator)
+        return transforms | {"down": Scaled(Scaling(torch.ones(size).double()), hadamard) if scaled else hadamard}
+    head_dim = linears[sites["qkv"][1]].out_features // kv_heads
+    count = 1 if recipe.shared_value else kv_heads
+    rotations = torch.stack([randomized_hadamard(head_dim, generator) for _ in range(count)])
+    return transforms | {
+        "key": HeadAffine(hadamard_factor(head_dim, generator).repeat(kv_heads, 1, 1)),
+        "value": HeadRotation(rotations, torch.ones(kv_heads, head_dim).double()),
+        "o": HeadMixing(hadamard_factor(sizes["o"] // head_dim, generator), sizes["o"]),
+    }
 
 
 def identity_transforms(sublayer: Sublayer, kv_heads: int) -> dict[str, Transform]:

@@ -1,4 +1,4 @@
-"""What calibration knows of the full-precision model: hidden states and second moments, once per model and seed.
+"""What calibration knows of the full-precision model: hidden states, moments and peaks, once per model and seed.
 
 state[s] is the residual stream that enters sublayer s, state[2n] what leaves the last block; the target of sublayer s
 is state[s + 1] - state[s]. Second moments are those of every site's input, tokens weighted as the loss weights them.
@@ -63,6 +63,8 @@ class _Observers:
 
     def _see(self, site: str, x: Tensor) -> Tensor:
         """x: [batch, length, d] or [batch, heads, length, d], part of a graph."""
+        peak = x.detach().abs().amax(dim=(0, -2))
+        self.totals[f"{site}.peak"] = torch.maximum(self.totals.get(f"{site}.peak", peak), peak)
         x.register_hook(partial(self._accumulate, site, x.detach()))
         return x
 
@@ -95,10 +97,10 @@ def observe(
     loss: str,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Second moments and sensitivities of every site of a full-precision sublayer, whose linears it replaces.
+    """Second moments, sensitivities and peaks of every site of a full-precision sublayer, whose linears it replaces.
 
     states, outputs: [windows, length, hidden]. Returns `site.moment` and `site.sensitivity`: [1, d, d] at the input of
-    linear layers, [kv_heads, d, d] for `key` and `value`.
+    linear layers, [kv_heads, d, d] for `key` and `value`; and `site.peak`, max|x| of each channel: [d], [kv_heads, d].
     """
     observers = _Observers(sublayer)
     for rows in batches(len(states)):
@@ -115,7 +117,7 @@ def batches(num_windows: int) -> Iterator[slice]:
 
 
 def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str | Path) -> None:
-    """Write states and moments of the full-precision model over tokens [windows, length] to `folder`.
+    """Write tokens [windows, length], and what the full-precision model makes of them, to `folder`.
 
     Raises OSError where the disk cannot hold them and ValueError where a state is not finite.
     """
@@ -125,28 +127,29 @@ def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str 
     require_space(folder, 4 * tokens.size * skeleton.config.hidden_size * (num_sublayers + 1))
     generator = torch.Generator().manual_seed(0)
     states, arguments = skeleton.embed(torch.from_numpy(tokens).long()), skeleton.block_arguments(tokens.shape[1])
-    _write_state(folder, 0, states)
+    _write_array(folder / "tokens.npy", tokens)
+    _write_array(folder / "state_000.npy", states.numpy())
     for s in progress(range(num_sublayers), "full-precision states"):
         block, half = divmod(s, 2)
         module = skeleton.block(block) if half == 0 else module
         sublayer = Sublayer(module, skeleton.family, HALVES[half])
         outputs = run_sublayer(sublayer, states, arguments[block])
         seen = slice(MOMENT_WINDOWS)
-        moments = observe(sublayer, states[seen], outputs[seen], arguments[block], loss, generator)
+        observed = observe(sublayer, states[seen], outputs[seen], arguments[block], loss, generator)
         states = outputs
         if not torch.isfinite(states).all():
             raise ValueError(f"{model}: the full-precision model's state after sublayer {s} is not finite")
-        _write_state(folder, s + 1, states)
-        with atomic(folder / f"moments_{s:03d}.safetensors") as partial:
-            save_file({site: moment.contiguous() for site, moment in moments.items()}, partial)
+        _write_array(folder / f"state_{s + 1:03d}.npy", states.numpy())
+        with atomic(folder / f"observed_{s:03d}.safetensors") as partial:
+            save_file({name: tensor.contiguous() for name, tensor in observed.items()}, partial)
     last = sha256(folder / f"state_{num_sublayers:03d}.npy")  # of all that went before it: model and tokens
     description = {"loss": loss, "num_sublayers": num_sublayers, "shape": list(states.shape), "last_state": last}
     write_json(folder / "states.json", description)
 
 
-def _write_state(folder: Path, index: int, state: Tensor) -> None:
-    with atomic(folder / f"state_{index:03d}.npy") as partial, open(partial, "wb") as file:
-        np.save(file, state.numpy())
+def _write_array(path: Path, array: np.ndarray) -> None:
+    with atomic(path) as partial, open(partial, "wb") as file:
+        np.save(file, array)
 
 
 class States:
@@ -157,11 +160,17 @@ class States:
         description = read_json(self.folder / "states.json")
         self.fingerprint: str = f"{description['loss']} {description['last_state']}"
         self.loss: str = description["loss"]
+        self.num_sublayers: int = description["num_sublayers"]
         self.num_windows, self.length, self.hidden = description["shape"]
 
     def state(self, index: int) -> Tensor:
         """[windows, length, hidden], read lazily."""
         return torch.from_numpy(np.load(self.folder / f"state_{index:03d}.npy", mmap_mode="c"))
 
-    def moments(self, sublayer: int) -> dict[str, Tensor]:
-        return load_file(self.folder / f"moments_{sublayer:03d}.safetensors")
+    def tokens(self) -> Tensor:
+        """The tokens of all of it, [windows, length]."""
+        return torch.from_numpy(np.load(self.folder / "tokens.npy")).long()
+
+    def observed(self, sublayer: int) -> dict[str, Tensor]:
+        """What `observe` gave for a sublayer."""
+        return load_file(self.folder / f"observed_{sublayer:03d}.safetensors")

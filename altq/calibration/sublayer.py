@@ -18,13 +18,22 @@ from altq.transforms.transform import Transform
 class QuantizedSublayer(nn.Module):
     """Transforms and clipping factors of every site of one sublayer, over its full-precision weights.
 
-    transforms: site -> transform. Attention: `qkv`, `o`, `key`, `value`; ffn: `gate_up`, `down`.
+    transforms: site -> transform. Attention: `qkv`, `o`, `key`, `value`; ffn: `gate_up`, `down`. Scales of either sign
+    where `signed`; activations with a zero point where `asymmetric`.
     """
 
-    def __init__(self, sublayer: Sublayer, transforms: dict[str, Transform], setting: Setting, *, signed: bool):
+    def __init__(
+        self,
+        sublayer: Sublayer,
+        transforms: dict[str, Transform],
+        setting: Setting,
+        *,
+        signed: bool,
+        asymmetric: bool = False,
+    ) -> None:
         super().__init__()
         self.setting = setting
-        self.signed = signed
+        self.signed, self.asymmetric = signed, asymmetric
         self.transforms = nn.ModuleDict(transforms)
         half = sublayer.half
         self.sites = half.input_sites
@@ -50,8 +59,11 @@ class QuantizedSublayer(nn.Module):
         """The transformed and quantized input that the projections of a site share."""
         x = self.transforms[site].apply_to(x)
         bits = self.setting.activations
-        if bits != FULL_PRECISION_BITS:
-            x = fake_quantize(x, symmetric_scale(x, bits, self.activation_clip[site](), signed=self.signed), bits)
+        clip = self.activation_clip[site]
+        if bits != FULL_PRECISION_BITS and self.asymmetric:
+            x = fake_quantize_asymmetric(x, bits, clip().expand(2))
+        elif bits != FULL_PRECISION_BITS:
+            x = fake_quantize(x, symmetric_scale(x, bits, clip(), signed=self.signed), bits)
         return x if self.tap is None else self.tap(site, x)
 
     def cache(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,14 @@ from safetensors.torch import load_file, save_file
 
 from altq import files
 from altq.calibration import states as module
-from altq.calibration.states import States, record_states, second_moment, token_weights
+from altq.calibration.states import (
+    MOMENT_WINDOWS,
+    WINDOWS_PER_BATCH,
+    States,
+    record_states,
+    second_moment,
+    token_weights,
+)
 from altq.models.skeleton import Skeleton
 from models_for_tests import Workspace, make_tokens, relative_error, save_tiny_model, transformers_model
 
@@ -51,17 +58,26 @@ def test_output_norms_are_part_of_what_is_added(tmp_path):
     assert relative_error(states.state(2), hidden_states[1]) < 1e-6
 
 
+SIZES = [
+    {"qkv": (1, 30), "o": (1, 24), "key": (2, 6), "value": (2, 6)},
+    {"gate_up": (1, 30), "down": (1, 42)},
+]
+
+
+def test_every_site_has_a_moment_a_sensitivity_and_a_peak(workspace):
+    states = States(workspace.states)
+    for s in range(4):
+        expected = {f"{site}.{what}" for site in SIZES[s % 2] for what in ("moment", "sensitivity", "peak")}
+        assert states.observed(s).keys() == expected
+
+
 def test_moments_are_symmetric_and_positive_semidefinite_at_every_site(workspace):
     states = States(workspace.states)
-    sizes = [
-        {"qkv": (1, 30), "o": (1, 24), "key": (2, 6), "value": (2, 6)},
-        {"gate_up": (1, 30), "down": (1, 42)},
-    ]
     for s in range(4):
-        moments = states.moments(s)
-        assert moments.keys() == {f"{site}.{what}" for site in sizes[s % 2] for what in ("moment", "sensitivity")}
+        moments = {name: tensor for name, tensor in states.observed(s).items() if not name.endswith(".peak")}
+        assert len(moments) == 2 * len(SIZES[s % 2])
         for name, moment in moments.items():
-            heads, size = sizes[s % 2][name.partition(".")[0]]
+            heads, size = SIZES[s % 2][name.partition(".")[0]]
             assert moment.shape == (heads, size, size)
             largest = moment.abs().max()
             assert largest > 0
@@ -94,10 +110,57 @@ def test_the_moment_of_a_site_is_of_its_inputs_weighted_by_their_gradients(works
     x = normed.detach()
     expected = torch.einsum("bti,btj,bt->ij", x, x, gradient.square().sum(-1))
     read = torch.einsum("bti,btj,bt->ij", gradient, gradient, x.square().sum(-1))
-    moments = states.moments(0)
+    moments = states.observed(0)
     # Recorded with reduced products on processors that have them.
     assert relative_error(moments["qkv.moment"][0], expected) < 2e-2
     assert relative_error(moments["qkv.sensitivity"][0], read) < 2e-2
+
+
+@pytest.fixture(scope="module", params=["qwen3", "llama_gqa"])
+def long_workspace(request, tmp_path_factory):
+    """More windows than moments and peaks are taken from."""
+    tokens = make_tokens(windows=MOMENT_WINDOWS + 3, length=5)
+    return Workspace(request.param, tmp_path_factory.mktemp("long"), tokens=tokens, full_products=True)
+
+
+def test_tokens_are_kept_with_their_states(long_workspace):
+    states = States(long_workspace.states)
+    tokens = states.tokens()
+    assert tokens.dtype == torch.int64 and tokens.shape == (states.num_windows, states.length) == (19, 5)
+    assert tokens.tolist() == long_workspace.tokens.tolist()
+    assert torch.equal(Skeleton(long_workspace.model).embed(tokens), states.state(0))
+
+
+def seen_by_transformers(workspace):
+    """What passes every site of transformers' own model: [windows, length, d] or [windows, heads, length, d]."""
+    model, inputs = transformers_model(workspace.model), {}
+    for name, linear in model.named_modules():
+        if name.endswith("_proj"):
+            linear.register_forward_hook(lambda _, arguments, __, name=name: inputs.update({name: arguments[0]}))
+    with torch.no_grad():
+        cache = model(torch.from_numpy(workspace.tokens).long(), use_cache=True).past_key_values
+    seen = []
+    for block, layer in enumerate(cache.layers):
+        attention, mlp = f"model.layers.{block}.self_attn", f"model.layers.{block}.mlp"
+        seen.append({"qkv": inputs[f"{attention}.v_proj"], "o": inputs[f"{attention}.o_proj"]})
+        seen[-1] |= {"key": layer.keys, "value": layer.values}  # keys after rotary embedding
+        seen.append({"gate_up": inputs[f"{mlp}.up_proj"], "down": inputs[f"{mlp}.down_proj"]})
+    return seen
+
+
+def test_peaks_are_the_largest_magnitudes_that_transformers_own_model_has_there(long_workspace):
+    states = States(long_workspace.states)
+    for s, sites in enumerate(seen_by_transformers(long_workspace)):
+        observed = states.observed(s)
+        for site, x in sites.items():
+            by_window = x.abs().amax(-2)  # [windows, d] or [windows, heads, d]
+            found, expected = observed[f"{site}.peak"], by_window[:MOMENT_WINDOWS].amax(0)
+            assert found.shape == expected.shape and expected.min() > 0
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+            # It takes all these windows, none beyond them, and magnitudes.
+            assert not torch.allclose(found, by_window[:WINDOWS_PER_BATCH].amax(0), rtol=1e-3)
+            assert not torch.allclose(found, by_window[1 - MOMENT_WINDOWS :].amax(0), rtol=1e-3)
+            assert not torch.allclose(found, x[:MOMENT_WINDOWS].amax(-2).amax(0), rtol=1e-3)
 
 
 def test_two_recordings_have_the_same_bytes(workspace, tmp_path):

@@ -1,0 +1,90 @@
+"""Calibrating a bank unit by unit, each against the full-precision model: a killed run goes on where it was."""
+
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altq.calibration.bank import entry_path, finished_record, fingerprint, write_entry, write_index
+from altq.calibration.fit import fit_unit
+from altq.calibration.recipe import Recipe
+from altq.calibration.start import start_sublayer
+from altq.calibration.states import States
+from altq.calibration.sublayer import QuantizedSublayer
+from altq.calibration.unit import Problem, Unit
+from altq.models.skeleton import Skeleton
+from altq.models.sublayer import HALVES, Sublayer, sublayer_name
+from altq.progress import progress
+from altq.setting import Setting
+
+log = logging.getLogger(__name__)
+
+UNIT_SIZE = {"sublayer": 1, "block": 2}
+
+
+def calibrate_bank(
+    model: str | Path,
+    states: str | Path,
+    setting: Setting,
+    kind: str,
+    seed: int,
+    recipe: Recipe,
+    folder: str | Path,
+    code: str,
+) -> None:
+    """Calibrate every sublayer for one kind into `folder`; index.json, written last, lists the entries.
+
+    `code` identifies the code that calibrates: it is part of each entry's fingerprint, as are the recipe, the setting,
+    the seed and the states. ValueError names the sublayer that cannot be fitted.
+    """
+    skeleton, known = Skeleton(model), States(states)
+    arguments = skeleton.block_arguments(known.length)
+    common = {"setting": str(setting), "kind": kind, "seed": seed, "code": code}
+    common["recipe"] = recipe.model_dump(mode="json")
+    records: list[dict[str, Any]] = []
+    size = UNIT_SIZE[recipe.unit]
+    for first in progress(range(0, 2 * skeleton.num_blocks, size), f"calibrating {kind} at {setting}"):
+        members = range(first, first + size)
+        prints = [fingerprint(common | {"sublayer": s, "states": known.fingerprint}) for s in members]
+        finished = [finished_record(entry_path(folder, s), p) for s, p in zip(members, prints)]
+        if None in finished:
+            began = time.monotonic()
+            observed = [known.observed(s) for s in members]
+            sublayers = _start(skeleton, members, observed, setting, kind, seed, recipe)
+            unit = Unit(sublayers, arguments[first // 2])
+            problem = Problem(known.state(first), known.state(first + size), known.loss)
+            name = sublayer_name(first) if size == 1 else f"block {first // 2}"
+            fit = fit_unit(unit, problem, observed, recipe, name)
+            finished = [{"sublayer": s, **asdict(fit), "fingerprint": p} for s, p in zip(members, prints)]
+            for s, quantized, record in zip(members, sublayers, finished):
+                write_entry(entry_path(folder, s), quantized, record)
+            seconds = time.monotonic() - began
+            what = f"{name}, {kind} at {setting}"
+            log.info("%s: loss %.5g -> %.5g in %.1f s", what, fit.start_loss, fit.loss, seconds)
+        records += finished
+    write_index(folder, common | {"entries": records})
+
+
+def _start(
+    skeleton: Skeleton,
+    members: range,
+    observed: list[dict[str, Tensor]],
+    setting: Setting,
+    kind: str,
+    seed: int,
+    recipe: Recipe,
+) -> list[QuantizedSublayer]:
+    """The sublayers of a unit with their starting transforms."""
+    block = skeleton.block(members[0] // 2)
+    started = []
+    for s, seen in zip(members, observed):
+        # A generator of its own for each sublayer: the result depends neither on the order nor on what was resumed.
+        generator = torch.Generator().manual_seed(seed * 100_003 + s)
+        sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
+        transforms = start_sublayer(sublayer, seen, kind, recipe, generator)
+        started.append(QuantizedSublayer(sublayer, transforms, setting, signed=recipe.signed_scale))
+    return started

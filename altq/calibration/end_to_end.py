@@ -1,0 +1,202 @@
+"""Calibrating a bank end to end: rotations, and scalings where asked for, trained on the language model's own loss.
+
+SpinQuant, OSTQuant and, without a step, QuaRot are recipes of it. A run that was killed goes on at the step where it
+was, and its result is the same.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import geoopt
+import torch
+from torch import Tensor
+
+from altq.calibration.bank import entry_path, fingerprint, write_entry, write_index, write_residual
+from altq.calibration.cayley_sgd import CayleySGD
+from altq.calibration.losses import cross_entropy, kl_top
+from altq.calibration.recipe import EndToEndRecipe
+from altq.calibration.states import States
+from altq.calibration.sublayer import module_key
+from altq.calibration.whole_model import WholeModel
+from altq.files import atomic
+from altq.models.skeleton import Skeleton
+from altq.progress import progress
+from altq.quantizers.clipping import search_row_clip
+from altq.setting import FULL_PRECISION_BITS, Setting
+from altq.transforms.heads import HeadRotation
+from altq.transforms.rotation import orthogonality_error, project_orthogonal
+
+log = logging.getLogger(__name__)
+
+ORTHOGONALITY_TOLERANCE = 1e-5
+TOKENS_OF_LOGITS = 256
+"""Logits are made for so many tokens at a time, and their gradients at once."""
+
+
+def calibrate_end_to_end(
+    model: str | Path,
+    states: str | Path,
+    setting: Setting,
+    seed: int,
+    recipe: EndToEndRecipe,
+    folder: str | Path,
+    code: str,
+) -> None:
+    """Fit rotations of the whole model and write them as a bank to `folder`; index.json is written last.
+
+    Weights are held in bfloat16 on a GPU and in float32 otherwise. `code` identifies the code that calibrates: a run
+    goes on only from what the same code, recipe, setting, seed and states have made. ValueError where the loss is not
+    finite or a rotation is not orthogonal at the end.
+    """
+    folder = Path(folder)
+    known = States(states)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    skeleton = Skeleton(model, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    whole = WholeModel(skeleton, setting, recipe, known.length, generator, device)
+    made_from = {"setting": str(setting), "seed": seed, "recipe": recipe.model_dump(mode="json"), "code": code}
+    of_all = fingerprint(made_from | {"states": known.fingerprint})
+    training = _Training(whole, known, recipe, folder / "training.pt", of_all)
+    start_loss, losses, loss = training.run(f"fitting end to end at {setting}") if recipe.steps else (None, [], None)
+    for rotation in _rotations(whole):
+        project_orthogonal(rotation.data)
+        if not (error := orthogonality_error(rotation)) <= ORTHOGONALITY_TOLERANCE:
+            raise ValueError(f"a rotation is not orthogonal after training: |R^T R - I| = {error:.1e}")
+    write_residual(folder, whole.rotation.cpu())
+    _write_entries(whole, setting, recipe, folder)
+    write_index(folder, made_from | {"start_loss": start_loss, "losses": losses, "loss": loss})
+    training.forget()
+
+
+class _Training:
+    """The steps of one fit; after each, all that the next one needs is on disk."""
+
+    def __init__(self, whole: WholeModel, states: States, recipe: EndToEndRecipe, path: Path, made_from: str) -> None:
+        self.whole, self.states, self.recipe, self.path, self.made_from = whole, states, recipe, path, made_from
+        self.tokens, self.last_state = states.tokens(), states.state(states.num_sublayers)
+        rotations = [p for p in _rotations(whole) if p.requires_grad]
+        scalings = [p for p in whole.parameters() if p.requires_grad and not isinstance(p, geoopt.ManifoldParameter)]
+        make = {"cayley_sgd": CayleySGD, "riemannian_adam": geoopt.optim.RiemannianAdam}[recipe.optimiser]
+        self.optimisers: list[tuple[torch.optim.Optimizer, float]] = []
+        if rotations:
+            self.optimisers.append((make(rotations, lr=recipe.rotation_rate), recipe.rotation_rate))
+        if scalings:
+            self.optimisers.append((torch.optim.Adam(scalings, lr=recipe.scaling_rate), recipe.scaling_rate))
+
+    def run(self, description: str) -> tuple[float, list[float], float]:
+        """Take all steps: the loss before, that of each step, the loss after (both on the same windows)."""
+        start_loss, losses = self._resume()
+        if start_loss is None:
+            start_loss = self.evaluate()
+        windows = list(self._batches())
+        for step in progress(range(len(losses), self.recipe.steps), description):
+            began = time.monotonic()
+            losses.append(self._step(step, windows[step % len(windows)]))
+            self._save(start_loss, losses)
+            seconds = time.monotonic() - began
+            log.info("step %d of %d: loss %.4f in %.1f s", step + 1, self.recipe.steps, losses[-1], seconds)
+        return start_loss, losses, self.evaluate()
+
+    @torch.no_grad()
+    def evaluate(self) -> float:
+        """The loss on as many windows as a step has, spread evenly over all."""
+        stride = math.ceil(len(self.tokens) / self.recipe.windows_per_step)
+        return self._loss(torch.arange(0, len(self.tokens), stride), with_gradients=False)
+
+    def forget(self) -> None:
+        """Remove what a resume would read."""
+        self.path.unlink(missing_ok=True)
+
+    def _batches(self) -> Iterator[Tensor]:
+        size = self.recipe.windows_per_step
+        return (indices for indices in torch.arange(len(self.tokens)).split(size) if len(indices) == size)
+
+    def _step(self, step: int, windows: Tensor) -> float:
+        progress_made = step / self.recipe.steps
+        for optimiser, rate in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+            for group in optimiser.param_groups:
+                group["lr"] = rate * (1 + math.cos(math.pi * progress_made)) / 2
+        total = self._loss(windows, with_gradients=True)
+        if not math.isfinite(total):
+            raise ValueError(f"the loss is {total} at step {step}; lower rotation_rate")
+        for optimiser, _ in self.optimisers:
+            optimiser.step()
+        return total
+
+    def _loss(self, windows: Tensor, *, with_gradients: bool) -> float:
+        """The mean loss a token over some windows; its gradients are added to those of the parameters."""
+        total = 0.0
+        for part in windows.split(self.recipe.windows_in_memory):
+            read, targets = self._read_by_head(part)
+            rows = read.detach().requires_grad_(with_gradients)
+            for piece in torch.arange(len(rows)).split(TOKENS_OF_LOGITS):
+                loss = self._loss_of(rows[piece], targets[piece]) / len(rows) * (len(part) / len(windows))
+                if with_gradients:
+                    loss.backward()
+                total += loss.item()
+            if with_gradients:
+                read.backward(rows.grad)
+        return total
+
+    def _read_by_head(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head reads, [tokens, hidden], and its targets: next tokens, or what it reads in full precision."""
+        read = self.whole(self.tokens[windows])
+        if self.recipe.loss == "cross_entropy":
+            return read[:, :-1].flatten(0, 1), self.tokens[windows, 1:].flatten().to(read.device)
+        return read.flatten(0, 1), self.whole.normed(self.last_state[windows].to(read)).flatten(0, 1)
+
+    def _loss_of(self, read: Tensor, targets: Tensor) -> Tensor:
+        """The summed loss of some tokens."""
+        logits = self.whole.logits(read)
+        if self.recipe.loss == "cross_entropy":
+            return cross_entropy(logits, targets)
+        return kl_top(logits, self.whole.logits(targets), self.recipe.top_k)
+
+    def _save(self, start_loss: float, losses: list[float]) -> None:
+        content = {
+            "made_from": self.made_from,
+            "start_loss": start_loss,
+            "losses": losses,
+            "parameters": {name: p.data for name, p in self.whole.named_parameters() if p.requires_grad},
+            "optimisers": [optimiser.state_dict() for optimiser, _ in self.optimisers],
+        }
+        with atomic(self.path) as partial:
+            torch.save(content, partial)
+
+    def _resume(self) -> tuple[float | None, list[float]]:
+        if not self.path.is_file():
+            return None, []
+        saved = torch.load(self.path, map_location=self.whole.rotation.device)
+        if saved["made_from"] != self.made_from:
+            return None, []
+        parameters = dict(self.whole.named_parameters())
+        for name, tensor in saved["parameters"].items():
+            parameters[name].data.copy_(tensor)
+        for (optimiser, _), state in zip(self.optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        log.info("going on at step %d of %d", len(saved["losses"]) + 1, self.recipe.steps)
+        return saved["start_loss"], saved["losses"]
+
+
+def _rotations(whole: WholeModel) -> list[Tensor]:
+    return [p for p in whole.parameters() if isinstance(p, geoopt.ManifoldParameter)]
+
+
+@torch.no_grad()
+def _write_entries(whole: WholeModel, setting: Setting, recipe: EndToEndRecipe, folder: Path) -> None:
+    """Write every sublayer as it is now, its weights' clipping searched where the recipe says so."""
+    for s, quantized in enumerate(whole.sublayers):
+        whole.rotate(s)
+        quantized.setting = setting
+        for site, transform in quantized.transforms.items():
+            if isinstance(transform, HeadRotation):
+                quantized.transforms[site] = transform.as_affine()
+        if recipe.weight_clip and setting.weights != FULL_PRECISION_BITS:
+            for name, weight in quantized.folded_weights().items():
+                clip = search_row_clip(weight.contiguous(), None, setting.weights, signed=quantized.signed)
+                quantized.weight_clip[module_key(name)].set(clip)
+        write_entry(entry_path(folder, s), quantized.cpu(), {"sublayer": s})

@@ -1,0 +1,58 @@
+"""What is fitted together: one sublayer, or both halves of a block, each feeding the next."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from altq.calibration.states import token_weights
+from altq.calibration.sublayer import QuantizedSublayer
+from altq.quantizers.clipping import Clip
+
+
+class Unit(nn.Module):
+    """Quantized sublayers in the order in which they run. `arguments` are those of their block."""
+
+    def __init__(self, sublayers: Sequence[QuantizedSublayer], arguments: dict[str, Any]) -> None:
+        super().__init__()
+        self.sublayers = nn.ModuleList(sublayers)
+        self.arguments = arguments
+
+    def clips(self) -> Iterator[Clip]:
+        return (module for module in self.modules() if isinstance(module, Clip))
+
+    def prepare(self) -> None:
+        """Fold and quantize all weights once for the forward passes that follow."""
+        for quantized in self.sublayers:
+            quantized.prepare()
+
+    def forward(self, states: Tensor) -> Tensor:
+        """What the unit adds to the residual stream [windows, length, hidden] that enters it."""
+        added = 0.0
+        for quantized in self.sublayers:
+            added = added + quantized(quantized.sublayer.norm(states + added), self.arguments)
+        return added
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Inputs and targets of one unit: the full-precision states before and after it [windows, length, hidden]."""
+
+    inputs: Tensor
+    outputs: Tensor
+    loss: str
+
+    def evaluate(self, unit: Unit, windows: slice) -> Tensor:
+        """The weighted mean squared error of what the quantized unit adds to the residual stream."""
+        inputs, outputs = self.inputs[windows], self.outputs[windows]
+        weights = token_weights(self.loss, outputs)  # [windows, length, 1]
+        error = (unit(inputs) - (outputs - inputs)).square().mean(-1, keepdim=True)
+        return (error * weights).sum() / weights.sum()
+
+    @torch.no_grad()
+    def settled(self, unit: Unit, windows: slice) -> float:
+        """The loss with weights folded and quantized as they now are."""
+        unit.prepare()
+        return self.evaluate(unit, windows).item()

@@ -1,0 +1,117 @@
+"""The whole model in a rotated residual stream, with gradients for its rotations: what end-to-end calibration fits.
+
+Weights are resident and stay as they are; each block folds the rotations into them as it runs, and runs again in the
+backward pass (gradient checkpointing), so that memory is that of one block besides the weights.
+"""
+
+from dataclasses import replace
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from altq.calibration.recipe import EndToEndRecipe
+from altq.calibration.start import start_rotated_sublayer
+from altq.calibration.sublayer import QuantizedSublayer
+from altq.models.residual import ResidualRotation, fold_gain, rotate_projections
+from altq.models.skeleton import Skeleton
+from altq.models.sublayer import HALVES, Sublayer
+from altq.precision import reduced_linear
+from altq.setting import FULL_PRECISION_BITS, Setting
+from altq.transforms.hadamard import randomized_hadamard
+from altq.transforms.heads import HeadRotation
+from altq.transforms.rotation import stiefel_parameter
+from altq.transforms.scaling import Scaling
+
+
+class WholeModel(nn.Module):
+    """The model with its residual stream rotated by `rotation` [hidden, hidden], activations and cache quantized.
+
+    Weights are at full precision. `sublayers` are in the order in which they run. What the recipe trains is held in
+    float32 or better, whatever the type of the weights, and alone requires gradients. ValueError for a family whose
+    stream cannot be rotated.
+    """
+
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        setting: Setting,
+        recipe: EndToEndRecipe,
+        length: int,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        config, family = skeleton.config, skeleton.family
+        masters = {"device": device, "dtype": torch.promote_types(skeleton.dtype, torch.float32)}
+        rotation = randomized_hadamard(config.hidden_size, generator)
+        ResidualRotation(rotation, family)  # refuses what cannot be rotated
+        self.rotation = stiefel_parameter(rotation.to(**masters))
+        self.sublayers = nn.ModuleList()
+        for index in range(skeleton.num_blocks):
+            block = skeleton.block(index).to(device)
+            for name in HALVES:
+                fold_gain(block, family.half(name), family.norm_offset)
+                sublayer = Sublayer(block, family, name)
+                transforms = start_rotated_sublayer(sublayer, config.num_key_value_heads, recipe, generator)
+                transforms = {site: transform.to(**masters) for site, transform in transforms.items()}
+                unrounded = replace(setting, weights=FULL_PRECISION_BITS)
+                options = {"signed": False, "asymmetric": recipe.asymmetric}
+                self.sublayers.append(QuantizedSublayer(sublayer, transforms, unrounded, **options).to(**masters))
+        self._weights = [(quantized.weights, quantized.biases) for quantized in self.sublayers]
+        for quantized in self.sublayers:
+            for clip in quantized.activation_clip.values():
+                clip.set(recipe.activation_clip)
+            for clip in quantized.cache_clip.values():
+                clip.set(recipe.cache_clip)
+        self._train_only(recipe.trained)
+        self._arguments = send_to_device(skeleton.block_arguments(length), device)
+        self._embedding = skeleton.model.get_input_embeddings()
+        norm, head = skeleton.model.get_submodule(family.last_norm), skeleton.model.get_output_embeddings()
+        gain = family.norm_offset + norm.weight.double()
+        self._head = (head.weight.double() * gain).to(device=device, dtype=skeleton.dtype)
+        norm.weight.fill_(1 - family.norm_offset)
+        self._norm = (norm.to(device),)  # in a tuple, so that it is not ours
+
+    def _train_only(self, trained: list[str]) -> None:
+        self.requires_grad_(False)
+        self.rotation.requires_grad_("residual" in trained)
+        for module in self.modules():
+            if isinstance(module, HeadRotation):
+                module.rotation.requires_grad_("value" in trained)
+            if isinstance(module, Scaling | HeadRotation):
+                module.log_scale.requires_grad_("scaling" in trained)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The normed hidden states that the head reads, in the basis of the original: [windows, length, hidden]."""
+        hidden = self._embedding(tokens).to(self.rotation) @ self.rotation
+        for block in range(len(self.sublayers) // 2):
+            hidden = checkpoint(self._run_block, block, hidden, use_reentrant=False)
+        return self.normed(hidden) @ self.rotation.T
+
+    def _run_block(self, block: int, hidden: Tensor) -> Tensor:
+        for s in (2 * block, 2 * block + 1):
+            quantized = self.sublayers[s]
+            self.rotate(s)
+            quantized.prepare()
+            hidden = hidden + quantized(quantized.sublayer.norm(hidden), self._arguments[block])
+            for projection in quantized.projections.values():
+                projection.weight = projection.bias = None  # the folded ones: they are made again when needed
+        return hidden
+
+    def rotate(self, s: int) -> None:
+        """Give sublayer s its weights in the stream as it is rotated now."""
+        quantized = self.sublayers[s]
+        weights, biases = ({n: None if t is None else t.to(self.rotation.dtype) for n, t in tensors.items()}
+                           for tensors in self._weights[s])
+        half = quantized.sublayer.half
+        quantized.weights, quantized.biases = rotate_projections(half, weights, biases, self.rotation)
+
+    def normed(self, hidden: Tensor) -> Tensor:
+        """The last norm, with gain one: [..., hidden]."""
+        return self._norm[0](hidden)
+
+    def logits(self, normed: Tensor) -> Tensor:
+        """[tokens, hidden] in the basis of the original -> [tokens, vocabulary]."""
+        return reduced_linear(normed, self._head.to(normed.dtype))
