@@ -14,7 +14,8 @@ min_version("9.0")
 from altq.code_hash import code_hash
 from altq.commands.command import source_flags
 from altq.configuration import Experiment
-from altq.methods.table import FULL, METHODS
+from altq.methods.baselines import END_TO_END
+from altq.methods.table import BANKS, FULL, METHODS
 from altq.options import to_flags
 from altq.report.protocol import captions
 from altq.setting import FULL_PRECISION
@@ -39,7 +40,6 @@ shell.prefix(f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}; ")
 wildcard_constraints:
     model="|".join(map(re.escape, EXPERIMENT.models)),
     corpus="|".join(map(re.escape, EXPERIMENT.corpora)),
-    kind="[a-z]+",
     policy="[a-z]+",
     method="|".join(METHODS),
     setting=r"W\d+A\d+K\d+V\d+",
@@ -51,6 +51,7 @@ wildcard_constraints:
 rule all:
     input:
         "results/table2.csv",
+        "results/cost.csv" if EXPERIMENT.methods != [FULL] else [],
     default_target: True
 
 

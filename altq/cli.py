@@ -11,8 +11,8 @@ from importlib import import_module
 from altq.progress import LinesFromBars, Messages
 
 COMMANDS = (
-    "fetch-model", "fetch-corpus", "tokens", "statistics", "select", "states", "calibrate", "assemble", "perplexity",
-    "table2", "show", "config", "schema",
+    "fetch-model", "fetch-corpus", "tokens", "statistics", "select", "states", "calibrate",
+    "calibrate-end-to-end", "assemble", "perplexity", "table2", "cost", "show", "config", "schema",
 )  # fmt: skip
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from altq.calibration.recipe import Recipe, RoundingOptions
+from altq.calibration.recipe import EndToEndRecipe, Recipe, RoundingOptions
+from altq.methods.baselines import BASELINES, FLATQUANT, OSTQUANT, QUAROT, SMOOTHQUANT, SPINQUANT
 from altq.methods.table import FULL, METHODS
 from altq.selection.options import HeuristicOptions
 from altq.setting import FULL_PRECISION, Setting
@@ -36,6 +37,24 @@ class CalibrationOptions(_Section):
     )
 
 
+class BaselineRecipes(_Section):
+    """The baselines' recipes: their authors' (altq/methods/baselines.py), but for the keys that are given here."""
+
+    smoothquant: Recipe = SMOOTHQUANT
+    quarot: EndToEndRecipe = QUAROT
+    spinquant: EndToEndRecipe = SPINQUANT
+    ostquant: EndToEndRecipe = OSTQUANT
+    flatquant: Recipe = FLATQUANT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_the_authors(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        authors = {name: recipe.model_dump() for name, recipe in BASELINES.items() if isinstance(given.get(name), dict)}
+        return given | {name: recipe | given[name] for name, recipe in authors.items()}
+
+
 class EvaluationOptions(_Section):
     """Perplexity over non-overlapping windows of the test split."""
 
@@ -53,6 +72,7 @@ class Experiment(_Section):
     seeds: list[int] = Field(min_length=1, description="calibration seeds: tokens and starts")
     calibration: CalibrationOptions
     recipe: Recipe = Recipe()
+    baselines: BaselineRecipes = BaselineRecipes()
     rounding: RoundingOptions = RoundingOptions()
     selection: HeuristicOptions = HeuristicOptions()
     evaluation: EvaluationOptions
@@ -94,14 +114,20 @@ class Experiment(_Section):
                 count = getattr(self.selection, half).count
                 if count is not None and count > model.num_blocks:
                     problems.append(f"selection.{half}.count is {count}, but {name} has {model.num_blocks} blocks")
-        if self.recipe.windows_per_step > self.calibration.num_windows:
-            problems.append(
-                f"recipe.windows_per_step is {self.recipe.windows_per_step}, but calibration.num_windows is "
-                f"{self.calibration.num_windows}"
-            )
+        baselines = {f"baselines.{name}": recipe for name, recipe in self.baselines if name in self.methods}
+        for place, recipe in {"recipe": self.recipe, **baselines}.items():
+            if recipe.steps and recipe.windows_per_step > self.calibration.num_windows:
+                problems.append(
+                    f"{place}.windows_per_step is {recipe.windows_per_step}, but calibration.num_windows is "
+                    f"{self.calibration.num_windows}"
+                )
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def recipe_of(self, bank: str) -> Recipe | EndToEndRecipe:
+        """What a bank is calibrated by: the baseline's recipe where it is named after one, ours otherwise."""
+        return getattr(self.baselines, bank) if bank in BASELINES else self.recipe
 
     @classmethod
     def parse(cls, config: dict[str, Any]) -> "Experiment":

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from altq.calibration.bank import calibrate_bank
+from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.recipe import Recipe, RoundingOptions
 from altq.calibration.states import record_states
 from altq.evaluation.perplexity import window_losses

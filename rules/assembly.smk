@@ -8,7 +8,7 @@ rule assemble:
         states=rules.states.output,
         selection=lambda wildcards: f"results/selections/{wildcards.model}/{METHODS[wildcards.method].policy}.json",
         banks=lambda wildcards: expand(
-            rules.calibrate.output, kind=METHODS[wildcards.method].banks, allow_missing=True
+            rules.calibrate.output, bank=METHODS[wildcards.method].banks.values(), allow_missing=True
         ),
     output:
         "results/checkpoints/{model}/{method}/{setting}/{weights}/seed{seed}/quantization.json",
@@ -17,6 +17,7 @@ rule assemble:
     benchmark:
         "results/benchmarks/assemble/{model}/{method}/{setting}/{weights}/seed{seed}.tsv"
     params:
+        kinds=lambda wildcards: list(METHODS[wildcards.method].banks),
         flags=lambda wildcards: to_flags(EXPERIMENT.rounding.model_copy(update={"weights": wildcards.weights})),
         code=code_hash("altq.commands.assemble"),
     threads: 1
@@ -27,5 +28,6 @@ rule assemble:
     shell:
         "python3 -m altq assemble --threads {threads} --model results/models/{wildcards.model} "
         "--states $(dirname {input.states}) --selection {input.selection} --setting {wildcards.setting} "
-        "$(for index in {input.banks}; do bank=$(dirname $index); echo --bank $(basename $bank)=$bank; done) "
+        "$(kinds=({params.kinds}); for index in {input.banks}; do "
+        "echo --bank ${{kinds[$((i++))]}}=$(dirname $index); done) "
         "{params.flags} --output $(dirname {output}) 2> >(tee {log} >&2)"

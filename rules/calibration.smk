@@ -1,6 +1,6 @@
-# The full-precision states, once for each model and seed, and the bank that is calibrated against them.
-# Both write many files beside the one that is declared: Snakemake deletes the declared ones of a job that was stopped,
-# and these are what the next run goes on from.
+# The full-precision states, once for each model and seed, and the banks that are calibrated against them.
+# All of them write many files beside the one that is declared: Snakemake deletes the declared ones of a job that was
+# stopped, and these are what the next run goes on from.
 
 
 # Hidden states at every sublayer border and the second moments of every site's input.
@@ -27,19 +27,21 @@ rule states:
         "{params.flags} --output $(dirname {output}) 2> >(tee {log} >&2)"
 
 
-# Every sublayer calibrated for one kind; on one thread, so that jobs run side by side without waiting on each other.
+# A bank fitted unit by unit; on one thread, so that jobs run side by side without waiting on each other.
 rule calibrate:
     input:
         model=rules.fetch_model.output,
         states=rules.states.output,
     output:
-        "results/bank/{model}/{setting}/seed{seed}/{kind}/index.json",
+        "results/bank/{model}/{setting}/seed{seed}/{bank}/index.json",
     log:
-        "results/logs/calibrate/{model}/{setting}/seed{seed}/{kind}.log",
+        "results/logs/calibrate/{model}/{setting}/seed{seed}/{bank}.log",
     benchmark:
-        "results/benchmarks/calibrate/{model}/{setting}/seed{seed}/{kind}.tsv"
+        "results/benchmarks/calibrate/{model}/{setting}/seed{seed}/{bank}.tsv"
+    wildcard_constraints:
+        bank="|".join(bank for bank in BANKS if bank not in END_TO_END),
     params:
-        flags=to_flags(EXPERIMENT.recipe),
+        flags=lambda wildcards: f"--kind {BANKS[wildcards.bank]} {to_flags(EXPERIMENT.recipe_of(wildcards.bank))}",
         code=code_hash("altq.commands.calibrate"),
     threads: 1
     resources:
@@ -49,5 +51,33 @@ rule calibrate:
         "../envs/quantize.yaml"
     shell:
         "python3 -m altq calibrate --threads {threads} --model results/models/{wildcards.model} "
-        "--states $(dirname {input.states}) --setting {wildcards.setting} --kind {wildcards.kind} "
-        "--seed {wildcards.seed} {params.flags} --output $(dirname {output}) 2> >(tee {log} >&2)"
+        "--states $(dirname {input.states}) --setting {wildcards.setting} --seed {wildcards.seed} {params.flags} "
+        "--output $(dirname {output}) 2> >(tee {log} >&2)"
+
+
+# A bank fitted through the whole model, its residual stream rotated.
+rule calibrate_end_to_end:
+    input:
+        model=rules.fetch_model.output,
+        states=rules.states.output,
+    output:
+        "results/bank/{model}/{setting}/seed{seed}/{bank}/index.json",
+    log:
+        "results/logs/calibrate_end_to_end/{model}/{setting}/seed{seed}/{bank}.log",
+    benchmark:
+        "results/benchmarks/calibrate_end_to_end/{model}/{setting}/seed{seed}/{bank}.tsv"
+    wildcard_constraints:
+        bank="|".join(END_TO_END),
+    params:
+        flags=lambda wildcards: to_flags(EXPERIMENT.recipe_of(wildcards.bank)),
+        code=code_hash("altq.commands.calibrate_end_to_end"),
+    threads: 1
+    resources:
+        mem_mb=3000,
+    retries: 1
+    conda:
+        "../envs/quantize.yaml"
+    shell:
+        "python3 -m altq calibrate-end-to-end --threads {threads} --model results/models/{wildcards.model} "
+        "--states $(dirname {input.states}) --setting {wildcards.setting} --seed {wildcards.seed} {params.flags} "
+        "--output $(dirname {output}) 2> >(tee {log} >&2)"

@@ -45,3 +45,36 @@ rule table2:
     shell:
         "python3 -m altq table2 --threads {threads} --results {input} {params.flags} --output {output.csv} "
         "2> >(tee {log} >&2)"
+
+
+# What each checkpoint cost: time and memory of calibration, states and assembly, from its history.
+rule cost:
+    input:
+        expand(
+            rules.assemble.output,
+            model=EXPERIMENT.models,
+            method=[method for method in EXPERIMENT.methods if method != FULL],
+            setting=EXPERIMENT.settings,
+            weights=EXPERIMENT.rounding.weights,
+            seed=EXPERIMENT.seeds,
+        ),
+    output:
+        csv=report(
+            "results/cost.csv", caption="captions/cost.rst", category="Tables", labels={"table": "cost", "as": "CSV"}
+        ),
+        markdown="results/cost.md",
+        record="results/cost.json",
+    log:
+        "results/logs/cost.log",
+    benchmark:
+        "results/benchmarks/cost.tsv"
+    params:
+        code=code_hash("altq.commands.cost"),
+    threads: 1
+    resources:
+        mem_mb=1000,
+    conda:
+        "../envs/report.yaml"
+    shell:
+        "python3 -m altq cost --threads {threads} --checkpoints $(dirname {input}) --output {output.csv} "
+        "2> >(tee {log} >&2)"

@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from altq.configuration import Experiment
+from altq.methods.baselines import BASELINES
+from altq.methods.table import BANKS, FULL, METHODS
 
 CONFIGURATIONS = ("config.yaml", "configs/smoke.yaml", "configs/paper.yaml")
 
@@ -46,10 +48,46 @@ def test_the_paper_to_the_letter(project):
     paper = Experiment.parse(yaml.safe_load((project / "configs" / "paper.yaml").read_text()))
     calibration = paper.calibration
     assert (calibration.num_windows, calibration.window_length, calibration.loss) == (128, 2048, "mse")
+    assert (paper.recipe.unit, paper.recipe.scaling, paper.recipe.smooth_alpha) == ("block", "smooth", 0.3)
     assert paper.recipe.start == "random" and not paper.recipe.clip_search and paper.recipe.learning_rate == 5e-3
     assert paper.recipe.steps == 15 * 128 // paper.recipe.windows_per_step
     assert paper.rounding.weights == "gptq"
     assert (paper.evaluation.num_windows, paper.evaluation.window_length) == (None, 2048)
+    assert dict(paper.baselines) == BASELINES
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_the_shipped_experiments_have_every_method_but_balance(project, name):
+    experiment = Experiment.parse(yaml.safe_load((project / name).read_text()))
+    assert experiment.methods == [FULL, *(method for method in METHODS if method != "balance")]
+
+
+def test_baselines_that_take_steps_have_our_budget_by_default(project):
+    default = Experiment.parse(yaml.safe_load((project / "config.yaml").read_text()))
+    ours = default.recipe.steps, default.recipe.windows_per_step
+    for name, recipe in default.baselines:
+        assert not BASELINES[name].steps or (recipe.steps, recipe.windows_per_step) == ours, name
+    changed = {"steps", "windows_per_step"}
+    for name, recipe in default.baselines:
+        assert recipe.model_dump(exclude=changed) == BASELINES[name].model_dump(exclude=changed), name
+
+
+def test_a_baseline_has_its_authors_recipe_but_for_what_is_given(smoke):
+    smoke["baselines"] = {"flatquant": {"steps": 3}, "spinquant": {}}
+    experiment = Experiment.parse(smoke)
+    assert experiment.baselines.flatquant == BASELINES["flatquant"].model_copy(update={"steps": 3})
+    for name in BASELINES.keys() - {"flatquant"}:
+        assert getattr(experiment.baselines, name) == BASELINES[name]
+
+
+def test_a_bank_is_calibrated_by_the_recipe_of_its_name(smoke):
+    experiment = Experiment.parse(smoke)
+    assert BASELINES.keys() <= BANKS.keys()
+    for bank in BANKS:
+        expected = getattr(experiment.baselines, bank) if bank in BASELINES else experiment.recipe
+        assert experiment.recipe_of(bank) == expected
+    assert experiment.recipe_of("affine").steps == experiment.recipe_of("flatquant").steps == 2
+    assert experiment.recipe_of("affine").start != experiment.recipe_of("flatquant").start
 
 
 @pytest.mark.parametrize(
@@ -74,6 +112,19 @@ def test_the_paper_to_the_letter(project):
         (("calibration", "loss"), "mae", "calibration.loss: "),
         (("recipe", "windows_per_step"), 9, "recipe.windows_per_step is 9, but calibration.num_windows is 8"),
         (("recipe", "learning_rate"), 0, "recipe.learning_rate: "),
+        (("recipe", "scaling"), True, "recipe.scaling: Input should be 'none', 'ones', 'balance' or 'smooth'"),
+        (("recipe", "smooth_alpha"), 1.5, "recipe.smooth_alpha: Input should be less than or equal to 1"),
+        (("recipe", "initial_clip"), 0, "recipe.initial_clip: Input should be greater than 0"),
+        (("baselines", "flatqant"), {"steps": 1}, "baselines.flatqant: unknown key"),
+        (("baselines", "flatquant", "lr"), 1, "baselines.flatquant.lr: unknown key"),
+        (("baselines", "quarot", "learning_rate"), 1, "baselines.quarot.learning_rate: unknown key"),
+        (("baselines", "spinquant", "steps"), -1, "baselines.spinquant.steps: "),
+        (("baselines", "flatquant"), 8, "baselines.flatquant: "),
+        (
+            ("baselines", "ostquant", "windows_per_step"),
+            9,
+            "baselines.ostquant.windows_per_step is 9, but calibration.num_windows is 8",
+        ),
         (("evaluation", "num_windows"), 1, "evaluation.num_windows: "),
         (("models", "made"), {"path": "/nowhere/model", "num_blocks": 4}, "local path '/nowhere/model' does not exist"),
         (("models", "made"), {"num_blocks": 4}, "models.made: no source is given; give exactly one of hub, wheel"),

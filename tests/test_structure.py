@@ -24,7 +24,7 @@ ALLOWED = {
     "selection": {"statistics"},
     "methods": {*PARTS, "calibration", "selection"},
     "evaluation": {"models", "transforms", "quantizers", "methods"},
-    "report": {"configuration", "calibration.recipe", "methods.table", "selection.options", "sources.description"},
+    "report": {"configuration", "calibration.recipe", "methods.table", "methods.baselines", "selection.options", "sources.description"},
 }
 
 

@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 
 from altq.calibration.recipe import RoundingOptions
-from altq.commands.command import add_model, add_output
+from altq.commands.command import add_model, add_output, add_setting, add_states
 from altq.options import add_options, read_options
 from altq.provenance import provenance, write_provenance
 from altq.setting import Setting
@@ -23,8 +23,8 @@ from altq.setting import Setting
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("--states", type=Path, required=True, metavar="FOLDER", help="folder that `altq states` wrote")
-    parser.add_argument("--setting", required=True, metavar="WaAbKcVd", help="bit widths, e.g. W4A4K4V4")
+    add_states(parser)
+    add_setting(parser)
     parser.add_argument("--selection", type=Path, required=True, metavar="FILE", help="kinds, one for each sublayer")
     parser.add_argument(
         "--bank", type=_parse_bank, action="append", default=[], metavar="KIND=FOLDER",

@@ -9,11 +9,10 @@ what was made otherwise (another recipe, other states) is made again.
 """
 
 import argparse
-from pathlib import Path
 
 from altq.calibration.recipe import Recipe
 from altq.code_hash import code_hash
-from altq.commands.command import add_model, add_output
+from altq.commands.command import add_model, add_output, add_setting, add_states
 from altq.options import add_options, read_options
 from altq.provenance import provenance, write_provenance
 from altq.selection.selection import KINDS
@@ -22,8 +21,8 @@ from altq.setting import Setting
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("--states", type=Path, required=True, metavar="FOLDER", help="folder that `altq states` wrote")
-    parser.add_argument("--setting", required=True, metavar="WaAbKcVd", help="bit widths, e.g. W4A4K4V4")
+    add_states(parser)
+    add_setting(parser)
     parser.add_argument("--kind", choices=KINDS, required=True, help="kind of transformation at qkv and gate_up")
     parser.add_argument("--seed", type=int, required=True, metavar="N", help="seed of random starts and batches")
     add_output(parser, "folder")
@@ -32,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
-    from altq.calibration.bank import calibrate_bank
+    from altq.calibration.by_unit import calibrate_bank
 
     code = code_hash(__name__)
     what = (setting, arguments.kind, arguments.seed, recipe)

@@ -15,6 +15,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder: results/models/NAME")
 
 
+def add_states(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--states", type=Path, required=True, metavar="FOLDER", help="folder that `altq states` wrote")
+
+
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--setting", required=True, metavar="WaAbKcVd", help="bit widths, e.g. W4A4K4V4")
+
+
 def add_output(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help=f"{what} to write")
 

@@ -1,6 +1,6 @@
-"""Print Table 2 on the terminal.
+"""Print a table of the results on the terminal.
 
-Reads results/table2.csv and the .json beside it, as `altq table2` wrote them.
+Reads results/table2.csv or results/cost.csv, and the .json beside it, as `altq table2` and `altq cost` wrote them.
 
   altq show results/table2.csv
 """
@@ -17,10 +17,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     for path in (arguments.csv, arguments.csv.with_suffix(".json")):
         if not path.is_file():
-            raise ValueError(f"{path} is missing; `snakemake --cores all results/table2.csv` makes it")
+            raise ValueError(f"{path} is missing; `snakemake --cores all {arguments.csv}` makes it")
     from altq.files import read_json
+    from altq.report import cost, table2
     from altq.report.protocol import Captions
-    from altq.report.table2 import Presentation, render_terminal
 
-    captions = Captions.model_validate(read_json(arguments.csv.with_suffix(".json"))["captions"])
-    print(render_terminal(arguments.csv, Presentation(**dict(captions)), ansi=sys.stdout.isatty()), end="")
+    record = read_json(arguments.csv.with_suffix(".json"))
+    if record["provenance"]["command"] == "cost":
+        text = cost.render_terminal(arguments.csv)
+    else:
+        presentation = table2.Presentation(**dict(Captions.model_validate(record["captions"])))
+        text = table2.render_terminal(arguments.csv, presentation, ansi=sys.stdout.isatty())
+    print(text, end="")

@@ -3,11 +3,13 @@
 What is folded where (in float64): the selected transform T stays online at qkv and gate_up and T^-T is folded into the
 weights that read it; its scaling folds into the norm before. The value transform folds into v's output and o's input,
 the mixing of heads stays online at o. Down's transform stays online; its scaling folds into up's rows, whose codes it
-does not change. The key transform stays online, on keys and (its inverse transpose) on queries.
+does not change. The key transform stays online, on keys and (its inverse transpose) on queries. A rotation of the
+residual stream folds away whole (altq/models/residual.py).
 """
 
 import copy
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +17,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from altq.calibration.bank import Entry, read_entry
+from altq.calibration.bank import Entry, read_entry, read_index, read_residual
 from altq.calibration.recipe import RoundingOptions
 from altq.calibration.start import identity_transforms
-from altq.calibration.states import WINDOWS_PER_BATCH, States, run_sublayer, token_weights
+from altq.calibration.states import WINDOWS_PER_BATCH, States, batches, token_weights
 from altq.calibration.sublayer import QuantizedSublayer, fold_biases, fold_weights
 from altq.files import atomic, read_json, write_json
-from altq.methods.quantized_model import CHECKPOINT_FILE, WEIGHTS_FILE
+from altq.methods.quantized_model import CHECKPOINT_FILE, WEIGHTS_FILE, read_input
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer, sublayer_name
-from altq.models.weights import INDEX_FILE
+from altq.models.weights import CONFIG_FILE, INDEX_FILE
 from altq.precision import reduced_products
 from altq.progress import progress
 from altq.quantizers.gptq import factorize_hessian, gptq_round
+from altq.quantizers.integer import Codes, dequantized
 from altq.quantizers.packing import pack_codes
-from altq.quantizers.uniform import quantize, symmetric_scale
+from altq.quantizers.uniform import quantize
 from altq.selection.selection import Selection
 from altq.setting import FULL_PRECISION_BITS, Setting
 from altq.transforms.identity import Identity
@@ -50,29 +53,30 @@ def assemble(
     """Write the quantized checkpoint of a selection to `folder`, quantization.json last.
 
     banks: kind -> folder of its bank; `identity` needs none. ValueError where the selection is of another model or
-    names a kind without a bank.
+    names a kind without a bank, or where banks do not share the rotation of the residual stream.
     """
-    skeleton, known, chosen = Skeleton(model), States(states), Selection.read(selection)
+    skeleton = Skeleton(model, rotation=_shared_rotation(banks))
+    known, chosen = States(states), Selection.read(selection)
     _check(chosen, skeleton, banks, setting)
-    hidden, arguments = known.state(0)[: rounding.windows], skeleton.block_arguments(known.length)
+    hidden, arguments = skeleton.embed(known.tokens()[: rounding.windows]), skeleton.block_arguments(known.length)
     tensors = skeleton.outer_tensors()
     blocks: list[dict[str, Any]] = [{} for _ in range(skeleton.num_blocks)]
     for s in progress(range(len(chosen.kinds)), f"assembling {chosen.policy} at {setting}"):
         block = skeleton.block(s // 2) if s % 2 == 0 else block
         sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
         entry = _entry(sublayer, s, chosen.kinds[s], banks, skeleton.config.num_key_value_heads)
-        quantized = QuantizedSublayer(sublayer, entry.transforms, setting, signed=entry.signed)
-        no_clipping = dict.fromkeys(quantized.clipping_factors(), torch.ones(()))
-        quantized.load_clipping_factors(entry.clips or no_clipping)
+        options = {"signed": entry.signed, "asymmetric": entry.asymmetric}
+        quantized = QuantizedSublayer(sublayer, entry.transforms, setting, **options)
+        quantized.load_clipping_factors(entry.clips)
         weights = token_weights(known.loss, known.state(s + 1)[: rounding.windows])
-        rounded = round_sublayer(quantized, hidden, weights, arguments[s // 2], rounding)
-        if rounding.weights == "gptq":
-            hidden = run_sublayer(quantized.sublayer, hidden, arguments[s // 2])
+        rounded, hidden = round_sublayer(quantized, hidden, weights, arguments[s // 2], rounding)
         parts = export_sublayer(quantized, rounded, skeleton.family.norm_offset)
         tensors |= {f"{skeleton.weights.block_prefix(s // 2)}{name}": tensor for name, tensor in parts.items()}
         sites = {site: store(online(t))[0] for site, t in quantized.transforms.items()}
-        blocks[s // 2][sublayer.name] = {"sites": sites, "signed": entry.signed}
-    _write(Path(model), Path(folder), tensors, {"setting": str(setting), "policy": chosen.policy, "blocks": blocks})
+        blocks[s // 2][sublayer.name] = {"sites": sites, **options}
+    config = read_json(Path(model) / CONFIG_FILE) | {"tie_word_embeddings": skeleton.config.tie_word_embeddings}
+    description = {"setting": str(setting), "policy": chosen.policy, "blocks": blocks}
+    _write(Path(model), Path(folder), tensors, config, description)
 
 
 def _check(selection: Selection, skeleton: Skeleton, banks: dict[str, Path], setting: Setting) -> None:
@@ -85,15 +89,25 @@ def _check(selection: Selection, skeleton: Skeleton, banks: dict[str, Path], set
     if missing:
         raise ValueError(f"selection {selection.policy!r} names {', '.join(missing)}, but no such bank is given")
     for kind, bank in banks.items():
-        calibrated = read_json(bank / "index.json")["setting"]
+        calibrated = read_index(bank)["setting"]
         if calibrated != str(setting):
             raise ValueError(f"bank {bank} of {kind} was calibrated at {calibrated}, not at {setting}")
 
 
+def _shared_rotation(banks: dict[str, Path]) -> Tensor | None:
+    """The rotation of the residual stream in which all banks stand; None for none."""
+    rotations = {bank: read_residual(bank) for bank in banks.values()}
+    shared = next((rotation for rotation in rotations.values() if rotation is not None), None)
+    for bank, rotation in rotations.items():
+        if shared is not None and (rotation is None or not torch.equal(rotation, shared)):
+            raise ValueError(f"bank {bank} stands in another rotation of the residual stream; it cannot be mixed in")
+    return shared
+
+
 def _entry(sublayer: Sublayer, s: int, kind: str, banks: dict[str, Path], kv_heads: int) -> Entry:
-    """The bank's entry for a kind; plain round-to-nearest for `identity`."""
-    if kind == "identity":
-        return Entry(identity_transforms(sublayer, kv_heads), {}, signed=False)
+    """The bank's entry for a kind; plain round-to-nearest for an `identity` that has no bank."""
+    if kind not in banks:
+        return Entry(identity_transforms(sublayer, kv_heads), {}, signed=False, asymmetric=False)
     entry = read_entry(banks[kind], s)
     for site, transform in entry.transforms.items():
         ok, reason = transform.check()
@@ -119,23 +133,26 @@ def scaling_of(transform: Transform) -> Tensor | None:
 @torch.no_grad()
 def round_sublayer(
     quantized: QuantizedSublayer, hidden: Tensor, weights: Tensor, arguments: dict[str, Any], rounding: RoundingOptions
-) -> dict[str, tuple[Tensor, Tensor]]:
+) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
     """Round the weights of a sublayer: projection -> (codes int8 [d_out, d_in], scale [d_out, 1]).
 
-    They are folded in float64. GPTQ visits the sites in order and sums each Hessian over the inputs that the rounded
-    model sees: hidden [windows, length, hidden], its tokens weighted by [windows, length, 1]. Leaves the rounded
-    weights in the projections. At 16 bits the scale is empty and the codes are the folded weights themselves.
+    They are folded in float64. GPTQ visits the two sites in order and sums each Hessian over the inputs that the
+    rounded model sees: hidden [windows, length, hidden], its tokens weighted by [windows, length, 1]. Returns, beside
+    the codes, `hidden` after the rounded sublayer; nothing reads it where no Hessian is summed, and it stays as it is.
+    At 16 bits the scale is empty and the codes are the folded weights themselves.
     """
     bits = quantized.setting.weights
     exact = copy.deepcopy(quantized.transforms).double()
     folded = fold_weights(exact, quantized.sites, {name: w.double() for name, w in quantized.weights.items()})
-    quantized.prepare()
+    for name, bias in fold_biases(quantized.transforms, quantized.sites, quantized.biases).items():
+        quantized.projections[name].bias = bias
+    sums_hessians = rounding.weights == "gptq" and bits != FULL_PRECISION_BITS
     rounded = {}
     for site, names in quantized.sites.items():
         factor = None
-        if rounding.weights == "gptq" and bits != FULL_PRECISION_BITS:
-            hessian = _hessian(quantized, site, hidden, weights, arguments)
-            factor = factorize_hessian(hessian, damping=rounding.damping, act_order=rounding.act_order)
+        if sums_hessians:
+            inputs = site_inputs(quantized, site, hidden, arguments)
+            factor = factorize_hessian(_hessian(inputs, weights), damping=rounding.damping, act_order=rounding.act_order)
         for name in names:
             weight = folded[name].float().contiguous()
             if bits == FULL_PRECISION_BITS:
@@ -150,27 +167,48 @@ def round_sublayer(
                 codes = gptq_round(weight * scale.sign(), scale.abs(), bits, factor, block_size=rounding.block_size)
             rounded[name] = codes, scale
             quantized.projections[name].weight = codes * scale
-    return rounded
+    return rounded, _advance(quantized, inputs, hidden) if sums_hessians else hidden
 
 
-def _hessian(
-    quantized: QuantizedSublayer, site: str, hidden: Tensor, weights: Tensor, arguments: dict[str, Any]
-) -> Tensor:
+def site_inputs(
+    quantized: QuantizedSublayer, site: str, hidden: Tensor, arguments: dict[str, Any]
+) -> list[Codes | Tensor]:
+    """What the projections of a site read, by batches of windows; its codes take two bytes each.
+
+    The first site needs nothing but the norm, the last one all but its own projection.
+    """
+    sublayer = quantized.sublayer
+    read = partial(
+        read_input, quantized.transforms[site], quantized.activation_clip[site](), quantized.setting.activations,
+        signed=quantized.signed, asymmetric=quantized.asymmetric,
+    )  # fmt: skip
+    inputs = []
+    for rows in batches(len(hidden)):
+        x = sublayer.norm(hidden[rows])
+        if site != sublayer.half.selected_site:
+            x = sublayer.before_output(x, arguments)
+        x = read(x)
+        inputs.append(Codes(x.codes.to(torch.int16), x.scale) if isinstance(x, Codes) else x)
+    return inputs
+
+
+def _hessian(inputs: list[Codes | Tensor], weights: Tensor) -> Tensor:
     """sum_t w_t x_t^T x_t over the quantized inputs of a site, [d, d]."""
-    total = torch.zeros(quantized.transforms[site].size, quantized.transforms[site].size)
-    token_weight = iter(weights.split(WINDOWS_PER_BATCH))
-
-    def see(seen: str, x: Tensor) -> Tensor:
-        if seen == site:
-            rows = (x * next(token_weight).sqrt()).flatten(0, 1)
-            with reduced_products():
-                total.add_(rows.T @ rows)
-        return x
-
-    quantized.tap = see
-    run_sublayer(quantized.sublayer, hidden, arguments)
-    quantized.tap = None
+    total = 0
+    for x, token_weight in zip(inputs, weights.split(WINDOWS_PER_BATCH), strict=True):
+        rows = (dequantized(x) * token_weight.sqrt()).flatten(0, 1)
+        with reduced_products():
+            total = total + rows.T @ rows
     return total
+
+
+def _advance(quantized: QuantizedSublayer, inputs: list[Codes | Tensor], hidden: Tensor) -> Tensor:
+    """The residual stream after a sublayer, from the inputs of its last projection."""
+    *_, last = quantized.projections.values()
+    outputs = torch.empty_like(hidden)
+    for rows, x in zip(batches(len(hidden)), inputs, strict=True):
+        outputs[rows] = hidden[rows] + quantized.sublayer.output_norm(last.project(dequantized(x)))
+    return outputs
 
 
 def export_sublayer(
@@ -209,12 +247,15 @@ def export_sublayer(
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
-def _write(model: Path, folder: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """The checkpoint folder: weights, the model's own config and tokenizer, and quantization.json at the end."""
+def _write(
+    model: Path, folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], description: dict[str, Any]
+) -> None:
+    """The checkpoint folder: weights, config, the model's own tokenizer, and quantization.json at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / WEIGHTS_FILE) as partial:
         save_file(tensors, partial)
     for path in model.iterdir():
         if path.suffix in (".json", ".model", ".txt", ".jinja") and path.name not in ("source.json", INDEX_FILE):
             shutil.copyfile(path, folder / path.name)
+    write_json(folder / CONFIG_FILE, config)
     write_json(folder / CHECKPOINT_FILE, description)

@@ -16,7 +16,7 @@ from altq.models.family import family_of
 from altq.models.joints import ATTENTION, SharedInput, attach_cache_joint
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer
-from altq.quantizers.integer import Codes, integer_linear, quantize_tokens
+from altq.quantizers.integer import Codes, dequantized, integer_linear, quantize_tokens
 from altq.quantizers.packing import unpack_codes
 from altq.quantizers.uniform import fake_quantize_asymmetric
 from altq.setting import FULL_PRECISION_BITS, Setting
@@ -53,7 +53,8 @@ def _load_checkpoint(folder: Path) -> nn.Module:
                 raise ValueError(
                     f"{folder / WEIGHTS_FILE} lacks {name}{missing.args[0]}; assemble the checkpoint again"
                 ) from missing
-    model.load_state_dict({n: t for n, t in tensors.items() if n in model.state_dict()}, strict=False, assign=True)
+    known = model.state_dict().keys()
+    model.load_state_dict({n: t for n, t in tensors.items() if n in known}, strict=False, assign=True)
     model.tie_weights()
     left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if left:
@@ -73,7 +74,7 @@ def _quantize_sublayer(
     sublayer: Sublayer, tensors: dict[str, Tensor], structure: dict[str, Any], setting: Setting
 ) -> None:
     """Install the joints of one sublayer from the tensors of its block and the structure of its sites."""
-    signed = structure["signed"]
+    options = {name: structure[name] for name in ("signed", "asymmetric")}
     transforms = {
         site: restore(description, _below(f"{site}.transform.", tensors))
         for site, description in structure["sites"].items()
@@ -81,7 +82,7 @@ def _quantize_sublayer(
     shared = {}
     for site, names in sublayer.half.input_sites.items():
         clip = tensors[f"{site}.clip"]
-        read = partial(_read_input, transforms[site], clip, setting.activations, signed)
+        read = partial(read_input, transforms[site], clip, setting.activations, **options)
         shared[site] = SharedInput(read, len(names))
     is_integer = FULL_PRECISION_BITS not in (setting.weights, setting.activations)
     projections = sublayer.install(shared, product=integer_linear if is_integer else _float_linear)
@@ -100,13 +101,14 @@ def _weight(name: str, tensors: dict[str, Tensor], bits: int) -> Tensor | Codes:
     return Codes(unpack_codes(tensors[f"{name}.codes"], bits, length).float(), tensors[f"{name}.scale"])
 
 
-def _read_input(transform: Transform, clip: Tensor, bits: int, signed: bool, x: Tensor) -> Tensor | Codes:
+def read_input(transform: Transform, clip: Tensor, bits: int, x: Tensor, **options: bool) -> Tensor | Codes:
+    """What the projections of a site share: its input, transformed and quantized."""
     x = transform.apply_to(x)
-    return x if bits == FULL_PRECISION_BITS else quantize_tokens(x, bits, clip, signed=signed)
+    return x if bits == FULL_PRECISION_BITS else quantize_tokens(x, bits, clip, **options)
 
 
 def _float_linear(x: Tensor | Codes, weight: Tensor | Codes) -> Tensor:
-    return F.linear(*(t.dequantized() if isinstance(t, Codes) else t for t in (x, weight)))
+    return F.linear(dequantized(x), dequantized(weight))
 
 
 def _read_cache(

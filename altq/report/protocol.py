@@ -1,15 +1,15 @@
-"""The protocol of an experiment in sentences, and where it departs from the paper: what stands below a table.
+"""The protocol of an experiment in sentences, and where it departs from the paper and from the baselines' authors.
 
 The paper's own values are here and nowhere else (section 4.1; FlatQuant's where the paper follows it).
 """
-
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from altq.calibration.recipe import Recipe, RoundingOptions
 from altq.configuration import CalibrationOptions, EvaluationOptions, Experiment
+from altq.methods.baselines import BASELINES, DIFFERENCES, END_TO_END
 from altq.methods.table import FULL, METHODS
+from altq.report.wording import SAID, differences, listed, matters, say
 from altq.selection.options import HeuristicOptions
 from altq.sources.description import ModelDescription, split_address
 
@@ -23,7 +23,11 @@ PAPER_MODELS = (
 PAPER_CALIBRATION = CalibrationOptions(corpus="WikiText-2", num_windows=128, window_length=2048, loss="mse")
 PAPER_EVALUATION = EvaluationOptions(window_length=2048)
 PAPER_RECIPE = Recipe(
+    unit="block",
     start="random",
+    scaling="smooth",
+    smooth_alpha=0.3,
+    initial_clip=0.982,
     clip_search=False,
     signed_scale=False,
     fitted=["attention", "ffn"],
@@ -35,40 +39,6 @@ PAPER_RECIPE = Recipe(
 )
 PAPER_ROUNDING = RoundingOptions(weights="gptq", windows=128)
 PAPER_HEURISTIC = HeuristicOptions()
-
-SAID: dict[str, dict[str, Any]] = {
-    "calibration": {
-        "num_windows": "{} calibration windows",
-        "window_length": "calibration windows of {} tokens",
-        "loss": {"mse": "mean squared error", "relative": "loss relative to each token's mean square"},
-    },
-    "recipe": {
-        "start": {
-            "balance": "closed-form (balance) starts",
-            "hadamard": "Hadamard starts",
-            "random": "random orthogonal starts",
-        },
-        "structure": {"kronecker": "rotations of two Kronecker factors", "full": "full rotations"},
-        "longest_run": "runs of at most {} channels for balance",
-        "scaling": {True: "per-channel scaling", False: "no per-channel scaling"},
-        "clip_search": {True: "clipping searched on a grid", False: "clipping learned alone"},
-        "signed_scale": {True: "scales of either sign", False: "positive scales"},
-        "steps": "{} optimiser steps for each sublayer",
-        "fitted": "steps spent on {}",
-        "windows_per_step": "{} windows a step",
-        "learning_rate": "learning rate {}",
-        "clip_rate_factor": "clipping learned {} times as fast",
-        "betas": "Adam's decay rates {}",
-        "weight_decay": "weight decay {}",
-    },
-    "rounding": {
-        "weights": {"gptq": "GPTQ", "rtn": "weights rounded to nearest"},
-        "windows": "Hessians summed over {} windows",
-    },
-    "evaluation": {"num_windows": "{} evaluation windows", "window_length": "evaluation windows of {} tokens"},
-}
-"""How each option is said that the paper has a value for: a phrase for each value, or one with a place for it."""
-
 
 class Captions(BaseModel):
     """What stands around a table: the protocol below it, and what models and corpora are called."""
@@ -86,7 +56,7 @@ def captions(experiment: Experiment) -> Captions:
     models = {name: model.published for name, model in experiment.models.items() if model.published}
     corpora = {name: corpus.published for name, corpus in experiment.corpora.items() if corpus.published}
     return Captions(
-        notes=(*experiment.notes, *protocol(experiment), *departures(experiment)),
+        notes=(*experiment.notes, *protocol(experiment), *departures(experiment), *baselines(experiment)),
         labels=models | corpora,
         published_models=models,
         published_corpora=corpora,
@@ -95,63 +65,93 @@ def captions(experiment: Experiment) -> Captions:
 
 def protocol(experiment: Experiment) -> list[str]:
     """What was computed, a sentence each: models, evaluation, calibration, recipe."""
-    calibration, evaluation = experiment.calibration, experiment.evaluation
+    calibration, evaluation, recipe = experiment.calibration, experiment.evaluation, experiment.recipe
     models = "; ".join(f"{name} is {_origin(model)}" for name, model in experiment.models.items())
     windows = "all" if evaluation.num_windows is None else f"the first {evaluation.num_windows}"
     sentences = [
         f"Model: {models}." if len(experiment.models) == 1 else f"Models: {models}.",
         f"Perplexity over {windows} non-overlapping windows of {evaluation.window_length} tokens of each test text.",
         f"Calibrated on {calibration.num_windows} windows of {calibration.window_length} tokens of "
-        f"{calibration.corpus} at random places (seed {', '.join(map(str, experiment.seeds))}), every sublayer "
-        "against the full-precision model.",
+        f"{calibration.corpus} at random places (seed {', '.join(map(str, experiment.seeds))}), the same for every "
+        "method.",
     ]
-    if any(METHODS[method].banks for method in experiment.methods if method != FULL):
-        names = ("start", "scaling", "clip_search", "steps", "windows_per_step", "learning_rate", "weight_decay")
-        said = [_say("recipe", name, getattr(experiment.recipe, name)) for name in names]
-        sentences.append(f"Fitted with {', '.join(said)}; {_say('calibration', 'loss', calibration.loss)}.")
+    if kinds := _own_kinds(experiment):
+        names = (
+            "start", "scaling", "smooth_alpha", "clip_search", "steps", "windows_per_step", "learning_rate",
+            "weight_decay",
+        )  # fmt: skip
+        said = [say("recipe", name, getattr(recipe, name)) for name in names if matters(recipe, name, kinds)]
+        methods = [METHODS[method].label for method in experiment.methods if _is_own(method)]
+        sentences.append(
+            f"{listed(methods)} {'are' if len(methods) > 1 else 'is'} {say('recipe', 'unit', recipe.unit)} against "
+            f"the full-precision model, with {', '.join(said)}; {say('calibration', 'loss', calibration.loss)}."
+        )
     return sentences
 
 
 def departures(experiment: Experiment) -> list[str]:
     """One sentence with all that differs from the paper's protocol, or none where nothing does."""
-    differences = []
+    found = []
     if foreign := [name for name, model in experiment.models.items() if not _is_papers(model)]:
-        differences.append(f"the model ({', '.join(foreign)})")
+        found.append(f"the model ({', '.join(foreign)})")
     if foreign := [name for name, corpus in experiment.corpora.items() if not corpus.published]:
-        differences.append(f"the text ({', '.join(foreign)})")
+        found.append(f"the text ({', '.join(foreign)})")
     published = experiment.corpora[experiment.calibration.corpus].published
     if published and published != PAPER_CALIBRATION.corpus:
-        differences.append(f"calibration on {published} (paper: {PAPER_CALIBRATION.corpus})")
+        found.append(f"calibration on {published} (paper: {PAPER_CALIBRATION.corpus})")
+    kinds = _own_kinds(experiment)
     papers = {
         "calibration": PAPER_CALIBRATION,
         "recipe": PAPER_RECIPE,
         "rounding": PAPER_ROUNDING,
         "evaluation": PAPER_EVALUATION,
     }
-    for part, paper in papers.items():
-        for name, said in SAID[part].items():
-            ours, theirs = getattr(getattr(experiment, part), name), getattr(paper, name)
-            if ours != theirs:
-                compared = said[theirs] if isinstance(said, dict) else _value(theirs)
-                differences.append(f"{_say(part, name, ours)} (paper: {compared})")
+    for section, paper in papers.items():
+        ours = getattr(experiment, section)
+        names = [name for name in SAID[section] if section != "recipe" or kinds and matters(ours, name, kinds)]
+        found += differences(section, ours, paper, "paper", names)
     if experiment.selection != PAPER_HEURISTIC:
-        differences.append("the options of the heuristic")
-    return [f"Departs from the paper in {'; '.join(differences)}."] if differences else []
+        found.append("the options of the heuristic")
+    return [f"Departs from the paper in {'; '.join(found)}."] if found else []
+
+
+def baselines(experiment: Experiment) -> list[str]:
+    """A sentence for each baseline with what it has otherwise than its authors, after one that says so.
+
+    Options are compared with its authors' recipe; what no option can say is in `DIFFERENCES`.
+    """
+    methods = [method for method in experiment.methods if method in BASELINES]
+    if not methods:
+        return []
+    calibration = experiment.calibration
+    sentences = [
+        f"{listed(METHODS[method].label for method in methods)} {'are' if len(methods) > 1 else 'is'} run by this "
+        f"code on the same {calibration.num_windows} x {calibration.window_length} calibration tokens, with the "
+        "authors' recipe but for what follows."
+    ]
+    for method in methods:
+        ours, theirs = experiment.recipe_of(method), BASELINES[method]
+        section, kinds = "end_to_end" if method in END_TO_END else "recipe", METHODS[method].banks
+        names = [name for name in SAID[section] if matters(ours, name, kinds)]
+        found = differences(section, ours, theirs, "authors", names)
+        if section == "recipe" and (ours.steps or ours.clip_search):
+            found += differences("calibration", calibration, PAPER_CALIBRATION, "authors", ["loss"])
+        sentences.append(f"{METHODS[method].label}: {'; '.join([*found, DIFFERENCES[method]])}.")
+    return sentences
+
+
+def _is_own(method: str) -> bool:
+    """Whether our own recipe calibrates what the method reads."""
+    return method != FULL and any(bank not in BASELINES for bank in METHODS[method].banks.values())
+
+
+def _own_kinds(experiment: Experiment) -> set[str]:
+    """The kinds that our own recipe calibrates for this experiment."""
+    return {kind for method in experiment.methods if _is_own(method) for kind in METHODS[method].banks}
 
 
 def _is_papers(model: ModelDescription) -> bool:
     return bool(model.published) or (model.hub is not None and split_address(model.hub)[0] in PAPER_MODELS)
-
-
-def _say(part: str, name: str, value: Any) -> str:
-    said = SAID[part][name]
-    return said[value] if isinstance(said, dict) else said.format(_value(value))
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return " and ".join(map(_value, value))
-    return "all" if value is None else value if isinstance(value, str) else f"{value:g}"
 
 
 def _origin(model: ModelDescription) -> str:

@@ -8,9 +8,11 @@ from altq.files import read_json
 
 PERPLEXITY_CORPORA = ("WikiText-2", "C4")
 
-# Our method beside a published row of another name: `affine` is FlatQuant's transform, and the paper's own fixed
-# rotation is only in Table 1.
-COUNTERPARTS = {"affine": ("table2", "flatquant"), "rotation": ("table1", "rotation")}
+COUNTERPARTS = {"rotation": ("table1", "rotation")}
+"""The table and row that stand beside a method of ours where it is not Table 2's row of the same name.
+
+`affine` has none: it is FlatQuant's transform with our recipe, and the paper's FlatQuant stands beside `flatquant`.
+"""
 
 
 class Published(NamedTuple):

@@ -10,7 +10,8 @@ from typing import Any
 import pandas
 
 from altq.files import read_json, write_text
-from altq.methods.table import FULL, METHODS
+from altq.methods.table import FULL
+from altq.report.labels import ROUNDINGS, method_label
 from altq.report.published import PERPLEXITY_CORPORA, published_perplexity
 from altq.report.table import Cell, Column, Row, Table, to_markdown, to_terminal
 from altq.report.table_image import write_image
@@ -21,15 +22,6 @@ COLUMNS = (
     "setting", "method", "model", "corpus", "weights", "perplexity", "perplexity_low", "perplexity_high", "seed",
     "num_tokens", "published",
 )  # fmt: skip
-ROUNDINGS = {"rtn": "RTN", "gptq": "GPTQ"}
-PUBLISHED_LABELS = {
-    "smoothquant": "SmoothQuant",
-    "quarot": "QuaRot",
-    "spinquant": "SpinQuant",
-    "ostquant": "OSTQuant",
-    "flatquant": "FlatQuant",
-}
-"""Methods that stand in the paper's columns alone."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
         groups.append(
             tuple(
                 Row(
-                    stub=("" if full else setting, _method_label(method, weights, several_roundings)),
+                    stub=("" if full else setting, method_label(method, weights, several_roundings)),
                     cells=(
                         *(_cell(value, None if full else winner) for value, winner in zip(line, best, strict=True)),
                         *(_reference(setting, method, model, corpus) for corpus, model in references),
@@ -176,16 +168,6 @@ def _reference(setting: str, method: str, model: str, corpus: str) -> Cell:
     return Cell() if value is None else Cell(format_perplexity(value))
 
 
-def _method_label(method: str, weights: str, several_roundings: bool) -> str:
-    """The rounding is part of the name where rows differ in it, and always where it is the whole method."""
-    if method == FULL:
-        return "Full precision"
-    label = METHODS[method].label if method in METHODS else PUBLISHED_LABELS.get(method, method)
-    if several_roundings or method == "rtn":
-        return f"{label} ({ROUNDINGS.get(weights, weights)})"
-    return label
-
-
 def _reading_notes(frame: pandas.DataFrame, presentation: Presentation, several_roundings: bool) -> list[str]:
     quantized = frame.loc[frame["method"] != FULL]
     notes = []
@@ -199,9 +181,12 @@ def _reading_notes(frame: pandas.DataFrame, presentation: Presentation, several_
         "The CSV file has 95 % bootstrap intervals over windows."
     )
     if presentation.orientation:
+        methods = set(quantized["method"])
+        beside = "each in the row of the same method"
+        beside += "; Rotation has the fixed rotation of the paper's Table 1" if "rotation" in methods else ""
+        beside += "; Affine, FlatQuant's transform with our recipe, has none" if "affine" in methods else ""
         notes.append(
             "Columns headed “paper” are the paper's own numbers, for its models and texts and with GPTQ, for "
-            "orientation only. Affine stands beside FlatQuant, whose transform it is, and Rotation beside the fixed "
-            "rotation of the paper's Table 1."
+            f"orientation only, {beside}."
         )
     return notes

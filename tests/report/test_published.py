@@ -1,5 +1,6 @@
 import pytest
 
+from altq.methods.table import METHODS
 from altq.report.published import _tables, published, published_models, published_perplexity
 
 FULL = "W16A16K16V16"
@@ -55,10 +56,15 @@ def test_zero_shot_averages_are_the_means_of_their_tasks_but_for_two_misprints()
 
 
 def test_counterparts():
-    assert published_perplexity("W3A3K3V3", "affine", "LLaMA-2-7B", "C4") == 9.76  # FlatQuant's
+    assert published_perplexity("W3A3K3V3", "flatquant", "LLaMA-2-7B", "C4") == 9.76
+    assert published_perplexity("W3A3K3V3", "affine", "LLaMA-2-7B", "C4") is None
     assert published_perplexity("W3A3K3V3", "rotation", "LLaMA-2-7B", "C4") == 10.90  # Table 1's
     assert published_perplexity("W4A4K4V4", "rotation", "LLaMA-2-7B", "C4") is None
     assert published_perplexity("W4A4K4V4", "rtn", "LLaMA-2-7B", "C4") is None
+
+
+def test_every_method_that_the_paper_prints_is_one_of_ours():
+    assert {method for _, method, _, _ in _tables()["table2"]} <= {"full", *METHODS}
 
 
 @pytest.mark.parametrize(("model", "corpus"), [("LLaMA-2-70B", "C4"), ("LLaMA-2-7B", "c4")])

@@ -99,6 +99,20 @@ def test_roundings_are_named_where_they_differ():
     assert labels == ["No transform (RTN)", "No transform (GPTQ)", "Affine (RTN)", "Affine (GPTQ)"]
 
 
+def test_the_baselines_are_rows_with_the_papers_numbers_beside_them():
+    presentation = Presentation()
+    baselines = ("smoothquant", "quarot", "spinquant", "ostquant", "flatquant")
+    results = [result("W4A4K4V4", method, 8.0 + i) for i, method in enumerate((*baselines, "rotation"))]
+    table = wide_table(perplexity_frame(results, presentation), presentation)
+    shown = [(row.stub[1], row.cells[1].text) for row in table.rows]
+    assert shown == [
+        ("SmoothQuant", "–"), ("QuaRot", "6.10"), ("SpinQuant", "5.96"), ("OSTQuant", "5.91"), ("FlatQuant", "5.78"),
+        ("Rotation", "–"),
+    ]  # fmt: skip
+    assert bold(table) == {(("W4A4K4V4", "SmoothQuant"), 0)}
+    assert "fixed rotation of the paper's Table 1" in table.notes[-1] and "Affine" not in table.notes[-1]
+
+
 def test_settings_and_methods_keep_their_order_and_full_precision_leads():
     results = made()[::-1]
     frame = perplexity_frame(results, PLAIN)
@@ -114,13 +128,13 @@ def test_absent_results_are_dashes():
 
 def test_published_numbers_stand_beside_the_papers_own_models_only():
     presentation = Presentation(published_models={"llama2": "LLaMA-2-7B"}, published_corpora={"wiki": "WikiText-2"})
-    methods = ("rtn", "affine", "rotation", "adaptive")
+    methods = ("rtn", "flatquant", "affine", "rotation", "adaptive")
     results = [result("W3A3K3V3", m, 9.0, model=model) for m in methods for model in ("llama2", "tiny")]
     results += [result("W3A3K3V3", "affine", 9.0, model="llama2", corpus="pydoc")]
     frame = perplexity_frame(results, presentation)
     values = {(r.method, r.model, r.corpus): r.published for r in frame.itertuples() if not math.isnan(r.published)}
     assert values == {
-        ("affine", "llama2", "wiki"): 7.54,
+        ("flatquant", "llama2", "wiki"): 7.54,
         ("rotation", "llama2", "wiki"): 7.99,
         ("adaptive", "llama2", "wiki"): 7.22,
     }
@@ -134,8 +148,10 @@ def test_orientation_is_muted_and_never_bold():
         (("paper: WikiText-2 ↓", "LLaMA-2-7B"), True),
         (("paper: C4 ↓", "LLaMA-2-7B"), True),
     ]
-    assert [row.cells[1].text for row in table.rows] == ["5.47", "–", "5.78", "5.61", "–", "7.54", "7.22"]
+    assert [row.cells[1].text for row in table.rows] == ["5.47", "–", "–", "5.61", "–", "–", "7.22"]
     assert all(i == 0 for _, i in bold(table))
+    assert "Affine, FlatQuant's transform with our recipe, has none" in table.notes[-1]
+    assert "Rotation" not in table.notes[-1]
 
 
 def test_an_unknown_published_name_is_refused():

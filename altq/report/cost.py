@@ -1,0 +1,145 @@
+"""What each checkpoint cost: time and memory of its stages, from its history alone."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from altq.files import write_text
+from altq.methods.table import METHODS
+from altq.report.labels import method_label
+from altq.report.table import Cell, Column, Row, Table, to_markdown, to_terminal
+
+PLACE = ("model", "method", "setting", "weights", "seed")
+STAGES = {"calibration": ("calibrate", "calibrate-end-to-end"), "states": ("states",), "assembly": ("assemble",)}
+"""The commands of each stage."""
+
+MEASURES = {"seconds": "seconds", "processor_seconds": "processor_seconds", "memory_mb": "peak_memory"}
+"""What is measured of a stage, and what its record calls it; a record's memory is in bytes, MB are 10^6."""
+
+COLUMNS = (*PLACE, *(f"{stage}_{measure}" for stage in STAGES for measure in MEASURES))
+_PLACE = re.compile(r".*/checkpoints/" + "/".join(f"(?P<{name}>[^/]+)" for name in PLACE[:-1]) + r"/seed(?P<seed>\d+)")
+HEADINGS = {"seconds": "s", "processor_seconds": "CPU s", "memory_mb": "MB"}
+
+
+def cost_frame(records: Mapping[str | Path, Mapping[str, Any]]) -> pandas.DataFrame:
+    """The tidy table, a row for each checkpoint, from the records of how they were made, by their folders.
+
+    Calibration is summed over the banks that a method reads (memory: the highest), also where another method reads
+    them too; it is 0 where there are none. States are the same in every row of a model and seed. ValueError for a
+    folder that is not `checkpoints/<model>/<method>/<setting>/<weights>/seed<k>`, two of the same place, a record that
+    says otherwise or misses a bank, and a figure that is no finite number or negative.
+    """
+    frame = pandas.DataFrame([_row(Path(path), record) for path, record in records.items()], columns=list(COLUMNS))
+    key = ["model", "setting", "method", "weights", "seed"]
+    if frame.duplicated(key).any():
+        place = ", ".join(str(value) for value in frame.loc[frame.duplicated(key), key].iloc[0])
+        raise ValueError(f"two checkpoints for {place}: the table has room for one")
+    order = pandas.DataFrame({name: pandas.factorize(frame[name])[0] for name in key})
+    return frame.loc[order.sort_values(key, kind="stable").index].reset_index(drop=True)
+
+
+def cost_table(frame: pandas.DataFrame) -> Table:
+    """The table to read: a group of rows for each model and setting, means over seeds; states are in a note."""
+    shown = [(stage, measure) for stage in ("calibration", "assembly") for measure in MEASURES]
+    several_roundings = frame["weights"].nunique() > 1
+    groups = [
+        tuple(
+            Row((model, setting, method_label(method, weights, several_roundings)), _cells(rows, shown))
+            for (method, weights), rows in of_setting.groupby(["method", "weights"], sort=False)
+        )
+        for (model, setting), of_setting in frame.groupby(["model", "setting"], sort=False)
+    ]
+    return Table(
+        "Cost",
+        "Time and memory of each quantized model.",
+        ("Model", "Setting", "Method"),
+        tuple(Column((stage.capitalize(), HEADINGS[measure])) for stage, measure in shown),
+        tuple(groups),
+        tuple(_notes(frame)),
+    )
+
+
+def write_cost(records: Mapping[str | Path, Mapping[str, Any]], csv: str | Path) -> None:
+    """Write the tidy table as `csv` and, beside it, the one to read as .md."""
+    frame = cost_frame(records)
+    csv = Path(csv)
+    write_text(csv.with_suffix(".md"), to_markdown(cost_table(frame)))
+    write_text(csv, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def render_terminal(csv: str | Path) -> str:
+    """The table to read as text, from the tidy one."""
+    return to_terminal(cost_table(pandas.read_csv(csv, keep_default_na=False, dtype={"model": str})))
+
+
+def _row(folder: Path, record: Mapping[str, Any]) -> list[Any]:
+    model, method, setting, weights, seed = _place(folder)
+    options = record.get("options", {})
+    if record.get("command") != "assemble":
+        raise ValueError(f"{folder} was not made by `altq assemble`; give checkpoint folders")
+    made = options.get("setting"), options.get("rounding", {}).get("weights")
+    if made != (setting, weights):
+        raise ValueError(f"{folder} holds a checkpoint at {made[0]} with {made[1]}: it was moved; assemble it again")
+    history = {str(folder): record, **record.get("upstream", {})}
+    measured: list[float] = []
+    expected = {"calibration": len(METHODS[method].banks), "states": 1, "assembly": 1}
+    for stage, commands in STAGES.items():
+        found = {path: entry for path, entry in history.items() if entry.get("command") in commands}
+        if len(found) != expected[stage]:
+            raise ValueError(
+                f"{folder} was made from {len(found)} results of {' or '.join(commands)}, where {method} takes "
+                f"{expected[stage]}; assemble it again"
+            )
+        measured += _sum(found)
+    return [model, method, setting, weights, seed, *measured]
+
+
+def _place(folder: Path) -> tuple[str, str, str, str, int]:
+    """Model, method, setting, weights and seed of a checkpoint, from where it lies."""
+    match = _PLACE.fullmatch(folder.absolute().as_posix())
+    if not match or match["method"] not in METHODS:
+        raise ValueError(
+            f"{folder} is not of the form checkpoints/<model>/<method>/<setting>/<weights>/seed<k>, which says what it "
+            f"is (methods: {', '.join(METHODS)})"
+        )
+    return (*match.groups()[:-1], int(match["seed"]))
+
+
+def _sum(entries: Mapping[str, Mapping[str, Any]]) -> tuple[float, float, float]:
+    """Seconds and processor seconds of all, and the highest memory (MB)."""
+    seconds, processor_seconds, memory = (
+        [_figure(path, entry, name) for path, entry in entries.items()] for name in MEASURES.values()
+    )
+    return round(math.fsum(seconds), 3), round(math.fsum(processor_seconds), 3), round(max(memory, default=0) / 1e6, 1)
+
+
+def _figure(path: str, entry: Mapping[str, Any], name: str) -> float:
+    value = entry.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"the record of {path} has {name} {value}; only finite numbers from 0 on are tabulated")
+    return value
+
+
+def _cells(rows: pandas.DataFrame, shown: Iterable[tuple[str, str]]) -> tuple[Cell, ...]:
+    means = [rows[f"{stage}_{measure}"].mean() for stage, measure in shown]
+    return tuple(Cell(f"{mean:.{1 if 0 < mean < 9.95 else 0}f}") for mean in means)
+
+
+def _notes(frame: pandas.DataFrame) -> Iterable[str]:
+    states = [
+        f"{model} {rows['states_seconds'].mean():.0f} s ({rows['states_processor_seconds'].mean():.0f} CPU s, "
+        f"{rows['states_memory_mb'].mean():.0f} MB)"
+        for model, rows in frame.drop_duplicates(["model", "seed"]).groupby("model", sort=False)
+    ]
+    yield f"Before calibration come the states, once for all rows of a model and seed: {'; '.join(states)}."
+    yield (
+        "s: seconds by the clock, which other work on the machine prolongs; CPU s: seconds of processor time; MB: main "
+        "memory at its peak. A bank counts in every method that reads it. A job that was stopped and went on counts "
+        "its last process only."
+    )
+    if (seeds := frame["seed"].nunique()) > 1:
+        yield f"Means over {seeds} seeds."

@@ -1,0 +1,47 @@
+"""Every option has words, and lists read as prose."""
+
+import pytest
+
+from altq.calibration.recipe import EndToEndRecipe, Recipe
+from altq.configuration import CalibrationOptions, EvaluationOptions
+from altq.methods.baselines import BASELINES, END_TO_END
+from altq.methods.table import BANKS
+from altq.report.wording import OF_KIND, OF_STEPS, SAID, differences, listed, say
+
+
+@pytest.mark.parametrize(
+    ("section", "options", "unsaid"),
+    [
+        ("recipe", Recipe, {"search_windows"}),
+        ("end_to_end", EndToEndRecipe, {"windows_in_memory"}),
+        ("calibration", CalibrationOptions, {"corpus"}),
+        ("evaluation", EvaluationOptions, set()),
+    ],
+)
+def test_every_option_can_be_said(section, options, unsaid):
+    assert SAID[section].keys() | unsaid == options.model_fields.keys()
+    for name, said in SAID[section].items():
+        if isinstance(said, dict):
+            schema = options.model_json_schema()["properties"][name]
+            values = {"boolean": {True, False}}.get(schema.get("type"), set(schema.get("enum", said)))
+            assert said.keys() == values, name
+
+
+def test_every_baseline_can_be_said():
+    for name, recipe in BASELINES.items():
+        section = "end_to_end" if name in END_TO_END else "recipe"
+        assert all(say(section, option, getattr(recipe, option)) for option in SAID[section])
+
+
+def test_conditions_name_options_and_kinds_that_there_are():
+    options = SAID["recipe"] | SAID["end_to_end"]
+    assert {*OF_STEPS, *OF_KIND} <= options.keys() and {*OF_KIND.values()} <= {*BANKS.values()}
+
+
+def test_only_the_options_asked_for_are_compared():
+    ours, theirs = Recipe(steps=1, learning_rate=0.5), Recipe(steps=2, learning_rate=0.25)
+    assert differences("recipe", ours, theirs, "paper", ["steps", "start"]) == ["1 optimiser steps (paper: 2)"]
+
+
+def test_lists_read_as_prose():
+    assert [listed(texts) for texts in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
