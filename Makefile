@@ -30,7 +30,7 @@ table2: .venv/installed
 	@mkdir -p .snakemake
 	@if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ] && [ -f .snakemake/make.pid ] \
 	    && ! kill -0 "$$(cat .snakemake/make.pid)" 2>/dev/null; then $(BIN)/snakemake --unlock; fi
-	@sh -c 'echo $$$$ > .snakemake/make.pid; exec $(BIN)/snakemake --cores all results/table2.csv'
+	@sh -c 'echo $$$$ > .snakemake/make.pid; exec $(BIN)/snakemake --cores all results/table2.csv results/cost.csv'
 	@$(BIN)/altq show results/table2.csv
 
 test: .venv/installed-test

@@ -11,7 +11,6 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 @lru_cache(maxsize=1)
@@ -35,19 +34,25 @@ def reduced_products() -> Iterator[None]:
         backend.fp32_precision = before
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in reduced precision, on a GPU by way of bfloat16 operands."""
+    if a.is_cuda and a.dtype == torch.float32:
+        return (a.bfloat16() @ b.bfloat16()).float()
+    with reduced_products():
+        return a @ b
+
+
 class _ReducedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, inputs: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(inputs, weight)
-        with reduced_products():
-            return F.linear(inputs, weight)
+        return _product(inputs, weight.T)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         inputs, weight = ctx.saved_tensors
-        with reduced_products():
-            grad_inputs = grad @ weight if ctx.needs_input_grad[0] else None
-            grad_weight = grad.flatten(0, -2).T @ inputs.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        grad_inputs = _product(grad, weight) if ctx.needs_input_grad[0] else None
+        grad_weight = _product(grad.flatten(0, -2).T, inputs.flatten(0, -2)) if ctx.needs_input_grad[1] else None
         return grad_inputs, grad_weight
 
 

@@ -73,7 +73,7 @@ rule calibrate_end_to_end:
         code=code_hash("altq.commands.calibrate_end_to_end"),
     threads: 1
     resources:
-        mem_mb=3000,
+        mem_mb=4000,
     retries: 1
     conda:
         "../envs/quantize.yaml"

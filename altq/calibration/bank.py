@@ -77,8 +77,8 @@ def write_entry(path: Path, quantized: QuantizedSublayer, record: dict[str, Any]
         save_file(tensors, partial, metadata=metadata)
 
 
-def finished_record(path: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The record of an entry that was made from the same things, None where there is none that can be read."""
+def finished_record(path: Path, expected: str) -> dict[str, Any] | None:
+    """The record of an entry with the expected fingerprint, None where there is none that can be read."""
     if not path.is_file():
         return None
     try:
@@ -87,7 +87,7 @@ def finished_record(path: Path, fingerprint: str) -> dict[str, Any] | None:
     except (SafetensorError, KeyError, TypeError) as error:
         log.warning("%s cannot be read (%s): it is calibrated anew", path, error)
         return None
-    return record if record.get("fingerprint") == fingerprint else None
+    return record if record.get("fingerprint") == expected else None
 
 
 def read_entry(folder: str | Path, sublayer: int) -> Entry:

@@ -1,6 +1,6 @@
 """A sublayer with transformed and quantized weights, inputs and cache: what calibration fits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -43,7 +43,6 @@ class QuantizedSublayer(nn.Module):
         self.activation_clip = nn.ModuleDict({site: Clip(1) for site in self.sites})
         self.weight_clip = nn.ModuleDict({module_key(name): Clip(len(w), 1) for name, w in self.weights.items()})
         self.cache_clip = nn.ModuleDict()
-        self.tap: Callable[[str, Tensor], Tensor] | None = None  # sees every quantized input
         self._sublayer = (sublayer,)  # in a tuple, so that its modules are not ours
         shared = {site: SharedInput(lambda x, site=site: self.read(site, x), len(n)) for site, n in self.sites.items()}
         self.projections = sublayer.install(shared, product=reduced_linear)
@@ -59,12 +58,12 @@ class QuantizedSublayer(nn.Module):
         """The transformed and quantized input that the projections of a site share."""
         x = self.transforms[site].apply_to(x)
         bits = self.setting.activations
-        clip = self.activation_clip[site]
-        if bits != FULL_PRECISION_BITS and self.asymmetric:
-            x = fake_quantize_asymmetric(x, bits, clip().expand(2))
-        elif bits != FULL_PRECISION_BITS:
-            x = fake_quantize(x, symmetric_scale(x, bits, clip(), signed=self.signed), bits)
-        return x if self.tap is None else self.tap(site, x)
+        if bits == FULL_PRECISION_BITS:
+            return x
+        clip = self.activation_clip[site]()
+        if self.asymmetric:
+            return fake_quantize_asymmetric(x, bits, clip.expand(2))
+        return fake_quantize(x, symmetric_scale(x, bits, clip, signed=self.signed), bits)
 
     def cache(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys in the key transform's basis, keys and values quantized; the value's basis is folded."""

@@ -36,12 +36,12 @@ class Transform(nn.Module):
         eye = self._eye()
         try:
             with torch.no_grad():
-                error = (self.apply_to(eye) @ self.inverse() - eye).abs().max().item()
+                error = (self.apply_to(self.inverse()) - eye).abs().max().item()
         except torch.linalg.LinAlgError as singular:
             return False, f"{type(self).__name__}({self.size}): a factor has no inverse ({singular})"
         tolerance = self.size * torch.finfo(eye.dtype).eps ** 0.75
         if not error <= tolerance:  # a NaN fails here
-            return False, f"{type(self).__name__}({self.size}): |T T^-1 - I| = {error:.2e} exceeds {tolerance:.2e}"
+            return False, f"{type(self).__name__}({self.size}): |T^-1 T - I| = {error:.2e} exceeds {tolerance:.2e}"
         return True, "ok"
 
     def assert_valid(self) -> None:
