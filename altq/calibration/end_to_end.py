@@ -76,6 +76,8 @@ class _Training:
 
     def __init__(self, whole: WholeModel, states: States, recipe: EndToEndRecipe, path: Path, made_from: str) -> None:
         self.whole, self.states, self.recipe, self.path, self.made_from = whole, states, recipe, path, made_from
+        if recipe.steps and recipe.windows_per_step > states.num_windows:
+            raise ValueError(f"windows_per_step is {recipe.windows_per_step}, but the states have {states.num_windows}")
         self.tokens, self.last_state = states.tokens(), states.state(states.num_sublayers)
         rotations = [p for p in _rotations(whole) if p.requires_grad]
         scalings = [p for p in whole.parameters() if p.requires_grad and not isinstance(p, geoopt.ManifoldParameter)]
@@ -98,7 +100,10 @@ class _Training:
             self._save(start_loss, losses)
             seconds = time.monotonic() - began
             log.info("step %d of %d: loss %.4f in %.1f s", step + 1, self.recipe.steps, losses[-1], seconds)
-        return start_loss, losses, self.evaluate()
+        loss = self.evaluate()
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss is {loss} after the last step; lower rotation_rate")
+        return start_loss, losses, loss
 
     @torch.no_grad()
     def evaluate(self) -> float:
@@ -178,6 +183,10 @@ class _Training:
             parameters[name].data.copy_(tensor)
         for (optimiser, _), state in zip(self.optimisers, saved["optimisers"], strict=True):
             optimiser.load_state_dict(state)
+            if isinstance(optimiser, geoopt.optim.RiemannianAdam):
+                # torch's Adam, which it is derived from, makes float32 tensors of its counts on loading.
+                for kept in optimiser.state.values():
+                    kept["step"] = int(kept["step"])
         log.info("going on at step %d of %d", len(saved["losses"]) + 1, self.recipe.steps)
         return saved["start_loss"], saved["losses"]
 

@@ -98,6 +98,12 @@ class EndToEndRecipe(BaseModel):
     asymmetric: bool = Field(False, description="activations with a zero point, as the cache has one")
     weight_clip: bool = Field(True, description="search each weight row's clipping factor by its squared error")
 
+    @model_validator(mode="after")
+    def _steps_train_something(self) -> Self:
+        if self.steps and not self.trained:
+            raise ValueError(f"trained is empty, but steps is {self.steps}; set steps: 0 or say what is trained")
+        return self
+
 
 class RoundingOptions(BaseModel):
     """How weights are rounded once their transforms and clipping are fixed."""

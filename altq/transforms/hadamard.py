@@ -1,13 +1,14 @@
 """Hadamard transformations: constant orthogonal factors with entries of one magnitude (QuaRot, arXiv 2404.00456)."""
 
 import logging
+import math
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from altq.transforms.hadamard_matrix import has_hadamard, orthogonal_hadamard
-from altq.transforms.kronecker import Kronecker, factor_sizes
+from altq.transforms.kronecker import Kronecker
 from altq.transforms.rotation import random_orthogonal
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,10 @@ class Hadamard(Kronecker):
 
     @classmethod
     def of_size(cls, size: int, generator: torch.Generator) -> "Hadamard":
-        return cls(*(hadamard_factor(factor, generator) for factor in factor_sizes(size)))
+        """Factors as near to each other as those that have Hadamard matrices can be, or as any where none have."""
+        pairs = [(d, size // d) for d in range(1, math.isqrt(size) + 1) if size % d == 0]
+        constructed = [pair for pair in pairs if all(map(has_hadamard, pair))]
+        return cls(*(hadamard_factor(factor, generator) for factor in (constructed or pairs)[-1]))
 
     def fold(self, weight: Tensor) -> Tensor:
         return self.apply_to(weight)

@@ -8,12 +8,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from altq import precision
-from altq.calibration.bank import calibrate_bank, entry_path, read_entry
-from altq.calibration.recipe import RoundingOptions
+from altq.calibration.bank import RESIDUAL_FILE, entry_path, read_entry, read_residual
+from altq.calibration.by_unit import calibrate_bank
+from altq.calibration.end_to_end import calibrate_end_to_end
+from altq.calibration.recipe import EndToEndRecipe, RoundingOptions
 from altq.calibration.states import States, record_states, run_sublayer, token_weights
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.files import read_json
-from altq.methods.assembly import _hessian, assemble, round_sublayer
+from altq.methods.assembly import _hessian, assemble, round_sublayer, site_inputs
 from altq.methods.quantized_model import CHECKPOINT_FILE, load_model
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer
@@ -150,9 +152,10 @@ def test_gptq_has_less_output_error_than_round_to_nearest(tmp_path):
                 quantized.prepare()
                 weights = token_weights(states.loss, states.state(s + 1))
                 # The Hessians of the site inputs before anything is rounded by GPTQ: the same for both.
-                seen = states.state(s), weights, arguments[s // 2]
-                hessians = {site: _hessian(quantized, site, *seen) for site in quantized.sites}
-                rounded = round_sublayer(quantized, *seen, rounding)
+                hidden, argument = states.state(s), arguments[s // 2]
+                inputs = {site: site_inputs(quantized, site, hidden, argument) for site in quantized.sites}
+                hessians = {site: _hessian(read, weights) for site, read in inputs.items()}
+                rounded, _ = round_sublayer(quantized, hidden, weights, argument, rounding)
             for site, names in quantized.sites.items():
                 for name in names:
                     codes, scale = rounded[name]
@@ -229,6 +232,119 @@ def test_a_singular_bank_entry_is_refused(workspaces, tmp_path):
     refused(workspace, "bank entry of block 0 ffn, site gate_up: .*calibrate it again", **given)
     path.write_bytes(path.read_bytes()[:200])
     refused(workspace, "sublayer_001.safetensors cannot be read", **given)
+
+
+def rotated_bank(workspace, name, *, setting=Setting(4, 4, 4, 4), seed=0, **options):
+    """A bank that stands in a rotated residual stream."""
+    folder = workspace.folder / "rotated" / str(setting) / name
+    if not (folder / "index.json").exists():
+        recipe = EndToEndRecipe(**{"steps": 0, "trained": [], "asymmetric": True} | options)
+        calibrate_end_to_end(workspace.model, workspace.states, setting, seed, recipe, folder, "code")
+    return folder
+
+
+def test_banks_of_different_streams_are_refused(workspaces):
+    workspace, setting = workspaces("llama_gqa"), Setting(4, 4, 4, 4)
+    first, other = (rotated_bank(workspace, f"seed{seed}", seed=seed) for seed in (0, 1))
+    message = r"bank .*{} stands in another rotation of the residual stream; it cannot be mixed in"
+    kinds = ["identity", "scaling", "identity", "scaling"]
+    refused(workspace, message.format("seed1"), kinds=kinds, banks={"identity": first, "scaling": other})
+    # One with and one without, whichever comes first; also where the selection does not name it.
+    plain, message = workspace.bank(setting, "affine"), message.format("affine")
+    kinds = ["identity", "affine", "identity", "affine"]
+    refused(workspace, message, kinds=kinds, banks={"identity": first, "affine": plain})
+    refused(workspace, message, kinds=kinds, banks={"affine": plain, "identity": first})
+    refused(workspace, message, kinds=4 * ["identity"], banks={"affine": plain, "identity": first})
+
+
+def test_banks_of_one_stream_are_mixed(workspaces):
+    # Seed by seed the start is the same: QuaRot's and, without a step, OSTQuant's are of one stream.
+    workspace = workspaces("llama_gqa")
+    banks = {
+        "identity": rotated_bank(workspace, "plain", setting=FULL_PRECISION),
+        "scaling": rotated_bank(workspace, "scaled", setting=FULL_PRECISION, trained=["scaling"]),
+    }
+    assert torch.equal(*map(read_residual, banks.values()))
+    selection = write_selection(["identity", "scaling", "scaling", "identity"], workspace.folder / "mixed.json")
+    folder = workspace.folder / "mixed"
+    assemble(workspace.model, workspace.states, selection, banks, FULL_PRECISION, RTN, folder)
+    expected = logits(transformers_model(workspace.model), workspace.tokens)
+    assert relative_error(logits(load_model(folder), workspace.tokens), expected) < 1e-4
+
+
+def test_a_rotation_of_the_stream_unties_the_head(workspaces):
+    workspace = workspaces("llama_tied")
+    bank = rotated_bank(workspace, "tied", setting=FULL_PRECISION)
+    selection = write_selection(4 * ["identity"], workspace.folder / "tied.json")
+    folder = workspace.folder / "untied"
+    assemble(workspace.model, workspace.states, selection, {"identity": bank}, FULL_PRECISION, RTN, folder)
+    assert read_json(workspace.model / "config.json")["tie_word_embeddings"] is True
+    assert read_json(folder / "config.json")["tie_word_embeddings"] is False
+    tensors, original = load_file(folder / "model.safetensors"), load_file(workspace.model / "model.safetensors")
+    embedding, gain = (original[f"model.{name}.weight"].double() for name in ("embed_tokens", "norm"))
+    rotation = read_residual(bank).double()
+    assert "lm_head.weight" not in original
+    for name, expected in {
+        "lm_head.weight": embedding * gain @ rotation,
+        "model.embed_tokens.weight": embedding @ rotation,
+        "model.norm.weight": torch.ones(32).double(),
+    }.items():
+        torch.testing.assert_close(tensors[name].double(), expected, rtol=1e-6, atol=1e-6)
+    model = load_model(folder)
+    assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+    expected = logits(transformers_model(workspace.model), workspace.tokens)
+    assert relative_error(logits(model, workspace.tokens), expected) < 1e-4
+    # Without one it stays tied, and untied stays untied.
+    kept = workspace.checkpoint(FULL_PRECISION, 4 * ["affine"], RTN, folder="kept")
+    assert read_json(kept / "config.json")["tie_word_embeddings"] is True
+    assert "lm_head.weight" not in load_file(kept / "model.safetensors")
+    model = load_model(kept)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    other = workspaces("llama_gqa")
+    kept = other.checkpoint(FULL_PRECISION, 4 * ["affine"], RTN, folder="kept")
+    assert read_json(kept / "config.json")["tie_word_embeddings"] is False
+
+
+def test_without_its_rotation_a_bank_is_still_the_model_but_rotations_are_not_lost(workspaces, tmp_path):
+    # Entries are of a stream only in what they quantize; what assembly reads beside them decides on the stream.
+    workspace = Workspace("llama_gqa", tmp_path)
+    bank = rotated_bank(workspace, "bank")
+    selection = write_selection(4 * ["identity"], tmp_path / "selection.json")
+    folders = [tmp_path / "with", tmp_path / "without"]
+    assemble(workspace.model, workspace.states, selection, {"identity": bank}, Setting(4, 4, 4, 4), RTN, folders[0])
+    (bank / RESIDUAL_FILE).unlink()
+    assemble(workspace.model, workspace.states, selection, {"identity": bank}, Setting(4, 4, 4, 4), RTN, folders[1])
+    found = [logits(load_model(folder), workspace.tokens) for folder in folders]
+    assert relative_error(*found) > 0.01
+
+
+@pytest.mark.parametrize("options", [{}, {"trained": ["scaling"]}, {"asymmetric": False}], ids=str)
+@pytest.mark.parametrize("rounding", [RTN, GPTQ], ids=["rtn", "gptq"])
+def test_a_rotated_checkpoint_computes_what_calibration_computes(workspaces, full_products, options, rounding):
+    workspace, setting = workspaces("llama_biases"), Setting(4, 4, 4, 4)
+    bank = rotated_bank(workspace, f"computes-{'-'.join(options)}", **options)
+    selection = write_selection(4 * ["identity"], workspace.folder / "selection.json")
+    folder = workspace.folder / "computes"
+    assemble(workspace.model, workspace.states, selection, {"identity": bank}, setting, rounding, folder)
+    skeleton, states = Skeleton(workspace.model, rotation=read_residual(bank)), States(workspace.states)
+    hidden, arguments = skeleton.embed(states.tokens()), skeleton.block_arguments(states.length)
+    for s in range(4):
+        sublayer = Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
+        entry = read_entry(bank, s)
+        assert entry.asymmetric == options.get("asymmetric", True)
+        kept = {"signed": entry.signed, "asymmetric": entry.asymmetric}
+        quantized = QuantizedSublayer(sublayer, entry.transforms, setting, **kept)
+        quantized.load_clipping_factors(entry.clips)
+        weights = token_weights(states.loss, states.state(s + 1))
+        round_sublayer(quantized, hidden, weights, arguments[s // 2], rounding)
+        hidden = run_sublayer(quantized.sublayer, hidden, arguments[s // 2])
+    with torch.no_grad():
+        decoder = load_model(folder).get_decoder()
+        found = decoder(torch.from_numpy(workspace.tokens).long(), use_cache=False).last_hidden_state
+        expected = decoder.norm(hidden)
+    assert share_of_equal_tokens(found, expected) > 0.8
+    described = read_json(folder / CHECKPOINT_FILE)["blocks"]
+    assert all(half["asymmetric"] == options.get("asymmetric", True) for block in described for half in block.values())
 
 
 def smollm2(project: Path) -> Path | None:

@@ -5,7 +5,10 @@ import torch
 
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer, sublayer_name
-from models_for_tests import MODELS, logits, make_tokens, relative_error, save_tiny_model, transformers_model
+from altq.transforms.rotation import random_orthogonal
+from models_for_tests import (
+    MODELS, DoubleNorm, logits, make_tokens, relative_error, save_tiny_model, transformers_model,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -50,3 +53,50 @@ def test_sublayers_are_numbered_attention_first():
     assert [sublayer_name(s) for s in (0, 1, 6, 7)] == [
         "block 0 attention", "block 0 ffn", "block 3 attention", "block 3 ffn"
     ]  # fmt: skip
+
+
+def double_norms(model, offset):
+    """Put DoubleNorm in place of every norm of a model in float64."""
+    for name, module in list(model.named_modules()):
+        if type(module).__name__.endswith("RMSNorm"):
+            model.set_submodule(name, DoubleNorm(module, offset))
+    return model
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "gemma3_text"])
+def test_a_rotated_stream_is_the_same_model(name, tmp_path):
+    folder, tokens = save_tiny_model(name, tmp_path), make_tokens(windows=2, length=11)
+    reference = double_norms(transformers_model(folder, torch.float64), 0.0)
+    expected = logits(reference, tokens)
+    plain = Skeleton(folder, torch.float64)
+    rotation = random_orthogonal(plain.config.hidden_size, torch.Generator().manual_seed(0))
+    rotated = Skeleton(folder, torch.float64, rotation)
+    model = double_norms(rotated.fill(), rotated.family.norm_offset)
+    assert relative_error(logits(model, tokens), expected) < 1e-10
+    ids = torch.from_numpy(tokens).long()
+    torch.testing.assert_close(rotated.embed(ids), plain.embed(ids) @ rotation, rtol=0, atol=1e-12)
+    # The stream itself is another one, and the head is not the embedding any more.
+    assert relative_error(rotated.embed(ids), plain.embed(ids)) > 0.5
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    assert head.data_ptr() != embedding.data_ptr() and not torch.equal(head, embedding)
+    assert rotated.config.tie_word_embeddings is False
+    assert not any(p.requires_grad or p.is_meta for p in model.parameters())
+    # In float32 it is transformers' model as it stands.
+    single = Skeleton(folder, rotation=rotation.float()).fill()
+    assert relative_error(logits(single, tokens), logits(transformers_model(folder), tokens)) < 1e-5
+
+
+def test_without_a_rotation_a_head_stays_tied(tmp_path):
+    skeleton = Skeleton(save_tiny_model("llama_tied", tmp_path))
+    assert skeleton.config.tie_word_embeddings and "lm_head.weight" not in skeleton.outer_tensors()
+    model = skeleton.fill()
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_a_rotation_that_is_not_orthogonal_is_another_model(tmp_path):
+    # What the tests above would see if a rotation folded on one side only.
+    folder, tokens = save_tiny_model("llama_gqa", tmp_path), make_tokens(windows=1, length=7)
+    rotation = torch.eye(36, dtype=torch.float64)
+    rotation[0, 1] = 0.01
+    found = logits(Skeleton(folder, torch.float64, rotation).fill(), tokens)
+    assert relative_error(found, logits(transformers_model(folder, torch.float64), tokens)) > 1e-4

@@ -3,7 +3,7 @@ import torch
 
 from altq import precision
 from altq.quantizers.integer import Codes, dequantized, integer_linear, quantize_tokens
-from altq.quantizers.uniform import code_range, fake_quantize, symmetric_scale
+from altq.quantizers.uniform import code_range, fake_quantize, fake_quantize_asymmetric, symmetric_scale
 
 
 @pytest.fixture(params=["reduced", "full"])
@@ -38,7 +38,8 @@ def test_scales_of_tokens_and_channels_multiply_the_product(products):
 def test_product_equals_that_of_dequantized_tensors(products):
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(n, 64, generator=generator) for n in (9, 20))
-    codes = [quantize_tokens(t, 4, torch.tensor([0.9]), signed=signed) for t, signed in ((x, True), (weight, False))]
+    clip, pairs = torch.tensor([0.9]), ((x, True), (weight, False))
+    codes = [quantize_tokens(t, 4, clip, signed=signed, asymmetric=False) for t, signed in pairs]
     expected = dequantized(codes[0]).double() @ dequantized(codes[1]).double().T
     torch.testing.assert_close(integer_linear(*codes).double(), expected, rtol=1e-5, atol=1e-5)
 
@@ -48,11 +49,43 @@ def test_product_equals_that_of_dequantized_tensors(products):
 def test_codes_of_tokens_are_those_of_fake_quantization(bits, signed):
     x = torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(0))
     clip = torch.tensor([0.8])
-    codes = quantize_tokens(x, bits, clip, signed=signed)
+    codes = quantize_tokens(x, bits, clip, signed=signed, asymmetric=False)
     assert codes.scale.shape == (3, 7, 1)
     assert torch.equal(codes.codes, codes.codes.round())
     expected = fake_quantize(x, symmetric_scale(x, bits, clip, signed=signed), bits)
     assert torch.equal(dequantized(codes), expected)
+
+
+@pytest.mark.parametrize("signed", [False, True])  # a zero point makes the sign of the scale needless
+@pytest.mark.parametrize("shift", [-8.0, -1.0, 0.0, 3.0])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_asymmetric_codes_of_tokens_are_those_of_fake_quantization(bits, shift, signed):
+    x = torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(0)) + shift
+    clip = torch.tensor([0.8])
+    codes = quantize_tokens(x, bits, clip, signed=signed, asymmetric=True)
+    assert codes.scale.shape == (3, 7, 1) and (codes.scale > 0).all()
+    assert torch.equal(codes.codes, codes.codes.round())
+    assert torch.equal(dequantized(codes), fake_quantize_asymmetric(x, bits, clip.expand(2)))
+    # Less their zero points, codes span at most 2^bits values and hold the zero.
+    lowest, highest = codes.codes.amin(-1), codes.codes.amax(-1)
+    assert (highest - lowest).max() <= 2**bits - 1
+    assert lowest.min() >= -(2**bits - 1) and highest.max() <= 2**bits - 1
+    # Not symmetric: one side has more codes than signed ones have where the values lie there.
+    assert abs(shift) < 3 or codes.codes.abs().max() == 2**bits - 1
+
+
+@pytest.mark.parametrize("shift", [-8.0, 0.0, 8.0])
+@pytest.mark.parametrize(("x_bits", "weight_bits"), [(4, 4), (8, 8)])
+def test_products_of_asymmetric_codes_are_exact(products, x_bits, weight_bits, shift):
+    # Codes less their zero points go from -255 to 255 at 8 bits: bfloat16 holds every integer up to 256.
+    x = torch.randn(9, 512, generator=torch.Generator().manual_seed(0)) + shift
+    read = quantize_tokens(x, x_bits, torch.ones(1), signed=False, asymmetric=True)
+    assert read.codes.abs().max() > (100 if x_bits == 8 else 7)
+    weight = random_codes(weight_bits, 45, 512, seed=1)
+    found = integer_linear(Codes(read.codes, torch.ones(9, 1)), Codes(weight, torch.ones(45, 1)))
+    assert torch.equal(found, (read.codes.long() @ weight.long().T).float())
+    assert torch.equal(read.codes.to(torch.bfloat16).float(), read.codes)
+    assert torch.equal(read.codes.to(torch.int16).float(), read.codes)  # as GPTQ keeps them
 
 
 def test_operands_are_left_as_they_were(products):

@@ -4,10 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from altq.quantizers.uniform import (
+    asymmetric_range,
     code_range,
     fake_quantize,
     fake_quantize_asymmetric,
     quantize,
+    quantize_asymmetric,
     symmetric_scale,
 )
 
@@ -156,7 +158,53 @@ def test_asymmetric_by_hand():
     assert fake_quantize_asymmetric(x, 2, torch.full((2,), 0.5)).tolist() == [[-0.5, 0.5, 1.0, 1.0]]
 
 
+@settings(max_examples=60, deadline=None)
+@given(bits=BITS, seed=SEEDS, shift=st.sampled_from([-5.0, -0.3, 0.0, 2.0]), clip=st.sampled_from([1.0, 0.9, 0.4]))
+def test_asymmetric_codes_less_their_zero_point_times_the_scale_are_the_fake_quantized_values(bits, seed, shift, clip):
+    x = normal(5, 19, seed=seed) + shift
+    factors = torch.full((2,), clip, dtype=torch.float64)
+    scale, zero = asymmetric_range(x, bits, factors)
+    assert scale.shape == zero.shape == (5, 1) and (scale > 0).all()
+    assert torch.equal(zero, zero.round()) and zero.min() >= 0 and zero.max() <= 2**bits - 1
+    codes = quantize_asymmetric(x, scale, zero, bits)
+    assert torch.equal(codes, codes.round())
+    assert (codes + zero).min() >= 0 and (codes + zero).max() <= 2**bits - 1
+    assert torch.equal(codes * scale, fake_quantize_asymmetric(x, bits, factors))
+
+
+@settings(max_examples=30, deadline=None)
+@given(bits=BITS, seed=SEEDS, shift=st.sampled_from([-5.0, 0.0, 5.0]))
+def test_asymmetric_codes_have_an_exact_zero(bits, seed, shift):
+    x = normal(5, 19, seed=seed) + shift
+    x[:, 7] = 0
+    scale, zero = asymmetric_range(x, bits, torch.ones(2))
+    assert quantize_asymmetric(x, scale, zero, bits)[:, 7].abs().max() == 0
+    # All of one sign: the other side has no code, and the largest value still has one.
+    largest = x.gather(-1, x.abs().argmax(-1, keepdim=True))
+    codes = quantize_asymmetric(largest, scale, zero, bits)
+    assert ((codes * scale - largest).abs() <= 0.5 * scale * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("value", [-3.0, 0.0, 3.0])
+def test_a_constant_row_is_kept(value):
+    x = torch.full((2, 5), value, dtype=torch.float64)
+    scale, zero = asymmetric_range(x, 4, torch.ones(2))
+    codes = quantize_asymmetric(x, scale, zero, 4)
+    torch.testing.assert_close(codes * scale, x, rtol=1e-12, atol=0)
+    assert codes.unique().tolist() == [{-3.0: -15, 0.0: 0, 3.0: 15}[value]]
+
+
+def test_asymmetric_codes_by_hand():
+    # From -1 to 2 in 3 steps of 1: the zero point is 1, codes less it are -1, 0, 1, 2.
+    x = torch.tensor([[-1.0, 0.4, 0.6, 2.0]])
+    scale, zero = asymmetric_range(x, 2, torch.ones(2))
+    assert (scale.item(), zero.item()) == (1.0, 1.0)
+    assert quantize_asymmetric(x, scale, zero, 2).tolist() == [[-1.0, 0.0, 1.0, 2.0]]
+    assert quantize_asymmetric(torch.tensor([[-9.0, 9.0]]), scale, zero, 2).tolist() == [[-1.0, 2.0]]
+
+
 def test_nan_is_not_hidden():
     x = torch.tensor([[1.0, float("nan"), 2.0]])
     assert fake_quantize(x, symmetric_scale(x, 4, signed=True), 4).isnan().any()
     assert fake_quantize_asymmetric(x, 4, torch.ones(2)).isnan().any()
+    assert quantize_asymmetric(x, *asymmetric_range(x, 4, torch.ones(2)), 4).isnan().any()

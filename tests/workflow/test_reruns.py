@@ -13,9 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-SETTINGS = ("W4A4K4V4", "W3A3K2V2")
-METHODS = ("rtn", "affine", "rotation", "adaptive")
+SETTINGS = ("W3A3K2V2",)
+END_TO_END = ("quarot", "spinquant", "ostquant")
+UNIT_WISE = ("smoothquant", "flatquant", "affine", "rotation")
+OURS = ("affine", "rotation", "adaptive")
+METHODS = ("rtn", "smoothquant", *END_TO_END, "flatquant", *OURS)
 TABLE = {f"results/table2.{suffix}" for suffix in ("csv", "json", "md", "png", "tex")}
+COST = {f"results/cost.{suffix}" for suffix in ("csv", "json", "md")}
+TABLES = TABLE | COST
 
 # Stands for altq/__main__.py, which belongs to no stage's code.
 WRITES_OUTPUTS_ONLY = '''
@@ -28,6 +33,7 @@ names = {
     "fetch-corpus": ["calibration.txt", "test.txt", "source.json"],
     "states": ["states.json"],
     "calibrate": ["index.json"],
+    "calibrate-end-to-end": ["index.json"],
     "assemble": ["quantization.json"],
 }
 paths = [output / name for name in names.get(command, [])] or [output]
@@ -35,6 +41,8 @@ if command == "tokens":
     paths.append(output.with_suffix(".json"))
 if command == "table2":
     paths += [output.with_suffix(suffix) for suffix in (".json", ".md", ".png", ".tex")]
+if command == "cost":
+    paths += [output.with_suffix(suffix) for suffix in (".json", ".md")]
 for path in paths:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"stands for {path}")
@@ -49,12 +57,20 @@ def checkpoints(methods=METHODS, settings=SETTINGS):
     return {f"results/checkpoints/made/{m}/{s}/gptq/seed0/quantization.json" for m in methods for s in settings}
 
 
-def banks(settings=SETTINGS):
-    return {f"results/bank/made/{s}/seed0/{kind}/index.json" for s in settings for kind in ("affine", "rotation")}
+def banks(names=(*END_TO_END, *UNIT_WISE), settings=SETTINGS):
+    return {f"results/bank/made/{s}/seed0/{name}/index.json" for name in names for s in settings}
+
+
+def selections(*policies):
+    return {f"results/selections/made/{policy}.json" for policy in policies}
+
+
+def assembled_and_evaluated(methods=METHODS, settings=SETTINGS):
+    """What is made anew where only these methods' banks or selections are, and the tables."""
+    return checkpoints(methods, settings) | perplexities(methods, settings) | TABLES
 
 
 FULL = {"results/perplexity/made/full/W16A16K16V16/none/seed0/pydoc.json"}
-HEURISTIC = {"results/selections/made/heuristic.json"}
 TEST_TOKENS = {"results/tokens/made/pydoc/test.npy", "results/tokens/made/pydoc/test.json"}
 
 
@@ -86,13 +102,13 @@ class Finished:
         run = self.snakemake("--cores", "2")
         assert run.returncode == 0, run.stdout + run.stderr
 
-    def planned_after_edit(self, module: str, added: str) -> set[str]:
+    def planned_after_edit(self, module: str, added: str, config: dict | None = None) -> set[str]:
         """The same after `added` is put at the end of a source file, which is then put back."""
         path = self.root / module
         before = path.read_text()
         path.write_text(before + added)
         try:
-            return self.planned()
+            return self.planned(config)
         finally:
             path.write_text(before)
 
@@ -115,19 +131,21 @@ def changed(finished, **sections):
 def test_the_whole_experiment_is_planned_once_each(finished, tmp_path, snakemake):
     result = snakemake("--configfile", finished.root / "experiment.yaml", "--dry-run", folder=tmp_path)
     rules = Counter(re.findall(r"^(?:local)?rule (\w+):$", result.stdout + result.stderr, re.MULTILINE))
-    assert rules["states"] == rules["fetch_model"] == rules["statistics"] == rules["table2"] == 1
-    assert rules["calibrate"] == 4 and rules["assemble"] == rules["perplexity"] == 8
-    assert rules["select_by_heuristic"] == 1 and rules["select_one_kind"] == 3
+    assert rules["states"] == rules["fetch_model"] == rules["statistics"] == rules["table2"] == rules["cost"] == 1
+    assert rules["calibrate"] == len(UNIT_WISE) and rules["calibrate_end_to_end"] == len(END_TO_END)
+    assert rules["assemble"] == rules["perplexity"] == len(METHODS) and rules["perplexity_full"] == 1
+    # identity, scaling, affine, rotation: methods share them, as affine shares its bank with adaptive.
+    assert rules["select_by_heuristic"] == 1 and rules["select_one_kind"] == 4
 
 
 def test_a_finished_experiment_has_nothing_to_do(finished):
-    result = finished.snakemake("--cores", "1", "results/table2.csv")
+    result = finished.snakemake("--cores", "1")
     assert result.returncode == 0 and "Nothing to be done" in result.stdout + result.stderr
 
 
 def test_beta_reruns_the_heuristic_and_what_is_adaptive(finished):
     planned = finished.planned(changed(finished, selection={"attention": {"beta": 0.2}}))
-    assert planned == HEURISTIC | checkpoints(["adaptive"]) | perplexities(["adaptive"]) | TABLE
+    assert planned == selections("heuristic") | assembled_and_evaluated(["adaptive"])
 
 
 def test_evaluation_windows_rerun_evaluation(finished):
@@ -135,38 +153,100 @@ def test_evaluation_windows_rerun_evaluation(finished):
     assert planned == TEST_TOKENS | FULL | perplexities() | TABLE
 
 
-def test_the_recipe_reruns_the_bank_and_what_follows(finished):
-    calibrated = ("affine", "rotation", "adaptive")
+def test_our_recipe_leaves_the_baselines_alone(finished):
     planned = finished.planned(changed(finished, recipe={"steps": 3}))
-    assert planned == banks() | checkpoints(calibrated) | perplexities(calibrated) | TABLE
+    assert planned == banks(["affine", "rotation"]) | assembled_and_evaluated(OURS)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "change"),
+    [
+        ("smoothquant", {"smooth_alpha": 0.5}),
+        ("quarot", {"cache_clip": 0.9}),
+        ("spinquant", {"steps": 3}),
+        ("ostquant", {"top_k": 10}),
+        ("flatquant", {"unit": "sublayer"}),
+    ],
+)
+def test_a_baselines_recipe_reruns_that_baseline(finished, baseline, change):
+    recipe = finished.config["baselines"].get(baseline, {}) | change
+    planned = finished.planned(changed(finished, baselines={baseline: recipe}))
+    assert planned == banks([baseline]) | assembled_and_evaluated([baseline])
+
+
+def test_a_baselines_default_that_is_written_out_reruns_nothing(finished):
+    assert finished.planned(changed(finished, baselines={"smoothquant": {"smooth_alpha": 0.85}})) == set()
 
 
 def test_a_new_setting_runs_its_own_jobs(finished):
     new = ["W3A3K3V3"]
     planned = finished.planned(changed(finished, settings=[*SETTINGS, *new]))
-    assert planned == banks(new) | checkpoints(settings=new) | perplexities(settings=new) | TABLE
+    assert planned == banks(settings=new) | assembled_and_evaluated(settings=new)
+
+
+def test_a_new_method_runs_its_own_jobs(finished):
+    planned = finished.planned(changed(finished, methods=[*finished.config["methods"], "balance"]))
+    assert planned == selections("balance") | banks(["balance"]) | assembled_and_evaluated(["balance"])
+
+
+def test_a_method_less_redraws_the_tables(finished):
+    methods = [method for method in finished.config["methods"] if method != "ostquant"]
+    assert finished.planned(changed(finished, methods=methods)) == TABLES
 
 
 def test_swapped_bit_widths_are_another_setting(finished):
     swapped = ["W2A3K2V3"]
-    first = finished.planned(changed(finished, settings=["W4A4K4V4", "W3A2K2V3"]))
-    second = finished.planned(changed(finished, settings=["W4A4K4V4", *swapped]))
-    assert second == banks(swapped) | checkpoints(settings=swapped) | perplexities(settings=swapped) | TABLE
-    assert first & second == TABLE
+    first = finished.planned(changed(finished, settings=["W3A3K2V2", "W3A2K2V3"]))
+    second = finished.planned(changed(finished, settings=["W3A3K2V2", *swapped]))
+    assert second == banks(settings=swapped) | assembled_and_evaluated(settings=swapped)
+    assert first & second == TABLES
 
 
 def test_a_note_reruns_the_table(finished):
     assert finished.planned(changed(finished, notes=["Another caption."])) == TABLE
 
 
-def test_code_of_the_report_reruns_the_table(finished):
-    assert finished.planned_after_edit("altq/report/table.py", "\nADDED = 1\n") == TABLE
+@pytest.mark.parametrize(
+    ("module", "tables"),
+    [("report/table.py", TABLES), ("report/table2.py", TABLE), ("report/wording.py", TABLE), ("report/cost.py", COST)],
+)
+def test_code_of_the_report_redraws_the_tables(finished, module, tables):
+    assert finished.planned_after_edit(f"altq/{module}", "\nADDED = 1\n") == tables
 
 
-def test_code_of_a_transform_reruns_the_bank_and_what_follows(finished):
+@pytest.mark.parametrize("module", ["losses", "end_to_end", "whole_model", "cayley_sgd"])
+def test_code_of_end_to_end_calibration_reruns_its_banks(finished, module):
+    planned = finished.planned_after_edit(f"altq/calibration/{module}.py", "\nADDED = 1\n")
+    assert planned == banks(END_TO_END) | assembled_and_evaluated(END_TO_END)
+
+
+@pytest.mark.parametrize("module", ["fit", "by_unit", "unit"])
+def test_code_of_calibration_by_unit_reruns_its_banks(finished, module):
+    planned = finished.planned_after_edit(f"altq/calibration/{module}.py", "\nADDED = 1\n")
+    assert planned == banks(UNIT_WISE) | assembled_and_evaluated(["smoothquant", "flatquant", *OURS])
+
+
+def test_code_of_a_transform_reruns_the_banks_and_what_follows(finished):
     # What has no affine transform is made anew too: the same code assembles and evaluates it.
     planned = finished.planned_after_edit("altq/transforms/affine.py", "\nADDED = 1\n")
-    assert planned == banks() | checkpoints() | perplexities() | FULL | TABLE
+    assert planned == banks() | assembled_and_evaluated() | FULL
+
+
+def test_code_of_gptq_reruns_assembly_and_what_follows(finished):
+    assert finished.planned_after_edit("altq/quantizers/gptq.py", "\nADDED = 1\n") == assembled_and_evaluated()
+
+
+def test_a_method_that_is_added_to_the_code_runs_its_own_jobs(finished):
+    added = '\nMETHODS["mine"] = Method("Mine", "rotation", {"rotation": "rotation"})\n'
+    config = changed(finished, methods=[*finished.config["methods"], "mine"])
+    planned = finished.planned_after_edit("altq/methods/table.py", added, config)
+    assert planned == assembled_and_evaluated(["mine"])
+
+
+def test_a_baseline_that_is_edited_in_the_code_reruns_that_baseline(finished):
+    added = '\nQUAROT = BASELINES["quarot"] = QUAROT.model_copy(update={"cache_clip": 0.9})\n'
+    planned = finished.planned_after_edit("altq/methods/baselines.py", added)
+    assert planned == banks(["quarot"]) | assembled_and_evaluated(["quarot"])
 
 
 def test_comments_and_the_command_line_rerun_nothing(finished):

@@ -1,0 +1,71 @@
+"""The methods and the baselines as data: what each names must be there."""
+
+import pytest
+from pydantic import ValidationError
+
+from altq.calibration.recipe import EndToEndRecipe, Recipe
+from altq.methods.baselines import BASELINES, DIFFERENCES, END_TO_END
+from altq.methods.table import BANKS, FULL, METHODS
+from altq.selection.selection import KINDS
+
+
+def test_every_bank_is_a_baseline_s_or_that_of_its_kind():
+    for name, method in METHODS.items():
+        for kind, bank in method.banks.items():
+            assert kind in KINDS, name
+            assert bank in BASELINES or bank == kind, name
+    assert BANKS.keys() == {bank for method in METHODS.values() for bank in method.banks.values()}
+
+
+def test_a_bank_holds_one_kind_wherever_it_is_named():
+    for method in METHODS.values():
+        for kind, bank in method.banks.items():
+            assert BANKS[bank] == kind
+
+
+def test_a_baseline_is_a_method_with_a_bank_of_its_own_and_a_difference_that_is_told():
+    assert BASELINES.keys() <= METHODS.keys() and DIFFERENCES.keys() == BASELINES.keys()
+    for name in BASELINES:
+        assert list(METHODS[name].banks.values()) == [name]
+    assert all(DIFFERENCES.values())
+
+
+def test_a_policy_that_chooses_one_kind_reads_that_kind_s_bank():
+    for name, method in METHODS.items():
+        if method.policy in KINDS:
+            # Without a bank it is identity: round-to-nearest.
+            assert set(method.banks) == {method.policy} or (name == "rtn" and not method.banks)
+        else:
+            assert method.policy == "heuristic" and set(method.banks) == {"affine", "rotation"}
+
+
+def test_labels_and_names_are_of_one_method_each():
+    labels = [method.label for method in METHODS.values()]
+    assert len(set(labels)) == len(labels) and all(labels)
+    assert FULL not in METHODS
+
+
+def test_a_rotated_stream_and_one_that_is_not_are_never_mixed_in_a_method():
+    for method in METHODS.values():
+        assert len({bank in END_TO_END for bank in method.banks.values()}) <= 1
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_recipes_are_frozen_and_refuse_unknown_keys(name):
+    recipe = BASELINES[name]
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.steps = 1
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        type(recipe)(**recipe.model_dump(), epochs=3)
+
+
+def test_end_to_end_are_those_that_rotate_the_residual_stream():
+    assert END_TO_END == ("quarot", "spinquant", "ostquant")
+    assert all(isinstance(BASELINES[name], EndToEndRecipe) == (name in END_TO_END) for name in BASELINES)
+    assert all(isinstance(BASELINES[name], EndToEndRecipe | Recipe) for name in BASELINES)
+
+
+def test_what_takes_steps_trains_something():
+    for name in END_TO_END:
+        recipe = BASELINES[name]
+        assert bool(recipe.trained) == bool(recipe.steps), name
