@@ -5,9 +5,9 @@ The paper's own values are here and nowhere else (section 4.1; FlatQuant's where
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from altq.calibration.recipe import Recipe, RoundingOptions
+from altq.calibration.recipe import RoundingOptions
 from altq.configuration import CalibrationOptions, EvaluationOptions, Experiment
-from altq.methods.baselines import BASELINES, DIFFERENCES, END_TO_END
+from altq.methods.baselines import BASELINES, DIFFERENCES, END_TO_END, FLATQUANT
 from altq.methods.table import FULL, METHODS
 from altq.report.wording import SAID, differences, listed, matters, say
 from altq.selection.options import HeuristicOptions
@@ -22,21 +22,8 @@ PAPER_MODELS = (
 )
 PAPER_CALIBRATION = CalibrationOptions(corpus="WikiText-2", num_windows=128, window_length=2048, loss="mse")
 PAPER_EVALUATION = EvaluationOptions(window_length=2048)
-PAPER_RECIPE = Recipe(
-    unit="block",
-    start="random",
-    scaling="smooth",
-    smooth_alpha=0.3,
-    initial_clip=0.982,
-    clip_search=False,
-    signed_scale=False,
-    fitted=["attention", "ffn"],
-    steps=480,  # 15 epochs of 128 windows, 4 at a time
-    windows_per_step=4,
-    learning_rate=5e-3,
-    betas=(0.9, 0.999),
-    weight_decay=0.01,
-)
+PAPER_RECIPE = FLATQUANT.model_copy(update={"start": "random"})
+"""The paper builds on FlatQuant; of the start it says that it is random."""
 PAPER_ROUNDING = RoundingOptions(weights="gptq", windows=128)
 PAPER_HEURISTIC = HeuristicOptions()
 
