@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-SMALLEST_NORM = 1e-8
+EPSILON = 1e-8
 
 
 class CayleySGD(torch.optim.Optimizer):
@@ -29,7 +29,7 @@ class CayleySGD(torch.optim.Optimizer):
                 tangent = x.grad @ x.mT
                 skew = (tangent - tangent.mT) / 2
                 norm = torch.linalg.matrix_norm(skew, 1)[..., None, None]  # the largest sum of a column
-                rate = (1 / (norm + SMALLEST_NORM)).clamp(max=group["lr"])
+                rate = (1 / (norm + EPSILON)).clamp(max=group["lr"])
                 half = rate / 2 * skew
                 eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
                 x.copy_(torch.linalg.solve(eye + half, (eye - half) @ x))

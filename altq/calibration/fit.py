@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from altq.calibration.recipe import Recipe
+from altq.calibration.states import spread
 from altq.calibration.sublayer import QuantizedSublayer, module_key
 from altq.calibration.unit import Problem, Unit
 from altq.quantizers.clipping import search_factor, search_row_clip
@@ -42,7 +43,7 @@ def fit_unit(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tensor]]
 
     ValueError where the loss is not finite even at the smallest learning rate.
     """
-    windows = _search_windows(len(problem.inputs), recipe.search_windows)
+    windows = spread(len(problem.inputs), recipe.search_windows)
     for clip in unit.clips():
         clip.set(recipe.initial_clip)
     if recipe.clip_search:
@@ -72,7 +73,7 @@ def fit_unit(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tensor]]
 
 
 @torch.no_grad()
-def search_clips(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tensor]], windows: slice) -> None:
+def search_clips(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tensor]], windows: Tensor) -> None:
     """Clipping by search: weights row by row from second moments, then inputs and cache by the unit's error."""
     for quantized, seen in zip(unit.sublayers, observed, strict=True):
         if quantized.setting.weights != FULL_PRECISION_BITS:
@@ -99,7 +100,7 @@ def _search_weight_clips(quantized: QuantizedSublayer, observed: dict[str, Tenso
 
 
 def _loss_with(
-    change: Callable[[float], None], unit: Unit, problem: Problem, windows: slice
+    change: Callable[[float], None], unit: Unit, problem: Problem, windows: Tensor
 ) -> Callable[[float], float]:
     def loss(value: float) -> float:
         change(value)
@@ -127,7 +128,7 @@ def _take_steps(
             unit.prepare()
         except torch.linalg.LinAlgError as error:
             return f"a factor is singular at step {step} ({error})"
-        loss = problem.evaluate(unit, slice(first, first + recipe.windows_per_step))
+        loss = problem.evaluate(unit, torch.arange(first, first + recipe.windows_per_step))
         if not torch.isfinite(loss):
             return f"the loss is {loss.item()} at step {step}"
         for optimiser in optimisers:
@@ -161,8 +162,3 @@ def _optimisers(fitted: nn.ModuleList, recipe: Recipe, reduction: float) -> list
     if rotations:
         optimisers.append(geoopt.optim.RiemannianAdam(rotations, lr=rate, betas=recipe.betas))
     return optimisers
-
-
-def _search_windows(num_windows: int, count: int) -> slice:
-    """`count` windows spread evenly over all."""
-    return slice(0, None, math.ceil(num_windows / count))

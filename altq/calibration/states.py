@@ -111,6 +111,11 @@ def observe(
     return observers.totals
 
 
+def spread(num_windows: int, count: int) -> Tensor:
+    """The indices of `count` windows (all, where there are fewer), spread evenly."""
+    return torch.linspace(0, num_windows - 1, min(count, num_windows)).round().long()
+
+
 def batches(num_windows: int) -> Iterator[slice]:
     """Consecutive slices of at most WINDOWS_PER_BATCH windows."""
     return (slice(start, start + WINDOWS_PER_BATCH) for start in range(0, num_windows, WINDOWS_PER_BATCH))

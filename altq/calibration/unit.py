@@ -44,7 +44,7 @@ class Problem:
     outputs: Tensor
     loss: str
 
-    def evaluate(self, unit: Unit, windows: slice) -> Tensor:
+    def evaluate(self, unit: Unit, windows: Tensor) -> Tensor:
         """The weighted mean squared error of what the quantized unit adds to the residual stream."""
         inputs, outputs = self.inputs[windows], self.outputs[windows]
         weights = token_weights(self.loss, outputs)  # [windows, length, 1]
@@ -52,7 +52,7 @@ class Problem:
         return (error * weights).sum() / weights.sum()
 
     @torch.no_grad()
-    def settled(self, unit: Unit, windows: slice) -> float:
+    def settled(self, unit: Unit, windows: Tensor) -> float:
         """The loss with weights folded and quantized as they now are."""
         unit.prepare()
         return self.evaluate(unit, windows).item()

@@ -88,17 +88,24 @@ class WholeModel(nn.Module):
         hidden = self._embedding(tokens).to(self.rotation) @ self.rotation
         for block in range(len(self.sublayers) // 2):
             hidden = checkpoint(self._run_block, block, hidden, use_reentrant=False)
+        self._release()
         return self.normed(hidden) @ self.rotation.T
 
     def _run_block(self, block: int, hidden: Tensor) -> Tensor:
+        self._release()
         for s in (2 * block, 2 * block + 1):
             quantized = self.sublayers[s]
             self.rotate(s)
             quantized.prepare()
             hidden = hidden + quantized(quantized.sublayer.norm(hidden), self._arguments[block])
-            for projection in quantized.projections.values():
-                projection.weight = projection.bias = None  # the folded ones: they are made again when needed
         return hidden
+
+    def _release(self) -> None:
+        """Let go of rotated and folded weights: the next block makes its own, also in the backward pass."""
+        for quantized, (weights, biases) in zip(self.sublayers, self._weights):
+            quantized.weights, quantized.biases = weights, biases
+            for projection in quantized.projections.values():
+                projection.weight = projection.bias = None
 
     def rotate(self, s: int) -> None:
         """Give sublayer s its weights in the stream as it is rotated now."""

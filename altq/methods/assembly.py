@@ -89,9 +89,11 @@ def _check(selection: Selection, skeleton: Skeleton, banks: dict[str, Path], set
     if missing:
         raise ValueError(f"selection {selection.policy!r} names {', '.join(missing)}, but no such bank is given")
     for kind, bank in banks.items():
-        calibrated = read_index(bank)["setting"]
-        if calibrated != str(setting):
-            raise ValueError(f"bank {bank} of {kind} was calibrated at {calibrated}, not at {setting}")
+        index = read_index(bank)
+        if index["setting"] != str(setting):
+            raise ValueError(f"bank {bank} of {kind} was calibrated at {index['setting']}, not at {setting}")
+        if index.get("kind", kind) != kind:
+            raise ValueError(f"bank {bank} is of {index['kind']}, not of {kind}")
 
 
 def _shared_rotation(banks: dict[str, Path]) -> Tensor | None:

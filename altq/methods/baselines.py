@@ -74,12 +74,12 @@ BASELINES: dict[str, Recipe | EndToEndRecipe] = {
 END_TO_END = tuple(name for name, recipe in BASELINES.items() if isinstance(recipe, EndToEndRecipe))
 
 DIFFERENCES = {
-    "smoothquant": "scalings at o and down, too; its authors quantize to 8 bits only",
-    "quarot": "GPTQ's Hessians see quantized activations; row clipping by squared error instead of a power of 2.4",
-    "spinquant": "a Hadamard matrix across heads at o instead of a scale for each head; rows clipped by squared "
-    "error",
-    "ostquant": "Hadamard starts without principal components; no scaling "
-    "of queries and keys; rows clipped by squared error",
+    "smoothquant": "scalings at o (one for all heads that share a value head) and down, too; its authors quantize to 8 "
+    "bits, the weights to nearest, and no cache",
+    "quarot": "a Hadamard matrix of its own for each value head",
+    "spinquant": "an orthogonal matrix across heads at o instead of a scale for each head",
+    "ostquant": "an orthogonal matrix across heads at o instead of a scale for each head; Hadamard starts without "
+    "principal components; no scaling of queries and keys",
     "flatquant": "free factors instead of U diag(s) V^T; one clipping factor for projections that share an input; keys "
     "and values with a matrix for each head; steps that do not lower the loss are taken back",
 }

@@ -114,7 +114,9 @@ def baselines(experiment: Experiment) -> list[str]:
     sentences = [
         f"{listed(METHODS[method].label for method in methods)} {'are' if len(methods) > 1 else 'is'} run by this "
         f"code on the same {calibration.num_windows} x {calibration.window_length} calibration tokens, with the "
-        "authors' recipe but for what follows."
+        "authors' recipe but for what follows. All share one rounding of weights: rows are clipped by squared error, "
+        "and GPTQ sees quantized activations, its tokens weighted as the calibration's loss weights them. A Hadamard "
+        "matrix of an order that has none is completed by a random orthogonal one."
     ]
     for method in methods:
         ours, theirs = experiment.recipe_of(method), BASELINES[method]
