@@ -9,7 +9,7 @@ PINS := pyproject.toml constraints.txt
 .PHONY: help table2 test clean
 
 help:
-	@echo "make table2   run the default experiment and print its table (results/table2.csv, .md, .tex, .png)"
+	@echo "make table2   run the default experiment and print its table (results/table2.*; what it cost: results/cost.*)"
 	@echo "make test     run the whole test suite"
 	@echo "make clean    remove .venv; results/ stays"
 

@@ -20,7 +20,7 @@ DESCRIPTION = """\
 Adaptive layer-wise transformations for quantizing language models.
 
 Every stage of the workflow is one command, listed in order. `altq COMMAND --help` says what a stage reads and writes
-and gives an example. `snakemake --cores all results/table2.csv` runs them all."""
+and gives an example. `snakemake --cores all` runs them all."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from altq.calibration.recipe import EndToEndRecipe, Recipe, RoundingOptions
+from altq.calibration.end_to_end_recipe import EndToEndRecipe
+from altq.calibration.recipe import Recipe
+from altq.methods.rounding import RoundingOptions
 from altq.methods.baselines import BASELINES, FLATQUANT, OSTQUANT, QUAROT, SMOOTHQUANT, SPINQUANT
 from altq.methods.table import FULL, METHODS
 from altq.selection.options import HeuristicOptions

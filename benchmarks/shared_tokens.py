@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from altq.calibration.by_unit import calibrate_bank
-from altq.calibration.recipe import Recipe, RoundingOptions
+from altq.calibration.recipe import Recipe
+from altq.methods.rounding import RoundingOptions
 from altq.calibration.states import record_states
 from altq.evaluation.perplexity import window_losses
 from altq.methods.assembly import assemble

@@ -76,6 +76,8 @@ def test_config_prints_defaults(project, capsys):
     assert main(["config", str(project / "configs" / "smoke.yaml")]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["rounding"]["weights"] == "gptq" and printed["recipe"]["steps"] == 2
+    spinquant = printed["baselines"]["spinquant"]
+    assert spinquant["steps"] == 2 and spinquant["optimiser"] == "cayley_sgd"  # the file's, and its authors'
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,7 @@ def test_config_prints_defaults(project, capsys):
         (["select", "--policy", "heuristic", "--output", "x"], "--policy heuristic needs --statistics"),
         (["select", "--policy", "affine", "--output", "x"], "--policy affine needs --model-name and --num-blocks"),
         (["show", "nowhere.csv"], "nowhere.csv is missing"),
+        (["cost", "--checkpoints", "nowhere", "--output", "x.csv"], "nowhere"),
     ],
 )
 def test_bad_arguments_are_one_message(argv, message, capsys):
@@ -101,6 +104,10 @@ def test_bad_settings_are_refused_before_anything_is_read(capsys):
         capsys, "calibrate", *places, "--setting", "W4A4K4V4", "--kind", "affine", "--seed", 0, "--steps", -1
     )
     assert code == 1 and "--steps: " in error
+    at = ["calibrate-end-to-end", *places, "--seed", 0]
+    assert "0 bits for weights" in said(capsys, *at, "--setting", "W0A4K4V4")[1]
+    code, error = said(capsys, *at, "--setting", "W4A4K4V4", "--loss", "mse", "--trained", '["values"]')
+    assert code == 1 and "--loss: " in error and "--trained: " in error
 
 
 def test_tokens_checks_what_belongs_together(capsys):
@@ -127,7 +134,8 @@ def test_the_kept_schema_is_that_of_the_code(project, capsys):
 
 def test_the_schema_describes_every_key(project):
     schema = yaml.safe_load((project / "rules" / "config.schema.yaml").read_text())
-    for name in ("Recipe", "RoundingOptions", "EvaluationOptions", "CalibrationOptions", "ModelDescription"):
+    described = ("Recipe", "EndToEndRecipe", "RoundingOptions", "EvaluationOptions", "CalibrationOptions")
+    for name in (*described, "ModelDescription"):
         properties = schema["$defs"][name]["properties"]
         assert properties and all("description" in entry for entry in properties.values())
 

@@ -48,7 +48,7 @@ def test_the_paper_to_the_letter(project):
     paper = Experiment.parse(yaml.safe_load((project / "configs" / "paper.yaml").read_text()))
     calibration = paper.calibration
     assert (calibration.num_windows, calibration.window_length, calibration.loss) == (128, 2048, "mse")
-    assert (paper.recipe.unit, paper.recipe.scaling, paper.recipe.smooth_alpha) == ("block", "smooth", 0.3)
+    assert (paper.recipe.unit, paper.recipe.scaling, paper.recipe.smooth_alpha) == ("sublayer", "smooth", 0.3)
     assert paper.recipe.start == "random" and not paper.recipe.clip_search and paper.recipe.learning_rate == 5e-3
     assert paper.recipe.steps == 15 * 128 // paper.recipe.windows_per_step
     assert paper.rounding.weights == "gptq"

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altq.calibration.recipe import Recipe, RoundingOptions
+from altq.calibration.recipe import Recipe
+from altq.methods.rounding import RoundingOptions
 from altq.options import add_options, read_options, to_flags
 from altq.report.protocol import Captions
 from altq.selection.options import AttentionOptions, FfnOptions, HeuristicOptions

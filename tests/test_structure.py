@@ -24,7 +24,10 @@ ALLOWED = {
     "selection": {"statistics"},
     "methods": {*PARTS, "calibration", "selection"},
     "evaluation": {"models", "transforms", "quantizers", "methods"},
-    "report": {"configuration", "calibration.recipe", "methods.table", "methods.baselines", "selection.options", "sources.description"},
+    "report": {
+        "configuration", "calibration.recipe", "calibration.end_to_end_recipe", "methods.table", "methods.baselines",
+        "methods.rounding", "selection.options", "sources.description",
+    },
 }
 
 

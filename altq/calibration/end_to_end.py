@@ -18,7 +18,7 @@ from torch import Tensor
 from altq.calibration.bank import entry_path, fingerprint, write_entry, write_index, write_residual
 from altq.calibration.cayley_sgd import CayleySGD
 from altq.calibration.losses import cross_entropy, kl_top
-from altq.calibration.recipe import EndToEndRecipe
+from altq.calibration.end_to_end_recipe import EndToEndRecipe
 from altq.calibration.states import States, spread
 from altq.calibration.sublayer import module_key
 from altq.calibration.whole_model import WholeModel
@@ -60,7 +60,9 @@ def calibrate_end_to_end(
     skeleton = Skeleton(model, torch.bfloat16 if device.type == "cuda" else torch.float32)
     generator = torch.Generator().manual_seed(seed)
     whole = WholeModel(skeleton, setting, recipe, known.length, generator, device)
-    made_from = {"setting": str(setting), "seed": seed, "recipe": recipe.model_dump(mode="json"), "code": code}
+    kind = "scaling" if "scaling" in recipe.trained else "identity"
+    made_from = {"setting": str(setting), "kind": kind, "seed": seed, "code": code}
+    made_from["recipe"] = recipe.model_dump(mode="json")
     weights = {"device": device.type, "type": str(skeleton.dtype)}
     of_all = fingerprint(made_from | {"states": known.fingerprint, "weights": weights})
     training = _Training(whole, known, recipe, folder / "training.pt", of_all)
@@ -101,6 +103,8 @@ class _Training:
         start_loss, losses = self._resume()
         if start_loss is None:
             start_loss = self.evaluate()
+            if not math.isfinite(start_loss):
+                raise ValueError(f"the loss is {start_loss} before any step; look for overflow in the model's states")
         windows = list(self._batches())
         for step in progress(range(len(losses), self.recipe.steps), description):
             began = time.monotonic()
@@ -151,6 +155,7 @@ class _Training:
                 total += loss.item()
             if with_gradients:
                 read.backward(rows.grad)
+                self.whole.release()
         return total
 
     def _read_by_head(self, windows: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,7 +188,7 @@ class _Training:
             return None, []
         try:
             saved = torch.load(self.path, map_location=self.whole.rotation.device)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
+        except (RuntimeError, EOFError, UnpicklingError, LookupError, ValueError) as error:
             log.warning("%s cannot be read (%s): the fit starts anew", self.path, error)
             return None, []
         if saved["made_from"] != self.made_from:
@@ -204,12 +209,13 @@ class _Training:
 @torch.no_grad()
 def _settle(whole: WholeModel) -> float:
     """Project all rotations, which rounding has moved by max |R^T R - I|; ValueError where that is no rounding."""
-    drift = max(map(orthogonality_error, _rotations(whole)))
-    if not drift <= LARGEST_DRIFT:
-        raise ValueError(f"a rotation has left its manifold: |R^T R - I| = {drift:.1e}; lower the recipe's rates")
+    drifts = []
     for rotation in _rotations(whole):
+        drifts.append(orthogonality_error(rotation))
+        if not drifts[-1] <= LARGEST_DRIFT:  # a NaN, too
+            raise ValueError(f"a rotation has left its manifold: |R^T R - I| = {drifts[-1]:.1e}; lower rotation_rate")
         project_orthogonal(rotation)
-    return drift
+    return max(drifts)
 
 
 def _rotations(whole: WholeModel) -> list[Tensor]:
@@ -230,3 +236,4 @@ def _write_entries(whole: WholeModel, setting: Setting, recipe: EndToEndRecipe, 
                 clip = search_row_clip(weight.contiguous(), None, setting.weights, signed=quantized.signed)
                 quantized.weight_clip[module_key(name)].set(clip)
         write_entry(entry_path(folder, s), quantized.cpu(), {"sublayer": s})
+        whole.release()

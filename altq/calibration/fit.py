@@ -128,7 +128,7 @@ def _take_steps(
             unit.prepare()
         except torch.linalg.LinAlgError as error:
             return f"a factor is singular at step {step} ({error})"
-        loss = problem.evaluate(unit, torch.arange(first, first + recipe.windows_per_step))
+        loss = problem.evaluate(unit, torch.arange(first, min(first + recipe.windows_per_step, num_windows)))
         if not torch.isfinite(loss):
             return f"the loss is {loss.item()} at step {step}"
         for optimiser in optimisers:

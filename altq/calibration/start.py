@@ -3,13 +3,12 @@
 import torch
 from torch import Tensor
 
-from altq.calibration.recipe import EndToEndRecipe, Recipe
+from altq.calibration.recipe import Recipe
 from altq.models.sublayer import Sublayer
 from altq.transforms.balance import balance_scaling
-from altq.transforms.hadamard import Hadamard, hadamard_factor, randomized_hadamard
-from altq.transforms.heads import HeadAffine, HeadMixing, HeadRotation
+from altq.transforms.heads import HeadAffine
 from altq.transforms.identity import Identity
-from altq.transforms.scaling import Scaled, Scaling, smooth_scale
+from altq.transforms.scaling import smooth_scale
 from altq.transforms.start import start_heads, start_mixing, start_transform
 from altq.transforms.transform import Transform
 
@@ -70,41 +69,3 @@ def _scaled_heads(scale: Tensor | None, observed: dict[str, Tensor]) -> dict[str
     if scale is not None:
         value = torch.diag_embed(scale.log().view(kv_heads, -1, head_dim).mean(1).exp()).float()
     return {"key": HeadAffine(eye), "value": HeadAffine(value), "o": Identity(size)}
-
-
-def start_rotated_sublayer(
-    sublayer: Sublayer, kv_heads: int, recipe: EndToEndRecipe, generator: torch.Generator
-) -> dict[str, Transform]:
-    """The transforms that go with a rotated residual stream: Hadamard at o, down, key and value, nothing else online.
-
-    Where the recipe trains scalings, one stands at qkv, gate_up, down and value; all of them fold. In float64.
-    """
-    linears, sites = sublayer.linears(), sublayer.half.input_sites
-    sizes = {site: linears[names[0]].in_features for site, names in sites.items()}
-    selected = sublayer.half.selected_site
-    scaled = "scaling" in recipe.trained
-    size = sizes[selected]
-    transforms: dict[str, Transform] = {selected: Scaling(torch.ones(size).double()) if scaled else Identity(size)}
-    if sublayer.name == "ffn":
-        size = sizes["down"]
-        hadamard = Hadamard.of_size(size, generator)
-        return transforms | {"down": Scaled(Scaling(torch.ones(size).double()), hadamard) if scaled else hadamard}
-    head_dim = linears[sites["qkv"][1]].out_features // kv_heads
-    count = 1 if recipe.shared_value else kv_heads
-    rotations = torch.stack([randomized_hadamard(head_dim, generator) for _ in range(count)])
-    return transforms | {
-        "key": HeadAffine(hadamard_factor(head_dim, generator).repeat(kv_heads, 1, 1)),
-        "value": HeadRotation(rotations, torch.ones(kv_heads, head_dim).double()),
-        "o": HeadMixing(hadamard_factor(sizes["o"] // head_dim, generator), sizes["o"]),
-    }
-
-
-def identity_transforms(sublayer: Sublayer, kv_heads: int) -> dict[str, Transform]:
-    """No transformation at any site: what round-to-nearest without calibration uses."""
-    linears = sublayer.linears()
-    inputs = {site: Identity(linears[names[0]].in_features) for site, names in sublayer.half.input_sites.items()}
-    if sublayer.name == "ffn":
-        return inputs
-    key = sublayer.half.input_sites["qkv"][1]
-    eye = torch.eye(linears[key].out_features // kv_heads).repeat(kv_heads, 1, 1)
-    return inputs | {"key": HeadAffine(eye), "value": HeadAffine(eye.clone())}

@@ -12,6 +12,8 @@ from altq.precision import reduced_linear
 from altq.quantizers.clipping import Clip
 from altq.quantizers.uniform import fake_quantize, fake_quantize_asymmetric, symmetric_scale
 from altq.setting import FULL_PRECISION_BITS, Setting
+from altq.transforms.heads import HeadAffine
+from altq.transforms.identity import Identity
 from altq.transforms.transform import Transform
 
 
@@ -144,6 +146,17 @@ def fold_biases(
         for name, bias in biases.items()
         if bias is not None
     }
+
+
+def identity_transforms(sublayer: Sublayer, kv_heads: int) -> dict[str, Transform]:
+    """No transformation at any site: what round-to-nearest without calibration uses."""
+    linears = sublayer.linears()
+    inputs = {site: Identity(linears[names[0]].in_features) for site, names in sublayer.half.input_sites.items()}
+    if sublayer.name == "ffn":
+        return inputs
+    key = sublayer.half.input_sites["qkv"][1]
+    eye = torch.eye(linears[key].out_features // kv_heads).repeat(kv_heads, 1, 1)
+    return inputs | {"key": HeadAffine(eye), "value": HeadAffine(eye.clone())}
 
 
 def _value_projection(sites: dict[str, tuple[str, ...]]) -> str | None:

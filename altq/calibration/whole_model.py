@@ -11,10 +11,10 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from altq.calibration.recipe import EndToEndRecipe
-from altq.calibration.start import start_rotated_sublayer
+from altq.calibration.end_to_end_recipe import EndToEndRecipe
+from altq.calibration.start_rotated import start_rotated_sublayer
 from altq.calibration.sublayer import QuantizedSublayer
-from altq.models.residual import ResidualRotation, fold_gain, rotate_projections
+from altq.models.residual import fold_gain, require_rotatable, rotate_projections
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer
 from altq.precision import reduced_linear
@@ -44,10 +44,9 @@ class WholeModel(nn.Module):
     ) -> None:
         super().__init__()
         config, family = skeleton.config, skeleton.family
+        require_rotatable(family)
         masters = {"device": device, "dtype": torch.promote_types(skeleton.dtype, torch.float32)}
-        rotation = randomized_hadamard(config.hidden_size, generator)
-        ResidualRotation(rotation, family)  # refuses what cannot be rotated
-        self.rotation = stiefel_parameter(rotation.to(**masters))
+        self.rotation = stiefel_parameter(randomized_hadamard(config.hidden_size, generator).to(**masters))
         self.sublayers = nn.ModuleList()
         for index in range(skeleton.num_blocks):
             block = skeleton.block(index).to(device)
@@ -67,12 +66,12 @@ class WholeModel(nn.Module):
                 clip.set(recipe.cache_clip)
         self._train_only(recipe.trained)
         self._arguments = send_to_device(skeleton.block_arguments(length), device)
-        self._embedding = skeleton.model.get_input_embeddings()
         norm, head = skeleton.model.get_submodule(family.last_norm), skeleton.model.get_output_embeddings()
         gain = family.norm_offset + norm.weight.double()
         self._head = (head.weight.double() * gain).to(device=device, dtype=skeleton.dtype)
         norm.weight.fill_(1 - family.norm_offset)
-        self._norm = (norm.to(device),)  # in a tuple, so that it is not ours
+        # In a tuple, so that they are not ours.
+        self._embedding_and_norm = skeleton.model.get_input_embeddings(), norm.to(device)
 
     def _train_only(self, trained: list[str]) -> None:
         self.requires_grad_(False)
@@ -85,14 +84,15 @@ class WholeModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The normed hidden states that the head reads, in the basis of the original: [windows, length, hidden]."""
-        hidden = self._embedding(tokens).to(self.rotation) @ self.rotation
+        embedding, _ = self._embedding_and_norm
+        hidden = embedding(tokens).to(self.rotation) @ self.rotation
         for block in range(len(self.sublayers) // 2):
             hidden = checkpoint(self._run_block, block, hidden, use_reentrant=False)
-        self._release()
+        self.release()
         return self.normed(hidden) @ self.rotation.T
 
     def _run_block(self, block: int, hidden: Tensor) -> Tensor:
-        self._release()
+        self.release()
         for s in (2 * block, 2 * block + 1):
             quantized = self.sublayers[s]
             self.rotate(s)
@@ -100,7 +100,7 @@ class WholeModel(nn.Module):
             hidden = hidden + quantized(quantized.sublayer.norm(hidden), self._arguments[block])
         return hidden
 
-    def _release(self) -> None:
+    def release(self) -> None:
         """Let go of rotated and folded weights: the next block makes its own, also in the backward pass."""
         for quantized, (weights, biases) in zip(self.sublayers, self._weights):
             quantized.weights, quantized.biases = weights, biases
@@ -117,7 +117,8 @@ class WholeModel(nn.Module):
 
     def normed(self, hidden: Tensor) -> Tensor:
         """The last norm, with gain one: [..., hidden]."""
-        return self._norm[0](hidden)
+        _, norm = self._embedding_and_norm
+        return norm(hidden)
 
     def logits(self, normed: Tensor) -> Tensor:
         """[tokens, hidden] in the basis of the original -> [tokens, vocabulary]."""

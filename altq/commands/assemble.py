@@ -14,7 +14,7 @@ import argparse
 import re
 from pathlib import Path
 
-from altq.calibration.recipe import RoundingOptions
+from altq.methods.rounding import RoundingOptions
 from altq.commands.command import add_model, add_output, add_setting, add_states
 from altq.options import add_options, read_options
 from altq.provenance import provenance, write_provenance
@@ -28,7 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--selection", type=Path, required=True, metavar="FILE", help="kinds, one for each sublayer")
     parser.add_argument(
         "--bank", type=_parse_bank, action="append", default=[], metavar="KIND=FOLDER",
-        help="folder that `altq calibrate` wrote for a kind; once for each kind that the selection names",
+        help="folder of the bank that holds a kind; once for each kind that the selection names",
     )  # fmt: skip
     add_output(parser, "checkpoint folder")
     add_options(parser, RoundingOptions)

@@ -10,7 +10,7 @@ SpinQuant trains rotations on the next token, OSTQuant rotations and scalings on
 
 import argparse
 
-from altq.calibration.recipe import EndToEndRecipe
+from altq.calibration.end_to_end_recipe import EndToEndRecipe
 from altq.code_hash import code_hash
 from altq.commands.command import add_model, add_output, add_setting, add_states
 from altq.options import add_options, read_options

@@ -12,7 +12,6 @@ import argparse
 from pathlib import Path
 
 from altq.commands.command import add_output
-from altq.methods.table import FULL, METHODS
 from altq.provenance import provenance
 from altq.setting import Setting
 
@@ -22,7 +21,7 @@ BOOTSTRAP_SEED = 0
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, required=True, help="model folder or checkpoint folder")
     parser.add_argument("--tokens", type=Path, required=True, metavar="FILE", help="test tokens (.npy)")
-    parser.add_argument("--method", choices=(FULL, *METHODS), required=True, help="what was evaluated: the method")
+    parser.add_argument("--method", required=True, metavar="NAME", help="what was evaluated: the method")
     parser.add_argument("--setting", required=True, metavar="WaAbKcVd", help="its bit widths")
     parser.add_argument("--weights", choices=("gptq", "rtn", "none"), required=True, help="its weight rounding")
     parser.add_argument("--seed", type=int, required=True, metavar="N", help="its calibration seed")

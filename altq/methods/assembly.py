@@ -18,10 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from altq.calibration.bank import Entry, read_entry, read_index, read_residual
-from altq.calibration.recipe import RoundingOptions
-from altq.calibration.start import identity_transforms
+from altq.methods.rounding import RoundingOptions
 from altq.calibration.states import WINDOWS_PER_BATCH, States, batches, token_weights
-from altq.calibration.sublayer import QuantizedSublayer, fold_biases, fold_weights
+from altq.calibration.sublayer import QuantizedSublayer, fold_biases, fold_weights, identity_transforms
 from altq.files import atomic, read_json, write_json
 from altq.methods.quantized_model import CHECKPOINT_FILE, WEIGHTS_FILE, read_input
 from altq.models.skeleton import Skeleton
@@ -154,7 +153,8 @@ def round_sublayer(
         factor = None
         if sums_hessians:
             inputs = site_inputs(quantized, site, hidden, arguments)
-            factor = factorize_hessian(_hessian(inputs, weights), damping=rounding.damping, act_order=rounding.act_order)
+            hessian = _hessian(inputs, weights)
+            factor = factorize_hessian(hessian, damping=rounding.damping, act_order=rounding.act_order)
         for name in names:
             weight = folded[name].float().contiguous()
             if bits == FULL_PRECISION_BITS:

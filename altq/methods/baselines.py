@@ -4,7 +4,8 @@ The configuration's `baselines` section overrides single keys, in the first plac
 had here, because all methods share one quantizer and one rounding, is said in `DIFFERENCES`.
 """
 
-from altq.calibration.recipe import EndToEndRecipe, Recipe
+from altq.calibration.end_to_end_recipe import EndToEndRecipe
+from altq.calibration.recipe import Recipe
 
 SMOOTHQUANT = Recipe(
     scaling="smooth",
@@ -76,11 +77,13 @@ END_TO_END = tuple(name for name, recipe in BASELINES.items() if isinstance(reci
 DIFFERENCES = {
     "smoothquant": "scalings at o (one for all heads that share a value head) and down, too; its authors quantize to 8 "
     "bits, the weights to nearest, and no cache",
-    "quarot": "a Hadamard matrix of its own for each value head",
-    "spinquant": "an orthogonal matrix across heads at o instead of a scale for each head",
+    "quarot": "a Hadamard matrix of its own for each value head; weight rows clipped by squared error instead of a "
+    "power of 2.4",
+    "spinquant": "an orthogonal matrix across heads at o instead of a scale for each head; weight rows clipped as "
+    "QuaRot's",
     "ostquant": "an orthogonal matrix across heads at o instead of a scale for each head; Hadamard starts without "
-    "principal components; no scaling of queries and keys",
-    "flatquant": "free factors instead of U diag(s) V^T; one clipping factor for projections that share an input; keys "
-    "and values with a matrix for each head; steps that do not lower the loss are taken back",
+    "principal components; no scaling of queries and keys; weight rows clipped as QuaRot's",
+    "flatquant": "free factors instead of its decomposition by singular values; one clipping factor for projections "
+    "that share an input; keys and values with a matrix for each head; steps that do not lower the loss are taken back",
 }
 """What differs from the authors' method here besides budget and text, for the tables' captions."""

@@ -14,18 +14,13 @@ from altq.precision import reduced_linear
 class ResidualRotation:
     """An orthogonal matrix [hidden, hidden] that rotates the stream h to h R. Everything is folded in float64.
 
-    ValueError for a family that norms what a sublayer adds to the stream: that norm's gain keeps R from folding.
+    ValueError as `require_rotatable`.
     """
 
     def __init__(self, matrix: Tensor, family: Family) -> None:
+        require_rotatable(family)
         self.matrix = matrix
         self.family = family
-        for half in (family.attention, family.ffn):
-            if half.output_norm:
-                raise ValueError(
-                    f"a rotation of the residual stream cannot fold: {half.output_norm} of this family scales what "
-                    f"{half.module} adds to the stream; choose a method that does not rotate it"
-                )
 
     @torch.no_grad()
     def fold_block(self, block: nn.Module) -> None:
@@ -54,6 +49,16 @@ class ResidualRotation:
             norm: torch.ones_like(gain) - family.norm_offset,
         }
         return tensors | {name: tensor.to(tensors[embedding].dtype) for name, tensor in folded.items()}
+
+
+def require_rotatable(family: Family) -> None:
+    """ValueError for a family that norms what a sublayer adds to the stream: that norm's gain keeps R from folding."""
+    for half in (family.attention, family.ffn):
+        if half.output_norm:
+            raise ValueError(
+                f"a rotation of the residual stream cannot fold: {half.output_norm} of this family scales what "
+                f"{half.module} adds to the stream; choose a method that does not rotate it"
+            )
 
 
 @torch.no_grad()

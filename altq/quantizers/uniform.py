@@ -77,7 +77,7 @@ def fake_quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 
 def asymmetric_range(x: Tensor, bits: int, clip: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of the last axis, [..., 1] each; clip [..., 2] has factors of the minimum and the maximum."""
+    """Scale and zero point of the last axis, [..., 1] each; clip [..., 2] has factors of the smallest and largest."""
     low = x.amin(-1, keepdim=True).clamp(max=0) * clip[..., :1]
     high = x.amax(-1, keepdim=True).clamp(min=0) * clip[..., 1:]
     levels = (1 << bits) - 1

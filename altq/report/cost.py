@@ -55,7 +55,7 @@ def cost_table(frame: pandas.DataFrame) -> Table:
     ]
     return Table(
         "Cost",
-        "Time and memory of each quantized model.",
+        "What it took to make each quantized model.",
         ("Model", "Setting", "Method"),
         tuple(Column((stage.capitalize(), HEADINGS[measure])) for stage, measure in shown),
         tuple(groups),

@@ -5,7 +5,7 @@ The paper's own values are here and nowhere else (section 4.1; FlatQuant's where
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from altq.calibration.recipe import RoundingOptions
+from altq.methods.rounding import RoundingOptions
 from altq.configuration import CalibrationOptions, EvaluationOptions, Experiment
 from altq.methods.baselines import BASELINES, DIFFERENCES, END_TO_END, FLATQUANT
 from altq.methods.table import FULL, METHODS
@@ -114,9 +114,9 @@ def baselines(experiment: Experiment) -> list[str]:
     sentences = [
         f"{listed(METHODS[method].label for method in methods)} {'are' if len(methods) > 1 else 'is'} run by this "
         f"code on the same {calibration.num_windows} x {calibration.window_length} calibration tokens, with the "
-        "authors' recipe but for what follows. All share one rounding of weights: rows are clipped by squared error, "
-        "and GPTQ sees quantized activations, its tokens weighted as the calibration's loss weights them. A Hadamard "
-        "matrix of an order that has none is completed by a random orthogonal one."
+        "authors' recipe but for what follows. GPTQ is the same for all: it sees quantized activations, and its "
+        "tokens are weighted as the calibration's loss weights them. A Hadamard matrix of an order that has none is "
+        "completed by a random orthogonal one."
     ]
     for method in methods:
         ours, theirs = experiment.recipe_of(method), BASELINES[method]

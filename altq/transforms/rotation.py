@@ -16,7 +16,7 @@ def stiefel_parameter(matrices: Tensor) -> geoopt.ManifoldParameter:
 
 @torch.no_grad()
 def project_orthogonal(matrices: Tensor) -> None:
-    """Move [..., d, d] to the nearest orthogonal matrices (polar factor), in place: Riemannian steps drift by rounding."""
+    """Move [..., d, d] in place to the nearest orthogonal matrices (polar factor): Riemannian steps drift."""
     u, _, vh = torch.linalg.svd(matrices.double())
     matrices.copy_(u @ vh)
 

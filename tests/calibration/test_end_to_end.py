@@ -11,14 +11,14 @@ from altq import precision
 from altq.calibration import end_to_end, whole_model
 from altq.calibration.bank import RESIDUAL_FILE, read_entry, read_index, read_residual
 from altq.calibration.end_to_end import calibrate_end_to_end
-from altq.calibration.recipe import EndToEndRecipe
+from altq.calibration.end_to_end_recipe import EndToEndRecipe
 from altq.calibration.states import record_states
 from altq.methods.baselines import OSTQUANT, QUAROT, SPINQUANT
 from altq.models.skeleton import Skeleton
 from altq.quantizers.clipping import search_row_clip
 from altq.setting import FULL_PRECISION, Setting
 from altq.transforms.rotation import orthogonality_error
-from models_for_tests import Workspace, make_tokens
+from models_for_tests import Workspace, make_tokens, transformers_model
 
 W4A4K4V4 = Setting(4, 4, 4, 4)
 TRAINED = {"spinquant": SPINQUANT, "ostquant": OSTQUANT}
@@ -82,15 +82,42 @@ def test_the_loss_falls_at_every_step(loud, not_rotated, tmp_path, monkeypatch, 
     monkeypatch.setattr("altq.calibration.sublayer.fake_quantize_asymmetric", lambda x, *_: 2 * torch.tanh(x / 2))
     index = read_index(calibrate(loud, tmp_path, recipe, setting=Setting(4, 4, 16, 16)))
     assert index["losses"][0] == pytest.approx(index["start_loss"], rel=1e-3)  # the same windows, no step yet
-    losses = [*index["losses"], index["loss"]]
-    assert len(losses) == 11 and all(later < earlier for earlier, later in zip(losses, losses[1:]))
-    assert index["loss"] < share * index["start_loss"]
+    losses = index["losses"]
+    assert len(losses) == 10 and all(later < earlier for earlier, later in zip(losses, losses[1:]))
+    # What is kept is the projection of what the last step reached, and that step is a small one.
+    assert index["loss"] < 1.001 * losses[-1] and index["loss"] < share * index["start_loss"]
 
 
-def test_the_loss_of_what_is_quantized_falls(loud, not_rotated, tmp_path):
+def test_the_divergence_of_what_is_quantized_falls(loud, not_rotated, tmp_path, caplog):
     recipe = few(OSTQUANT, steps=10, windows_per_step=8, rotation_rate=0.05, scaling_rate=0.05)
     index = read_index(calibrate(loud, tmp_path, recipe, setting=Setting(4, 4, 16, 16)))
     assert index["loss"] < 0.85 * index["start_loss"]
+    assert "did not lower the loss" not in caplog.text
+
+
+@torch.no_grad()
+def written_by(model, windows, length):
+    """Tokens of the model's own making, each the likeliest: quantization makes it less sure of them."""
+    tokens = torch.from_numpy(make_tokens(windows, 1)).long()
+    while tokens.shape[1] < length:
+        likeliest = model(tokens, use_cache=False).logits[:, -1:].argmax(-1)
+        tokens = torch.cat([tokens, likeliest], 1)
+    return tokens.int().numpy()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_cross_entropy_of_what_is_quantized_falls(loud, not_rotated, tmp_path, seed):
+    # That of random tokens would be as high in full precision. At 2 bits quantization is much of it.
+    tokens, states, losses = written_by(transformers_model(loud.model), 24, 16), tmp_path / "states", []
+    record_states(loud.model, tokens, "relative", states)
+    for setting, steps in ((FULL_PRECISION, 1), (Setting(4, 2, 16, 16), 20)):
+        recipe, folder = few(SPINQUANT, steps=steps, windows_per_step=24), tmp_path / str(setting)
+        calibrate_end_to_end(loud.model, states, setting, seed, recipe, folder, "code")
+        losses.append(read_index(folder))
+    full, quantized = losses
+    assert quantized["start_loss"] > 1.5 * full["start_loss"]
+    # Single steps go up and down, and what they reach with them: in nine fits 0.85 to 0.93 of it.
+    assert quantized["loss"] < 0.97 * quantized["start_loss"]
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -111,6 +138,44 @@ def test_rotations_are_orthogonal_afterwards_and_elsewhere(workspace, tmp_path, 
             assert (scale - 1).abs().max() > 1e-4
             factors = factors / scale
         assert orthogonality_error(factors) < 1e-5
+
+
+@pytest.mark.parametrize("recipe", [QUAROT, *map(few, TRAINED.values())], ids=["quarot", *TRAINED])
+def test_rotations_drift_by_rounding_alone(workspace, tmp_path, recipe):
+    assert 0 <= read_index(calibrate(workspace, tmp_path, recipe))["drift"] < 1e-4
+
+
+def after_each_step(monkeypatch, change):
+    """Do something to the whole model after each step."""
+    original = end_to_end._Training._step
+
+    @torch.no_grad()
+    def changed(self, *arguments):
+        with torch.enable_grad():
+            loss = original(self, *arguments)
+        change(self.whole)
+        return loss
+
+    monkeypatch.setattr(end_to_end._Training, "_step", changed)
+
+
+@pytest.mark.parametrize("place", ["residual", "value"])
+def test_a_rotation_that_has_left_its_manifold_is_an_error_and_no_bank(workspace, tmp_path, monkeypatch, place):
+    def stretch(whole):
+        value = whole.sublayers[2].transforms["value"].rotation[-1]
+        (whole.rotation if place == "residual" else value).mul_(1.01)
+
+    after_each_step(monkeypatch, stretch)
+    with pytest.raises(ValueError, match=r"a rotation has left its manifold: \|R\^T R - I\| = 2.0e-02"):
+        calibrate(workspace, tmp_path, few(OSTQUANT, steps=1))
+    assert {path.name for path in tmp_path.iterdir()} == {"training.pt"}
+
+
+def test_a_drift_is_said_and_projected_away(workspace, tmp_path, monkeypatch):
+    after_each_step(monkeypatch, lambda whole: whole.rotation.mul_(1.001))
+    bank = calibrate(workspace, tmp_path, few(SPINQUANT, steps=1))
+    assert read_index(bank)["drift"] == pytest.approx(2e-3, rel=1e-2)
+    assert orthogonality_error(read_residual(bank)) < 1e-5
 
 
 @pytest.mark.parametrize("trained", [["residual"], ["value"], ["scaling"]], ids=str)
@@ -163,6 +228,38 @@ def test_killed_and_run_again_it_goes_on_and_is_bit_identical(workspace, tmp_pat
         assert contents(calibrate(workspace, folder, recipe)) == expected
     assert taken == list(range(killed_at, 4))
     assert f"going on at step {killed_at + 1} of 4" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "not a checkpoint"])
+def test_a_saved_training_that_cannot_be_read_is_said_and_the_fit_starts_anew(
+    workspace, tmp_path, monkeypatch, caplog, damage
+):
+    recipe = few(SPINQUANT)
+    expected = contents(calibrate(workspace, tmp_path / "whole", recipe))
+    folder = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        kill_at(patch, 2)
+        with pytest.raises(Killed):
+            calibrate(workspace, folder, recipe)
+    path = folder / "training.pt"
+    saved = path.read_bytes()
+    path.write_bytes({"empty": b"", "cut": saved[: len(saved) // 2], "not a checkpoint": bytes(200)}[damage])
+    with caplog.at_level(logging.INFO, logger=end_to_end.__name__):
+        assert contents(calibrate(workspace, folder, recipe)) == expected
+    [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert str(path) in warning.getMessage() and "cannot be read" in warning.getMessage()
+    assert "the fit starts anew" in warning.getMessage() and "going on at step" not in caplog.text
+
+
+@pytest.mark.parametrize(("after", "warned"), [(0.9, False), (1.0, True), (1.1, True)])
+def test_a_fit_that_ends_no_lower_than_it_began_says_so(workspace, tmp_path, monkeypatch, caplog, after, warned):
+    losses = [1.0, after]
+    monkeypatch.setattr(end_to_end._Training, "evaluate", lambda training: losses.pop(0))
+    with caplog.at_level(logging.INFO, logger=end_to_end.__name__):
+        index = read_index(calibrate(workspace, tmp_path, few(SPINQUANT)))
+    assert (index["start_loss"], index["loss"]) == (1.0, after)
+    assert f"loss 1.0000 -> {after:.4f}" in caplog.text
+    assert ("3 steps did not lower the loss" in caplog.text) == warned
 
 
 @pytest.mark.parametrize("change", ["recipe", "seed", "code", "setting"])
@@ -228,8 +325,6 @@ def test_weights_in_bfloat16_take_steps(workspace, tmp_path, monkeypatch, name):
 
 def test_the_loss_is_the_mean_over_the_tokens_that_are_predicted(workspace, tmp_path):
     # At 16 bits it is the full-precision model's own: for cross-entropy transformers', for the divergence zero.
-    from models_for_tests import transformers_model
-
     tokens = torch.from_numpy(workspace.tokens).long()
     expected = transformers_model(workspace.model)(tokens, labels=tokens).loss.item()
     recipe = few(SPINQUANT, steps=1, windows_per_step=4)
@@ -267,7 +362,7 @@ def test_rows_are_clipped_by_their_squared_error(workspace, tmp_path, monkeypatc
 
 def test_a_loss_that_is_nan_is_an_error_and_no_bank(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr(end_to_end, "cross_entropy", lambda logits, targets: logits.sum() * torch.nan)
-    with pytest.raises(ValueError, match="the loss is nan at step 0; lower rotation_rate"):
+    with pytest.raises(ValueError, match="the loss is nan at step 1; lower the recipe's rates"):
         calibrate(workspace, tmp_path, few(SPINQUANT))
     assert not (tmp_path / "index.json").exists()
 

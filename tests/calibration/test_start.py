@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from altq.calibration.start import identity_transforms, start_sublayer
+from altq.calibration.start import start_sublayer
+from altq.calibration.sublayer import identity_transforms
 from altq.calibration.states import States
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer

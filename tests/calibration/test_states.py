@@ -11,6 +11,7 @@ from altq.calibration.states import (
     States,
     record_states,
     second_moment,
+    spread,
     token_weights,
 )
 from altq.models.skeleton import Skeleton
@@ -96,6 +97,30 @@ def test_token_weights():
     state = torch.tensor([[[3.0, 4.0], [1.0, 1.0]]])
     assert token_weights("mse", state).tolist() == [[[1.0], [1.0]]]
     torch.testing.assert_close(token_weights("relative", state), torch.tensor([[[1 / 12.5], [1.0]]]))
+
+
+@pytest.mark.parametrize(
+    ("num_windows", "count", "expected"),
+    [
+        (4, 2, [0, 3]),
+        (7, 3, [0, 3, 6]),
+        (5, 1, [0]),
+        (1, 1, [0]),
+        (3, 8, [0, 1, 2]),
+        (6, 6, [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_windows_are_spread_from_the_first_to_the_last(num_windows, count, expected):
+    assert spread(num_windows, count).tolist() == expected
+
+
+def test_as_many_windows_are_spread_as_are_wanted():
+    for num_windows in range(1, 40):
+        for count in range(1, num_windows + 1):
+            found = spread(num_windows, count)
+            assert found.dtype == torch.int64 and len(set(found.tolist())) == count
+            assert found.tolist() == sorted(found.tolist()) and found[0] == 0 and found[-1] < num_windows
+    assert len(set(spread(9, 8).tolist())) == 8
 
 
 def test_the_moment_of_a_site_is_of_its_inputs_weighted_by_their_gradients(workspace):

@@ -17,7 +17,7 @@ from models_for_tests import MODELS, double_model, recipe, relative_error
 pytestmark = pytest.mark.usefixtures("double_transforms")
 
 SETTING = Setting(4, 4, 4, 4)
-ALL = slice(None)
+ALL = torch.arange(4)
 
 
 def double_unit(workspace, block_id=1, kind="affine", setting=SETTING, halves=HALVES, **options):
@@ -110,7 +110,7 @@ def test_the_loss_of_a_block_unit_by_hand(workspaces, loss):
     states = inputs_of(workspace)
     with torch.no_grad():
         outputs = original(states, **arguments)
-    found = Problem(states, outputs, loss).settled(unit, slice(1, 3))
+    found = Problem(states, outputs, loss).settled(unit, torch.tensor([1, 2]))
     added, total, weight_sum = forward(unit, states), 0.0, 0.0
     for window in (1, 2):
         for token in range(states.shape[1]):

@@ -9,7 +9,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from altq.calibration import sublayer, whole_model
 from altq.calibration.losses import cross_entropy
-from altq.calibration.recipe import EndToEndRecipe
+from altq.calibration.end_to_end_recipe import EndToEndRecipe
 from altq.calibration.whole_model import WholeModel
 from altq.methods.baselines import OSTQUANT, QUAROT, SPINQUANT
 from altq.methods.quantized_model import read_input
@@ -117,7 +117,7 @@ TRAINED = {
 
 @pytest.mark.parametrize("trained", [[], *([name] for name in TRAINED), ["residual", "value"], list(TRAINED)], ids=str)
 def test_only_what_the_recipe_trains_requires_gradients(folders, trained):
-    whole = whole_model_of(folders["llama_gqa"], W4A4K4V4, EndToEndRecipe(trained=trained), torch.float32)
+    whole = whole_model_of(folders["llama_gqa"], W4A4K4V4, EndToEndRecipe(trained=trained, steps=0), torch.float32)
     found = {name for name, parameter in whole.named_parameters() if parameter.requires_grad}
     assert found == set().union(*(TRAINED[name] for name in trained))
 
@@ -182,6 +182,29 @@ def loss_of(whole):
     return cross_entropy(whole.logits(read[:, :-1].flatten(0, 1)), IDS[:, 1:].flatten())
 
 
+def tensors_of(quantized):
+    """The weights and biases that a sublayer folds from."""
+    weights = {f"{name}.weight": weight for name, weight in quantized.weights.items()}
+    return weights | {f"{name}.bias": bias for name, bias in quantized.biases.items() if bias is not None}
+
+
+def same_tensors(found, expected):
+    """Whether they are the very tensors, outside of any graph."""
+    return found.keys() == expected.keys() and all(
+        tensor is expected[name] and tensor.grad_fn is None for name, tensor in found.items()
+    )
+
+
+def blocks_that_are_folded(whole):
+    """The blocks of which some projection holds a weight or a bias."""
+    return {
+        s // 2
+        for s, quantized in enumerate(whole.sublayers)
+        for projection in quantized.projections.values()
+        if projection.weight is not None or projection.bias is not None
+    }
+
+
 def gradients_of(whole):
     whole.zero_grad()
     loss_of(whole).backward()
@@ -237,11 +260,24 @@ def test_weights_in_bfloat16_have_masters_in_float32(folders, recipe):
     assert relative_error(logits_of(unquantized), full) < 0.03
 
 
-def test_folded_weights_are_not_kept(folders):
-    whole = whole_model_of(folders["llama_gqa"], W4A4K4V4, SPINQUANT)
-    loss_of(whole)
-    for quantized in whole.sublayers:
-        assert all(projection.weight is None for projection in quantized.projections.values())
+@pytest.mark.parametrize("name", ["llama_gqa", "qwen2"])  # without biases and with
+def test_folded_weights_are_not_kept(folders, name):
+    whole = whole_model_of(folders[name], W4A4K4V4, SPINQUANT)
+    originals = [tensors_of(quantized) for quantized in whole.sublayers]
+    assert any(key.endswith(".bias") for key in originals[0]) == (name == "qwen2")
+    loss = loss_of(whole)
+    assert blocks_that_are_folded(whole) == set()
+    assert all(map(same_tensors, map(tensors_of, whole.sublayers), originals))
+    loss.backward()
+    # The block that the backward pass came to last is let go of by the next forward pass.
+    kept = blocks_that_are_folded(whole)
+    assert kept <= {0}
+    for s, (quantized, original) in enumerate(zip(whole.sublayers, originals)):
+        assert s // 2 in kept or same_tensors(tensors_of(quantized), original)
+    with torch.no_grad():
+        loss_of(whole)
+    assert blocks_that_are_folded(whole) == set()
+    assert all(map(same_tensors, map(tensors_of, whole.sublayers), originals))
 
 
 def test_a_family_whose_stream_cannot_be_rotated_is_refused_by_name(folders):

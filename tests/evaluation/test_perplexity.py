@@ -3,7 +3,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from altq.calibration.recipe import RoundingOptions
+from altq.methods.rounding import RoundingOptions
 from altq.evaluation import perplexity as module
 from altq.evaluation.perplexity import window_losses
 from altq.methods.quantized_model import load_model

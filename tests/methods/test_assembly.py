@@ -1,5 +1,6 @@
 """From a bank to a checkpoint that runs alone: invariance at 16 bits, and the same quantization as calibration's."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from altq import precision
 from altq.calibration.bank import RESIDUAL_FILE, entry_path, read_entry, read_residual
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.end_to_end import calibrate_end_to_end
-from altq.calibration.recipe import EndToEndRecipe, RoundingOptions
+from altq.calibration.end_to_end_recipe import EndToEndRecipe
+from altq.methods.rounding import RoundingOptions
 from altq.calibration.states import States, record_states, run_sublayer, token_weights
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.files import read_json
@@ -257,6 +259,19 @@ def test_banks_of_different_streams_are_refused(workspaces):
     refused(workspace, message, kinds=4 * ["identity"], banks={"affine": plain, "identity": first})
 
 
+def test_a_bank_of_another_kind_is_refused(workspaces):
+    workspace, setting = workspaces("llama_gqa"), Setting(4, 4, 4, 4)
+    bank = workspace.bank(setting, "rotation")
+    message = rf"bank {re.escape(str(bank))} is of rotation, not of affine"
+    refused(workspace, message, kinds=4 * ["affine"], banks={"affine": bank})
+    # Also where the other kind is given as itself beside it.
+    refused(workspace, message, banks={"rotation": bank, "affine": bank})
+    scaled = rotated_bank(workspace, "of-scalings", trained=["scaling"])
+    refused(workspace, "is of scaling, not of identity", kinds=4 * ["identity"], banks={"identity": scaled})
+    plain = rotated_bank(workspace, "of-nothing")
+    refused(workspace, "is of identity, not of scaling", kinds=4 * ["scaling"], banks={"scaling": plain})
+
+
 def test_banks_of_one_stream_are_mixed(workspaces):
     # Seed by seed the start is the same: QuaRot's and, without a step, OSTQuant's are of one stream.
     workspace = workspaces("llama_gqa")
@@ -323,9 +338,10 @@ def test_without_its_rotation_a_bank_is_still_the_model_but_rotations_are_not_lo
 def test_a_rotated_checkpoint_computes_what_calibration_computes(workspaces, full_products, options, rounding):
     workspace, setting = workspaces("llama_biases"), Setting(4, 4, 4, 4)
     bank = rotated_bank(workspace, f"computes-{'-'.join(options)}", **options)
-    selection = write_selection(4 * ["identity"], workspace.folder / "selection.json")
+    kind = "scaling" if "trained" in options else "identity"
+    selection = write_selection(4 * [kind], workspace.folder / "selection.json")
     folder = workspace.folder / "computes"
-    assemble(workspace.model, workspace.states, selection, {"identity": bank}, setting, rounding, folder)
+    assemble(workspace.model, workspace.states, selection, {kind: bank}, setting, rounding, folder)
     skeleton, states = Skeleton(workspace.model, rotation=read_residual(bank)), States(workspace.states)
     hidden, arguments = skeleton.embed(states.tokens()), skeleton.block_arguments(states.length)
     for s in range(4):

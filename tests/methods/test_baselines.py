@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from altq.calibration.bank import RESIDUAL_FILE, read_entry, read_index, read_residual
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.end_to_end import calibrate_end_to_end
-from altq.calibration.recipe import Recipe, RoundingOptions
+from altq.calibration.recipe import Recipe
+from altq.methods.rounding import RoundingOptions
 from altq.methods.assembly import assemble
 from altq.methods.baselines import BASELINES, END_TO_END
 from altq.methods.quantized_model import load_model

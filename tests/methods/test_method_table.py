@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from altq.calibration.recipe import EndToEndRecipe, Recipe
+from altq.calibration.end_to_end_recipe import EndToEndRecipe
+from altq.calibration.recipe import Recipe
 from altq.methods.baselines import BASELINES, DIFFERENCES, END_TO_END
 from altq.methods.table import BANKS, FULL, METHODS
 from altq.selection.selection import KINDS

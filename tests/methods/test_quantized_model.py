@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from altq.calibration.recipe import RoundingOptions
+from altq.methods.rounding import RoundingOptions
 from altq.methods.quantized_model import CHECKPOINT_FILE, WEIGHTS_FILE, load_model
 from altq.setting import Setting
 from models_for_tests import Workspace, logits, relative_error, transformers_model

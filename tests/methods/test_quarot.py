@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 
 from altq.calibration.bank import read_entry, read_residual
 from altq.calibration.end_to_end import calibrate_end_to_end
-from altq.calibration.recipe import RoundingOptions
+from altq.methods.rounding import RoundingOptions
 from altq.files import read_json
 from altq.methods.assembly import assemble
 from altq.methods.baselines import QUAROT

@@ -20,15 +20,22 @@ def experiment(project):
     return load
 
 
-def test_the_paper_departs_from_nothing(experiment):
-    assert departures(experiment("configs/paper.yaml")) == []
+UNIT = "fitted sublayer by sublayer (paper: fitted block by block)"
+"""The one departure of configs/paper.yaml: banks that a selection mixes."""
+
+
+def test_the_paper_departs_in_its_unit_alone(experiment):
+    paper = experiment("configs/paper.yaml")
+    assert departures(paper) == [f"Departs from the paper in {UNIT}."]
+    assert departures(experiment("configs/paper.yaml", recipe={"unit": "block"})) == []
+    assert paper.recipe.model_copy(update={"unit": "block"}) == PAPER_RECIPE
 
 
 @pytest.mark.parametrize(
     ("section", "values", "said"),
     [
         ("recipe", {"start": "balance"}, "closed-form (balance) starts (paper: random orthogonal starts)"),
-        ("recipe", {"unit": "sublayer"}, "fitted sublayer by sublayer (paper: fitted block by block)"),
+        ("recipe", {"unit": "sublayer"}, UNIT),
         ("recipe", {"start": "cayley"}, "Cayley starts (paper: random orthogonal starts)"),
         ("recipe", {"structure": "full"}, "full rotations (paper: rotations of two Kronecker factors)"),
         ("recipe", {"clip_search": True}, "clipping searched on a grid (paper: no search for clipping)"),
@@ -37,8 +44,9 @@ def test_the_paper_departs_from_nothing(experiment):
         ("recipe", {"smooth_alpha": 0.5}, "alpha 0.5 (paper: 0.3)"),
         (
             "recipe",
-            {"other_sites": "scaling"},
-            "scalings alone at o, down and value (paper: affine transforms at o, down, key and value)",
+            {"other_sites": "scaling", "steps": 0},  # they take none
+            "scalings alone at o, down and value (paper: affine transforms at o, down, key and value); "
+            "0 optimiser steps (paper: 480)",
         ),
         ("recipe", {"signed_scale": True}, "scales of either sign (paper: positive scales)"),
         ("recipe", {"fitted": ["ffn"]}, "steps spent on ffn (paper: attention and ffn)"),
@@ -57,7 +65,10 @@ def test_the_paper_departs_from_nothing(experiment):
     ],
 )
 def test_each_departure_is_said(experiment, section, values, said):
-    assert departures(experiment("configs/paper.yaml", **{section: values})) == [f"Departs from the paper in {said}."]
+    given = {"recipe": {"unit": "block"}} | {section: values}
+    if section == "recipe":
+        given["recipe"] = {"unit": "block"} | values
+    assert departures(experiment("configs/paper.yaml", **given)) == [f"Departs from the paper in {said}."]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +86,7 @@ def test_what_does_not_matter_is_not_said(experiment, values):
 
 
 def test_balance_alone_has_runs(experiment):
-    given = {"methods": ["balance"], "recipe": {"longest_run": 64, "structure": "full"}}
+    given = {"methods": ["balance"], "recipe": {"unit": "block", "longest_run": 64, "structure": "full"}}
     assert departures(experiment("configs/paper.yaml", **given)) == [
         "Departs from the paper in runs of at most 64 channels for balance (paper: 128)."
     ]
@@ -102,7 +113,9 @@ def test_a_baseline_with_its_authors_recipe_differs_in_what_no_option_says(exper
     first, *sentences = baselines(paper)
     assert first == (
         "SmoothQuant, QuaRot, SpinQuant, OSTQuant and FlatQuant are run by this code on the same 128 x 2048 "
-        "calibration tokens, with the authors' recipe but for what follows."
+        "calibration tokens, with the authors' recipe but for what follows. GPTQ is the same for all: it sees "
+        "quantized activations, and its tokens are weighted as the calibration's loss weights them. A Hadamard matrix "
+        "of an order that has none is completed by a random orthogonal one."
     )
     assert sentences == [f"{METHODS[name].label}: {DIFFERENCES[name]}." for name in BASELINES]
 

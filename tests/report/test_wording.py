@@ -2,7 +2,8 @@
 
 import pytest
 
-from altq.calibration.recipe import EndToEndRecipe, Recipe
+from altq.calibration.end_to_end_recipe import EndToEndRecipe
+from altq.calibration.recipe import Recipe
 from altq.configuration import CalibrationOptions, EvaluationOptions
 from altq.methods.baselines import BASELINES, END_TO_END
 from altq.methods.table import BANKS

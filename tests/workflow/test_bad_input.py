@@ -20,6 +20,7 @@ def test_all_problems_in_one_message(project, tmp_path, snakemake):
     config |= {"settings": ["W0A4K4V4"], "methods": ["full", "afine"], "colour": "red"}
     config["models"]["mine"] = {"path": str(tmp_path / "absent"), "num_blocks": 2}
     config["selection"] = {"attention": {"beta": 1.5}}
+    config["baselines"] = {"quarot": {"kind": "affine"}, "flatquant": {"unit": "layer"}, "spinquand": {"steps": 1}}
     text = refused(snakemake, tmp_path, config)
     for said in (
         "settings: setting W0A4K4V4: 0 bits for weights cannot be used",
@@ -27,6 +28,9 @@ def test_all_problems_in_one_message(project, tmp_path, snakemake):
         "colour: unknown key",
         f"models.mine.path: local path '{tmp_path / 'absent'}' does not exist",
         "selection.attention.beta: Input should be less than or equal to 1",
+        "baselines.quarot.kind: unknown key",
+        "baselines.flatquant.unit: Input should be 'sublayer' or 'block'",
+        "baselines.spinquand: unknown key",
     ):
         assert said in text
 
@@ -35,6 +39,13 @@ def test_more_rotations_than_layers(project, tmp_path, snakemake):
     config = yaml.safe_load((project / "configs" / "smoke.yaml").read_text())
     config["selection"] = {"ffn": {"count": 5}}
     assert "selection.ffn.count is 5, but made has 4 blocks" in refused(snakemake, tmp_path, config)
+
+
+def test_a_baseline_that_wants_more_windows_than_there_are(project, tmp_path, snakemake):
+    config = yaml.safe_load((project / "configs" / "smoke.yaml").read_text())
+    config["baselines"]["ostquant"] = {"steps": 2, "windows_per_step": 9}
+    said = "baselines.ostquant.windows_per_step is 9, but calibration.num_windows is 8"
+    assert said in refused(snakemake, tmp_path, config)
 
 
 def test_a_corpus_too_short_stops_at_its_tokens(project, tmp_path, snakemake):
