@@ -362,7 +362,7 @@ def test_rows_are_clipped_by_their_squared_error(workspace, tmp_path, monkeypatc
 
 def test_a_loss_that_is_nan_is_an_error_and_no_bank(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr(end_to_end, "cross_entropy", lambda logits, targets: logits.sum() * torch.nan)
-    with pytest.raises(ValueError, match="the loss is nan at step 1; lower the recipe's rates"):
+    with pytest.raises(ValueError, match="the loss is nan before any step"):
         calibrate(workspace, tmp_path, few(SPINQUANT))
     assert not (tmp_path / "index.json").exists()
 
