@@ -17,9 +17,9 @@ positive = st.integers(1, 1000)
 share = st.floats(0, 1)
 recipes = st.builds(
     Recipe,
-    start=st.sampled_from(["balance", "hadamard", "random"]),
+    start=st.sampled_from(["balance", "hadamard", "random", "cayley"]),
     structure=st.sampled_from(["kronecker", "full"]),
-    scaling=st.booleans(),
+    scaling=st.sampled_from(["none", "ones", "balance", "smooth"]),
     clip_search=st.booleans(),
     search_windows=positive,
     fitted=st.lists(st.sampled_from(["attention", "ffn"])),
