@@ -70,8 +70,7 @@ def write_entry(path: Path, quantized: QuantizedSublayer, record: dict[str, Any]
         structure[site], parts = store(transform)
         tensors |= {f"transform.{site}.{name}": tensor.contiguous() for name, tensor in parts.items()}
     # One key: safetensors writes several in any order, and the same entry should have the same bytes.
-    options = {"signed": quantized.signed, "asymmetric": quantized.asymmetric}
-    described = {"structure": structure, "options": options, "record": record}
+    described = {"structure": structure, "options": quantized.options, "record": record}
     metadata = {"entry": json.dumps(described, sort_keys=True)}
     with atomic(path) as partial:
         save_file(tensors, partial, metadata=metadata)

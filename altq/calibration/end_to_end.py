@@ -7,7 +7,6 @@ was, and its result is the same.
 import logging
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -19,7 +18,7 @@ from altq.calibration.bank import entry_path, fingerprint, write_entry, write_in
 from altq.calibration.cayley_sgd import CayleySGD
 from altq.calibration.losses import cross_entropy, kl_top
 from altq.calibration.end_to_end_recipe import EndToEndRecipe
-from altq.calibration.states import States, spread
+from altq.calibration.states import States, spread, windows_of_step
 from altq.calibration.sublayer import module_key
 from altq.calibration.whole_model import WholeModel
 from altq.files import atomic
@@ -105,10 +104,9 @@ class _Training:
             start_loss = self.evaluate()
             if not math.isfinite(start_loss):
                 raise ValueError(f"the loss is {start_loss} before any step; look for overflow in the model's states")
-        windows = list(self._batches())
         for step in progress(range(len(losses), self.recipe.steps), description):
             began = time.monotonic()
-            losses.append(self._step(step, windows[step % len(windows)]))
+            losses.append(self._step(step, windows_of_step(step, len(self.tokens), self.recipe.windows_per_step)))
             self._save(start_loss, losses)
             seconds = time.monotonic() - began
             log.info("step %d of %d: loss %.4f in %.1f s", step + 1, self.recipe.steps, losses[-1], seconds)
@@ -123,10 +121,6 @@ class _Training:
     def forget(self) -> None:
         """Remove what a resume would read."""
         self.path.unlink(missing_ok=True)
-
-    def _batches(self) -> Iterator[Tensor]:
-        size = self.recipe.windows_per_step
-        return (indices for indices in torch.arange(len(self.tokens)).split(size) if len(indices) == size)
 
     def _step(self, step: int, windows: Tensor) -> float:
         progress_made = step / self.recipe.steps

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from altq.calibration.recipe import Recipe
-from altq.calibration.states import spread
+from altq.calibration.states import spread, windows_of_step
 from altq.calibration.sublayer import QuantizedSublayer, module_key
 from altq.calibration.unit import Problem, Unit
 from altq.quantizers.clipping import search_factor, search_row_clip
@@ -120,15 +120,12 @@ def _take_steps(
     """Run the recipe's steps on the `fitted` sublayers of a unit; what went wrong, or None."""
     optimisers = _optimisers(nn.ModuleList(fitted), recipe, reduction)
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, recipe.steps) for o in optimisers]
-    num_windows = len(problem.inputs)
-    per_epoch = max(1, num_windows // recipe.windows_per_step)
     for step in range(recipe.steps):
-        first = step % per_epoch * recipe.windows_per_step
         try:
             unit.prepare()
         except torch.linalg.LinAlgError as error:
             return f"a factor is singular at step {step} ({error})"
-        loss = problem.evaluate(unit, torch.arange(first, min(first + recipe.windows_per_step, num_windows)))
+        loss = problem.evaluate(unit, windows_of_step(step, len(problem.inputs), recipe.windows_per_step))
         if not torch.isfinite(loss):
             return f"the loss is {loss.item()} at step {step}"
         for optimiser in optimisers:

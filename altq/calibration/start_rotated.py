@@ -28,7 +28,7 @@ def start_rotated_sublayer(
         size = sizes["down"]
         hadamard = Hadamard.of_size(size, generator)
         return transforms | {"down": Scaled(Scaling(torch.ones(size).double()), hadamard) if scaled else hadamard}
-    head_dim = linears[sites["qkv"][1]].out_features // kv_heads
+    head_dim = sublayer.head_dim(kv_heads)
     count = 1 if recipe.shared_value else kv_heads
     rotations = torch.stack([randomized_hadamard(head_dim, generator) for _ in range(count)])
     return transforms | {

@@ -116,6 +116,12 @@ def spread(num_windows: int, count: int) -> Tensor:
     return torch.linspace(0, num_windows - 1, min(count, num_windows)).round().long()
 
 
+def windows_of_step(step: int, num_windows: int, count: int) -> Tensor:
+    """The indices of an optimiser step's `count` windows: the next ones, over and over (all, where there are fewer)."""
+    first = step % max(1, num_windows // count) * count
+    return torch.arange(first, min(first + count, num_windows))
+
+
 def batches(num_windows: int) -> Iterator[slice]:
     """Consecutive slices of at most WINDOWS_PER_BATCH windows."""
     return (slice(start, start + WINDOWS_PER_BATCH) for start in range(0, num_windows, WINDOWS_PER_BATCH))

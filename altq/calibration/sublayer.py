@@ -56,6 +56,11 @@ class QuantizedSublayer(nn.Module):
     def sublayer(self) -> Sublayer:
         return self._sublayer[0]
 
+    @property
+    def options(self) -> dict[str, bool]:
+        """What the quantizers are told besides bits and clipping."""
+        return {"signed": self.signed, "asymmetric": self.asymmetric}
+
     def read(self, site: str, x: Tensor) -> Tensor:
         """The transformed and quantized input that the projections of a site share."""
         x = self.transforms[site].apply_to(x)
@@ -154,8 +159,7 @@ def identity_transforms(sublayer: Sublayer, kv_heads: int) -> dict[str, Transfor
     inputs = {site: Identity(linears[names[0]].in_features) for site, names in sublayer.half.input_sites.items()}
     if sublayer.name == "ffn":
         return inputs
-    key = sublayer.half.input_sites["qkv"][1]
-    eye = torch.eye(linears[key].out_features // kv_heads).repeat(kv_heads, 1, 1)
+    eye = torch.eye(sublayer.head_dim(kv_heads)).repeat(kv_heads, 1, 1)
     return inputs | {"key": HeadAffine(eye), "value": HeadAffine(eye.clone())}
 
 

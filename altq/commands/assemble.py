@@ -14,8 +14,8 @@ import argparse
 import re
 from pathlib import Path
 
-from altq.methods.rounding import RoundingOptions
 from altq.commands.command import add_model, add_output, add_setting, add_states
+from altq.methods.rounding import RoundingOptions
 from altq.options import add_options, read_options
 from altq.provenance import provenance, write_provenance
 from altq.setting import Setting

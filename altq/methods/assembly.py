@@ -58,21 +58,22 @@ def assemble(
     known, chosen = States(states), Selection.read(selection)
     _check(chosen, skeleton, banks, setting)
     hidden, arguments = skeleton.embed(known.tokens()[: rounding.windows]), skeleton.block_arguments(known.length)
-    tensors = skeleton.outer_tensors()
+    tensors = dict(skeleton.outer_tensors)
     blocks: list[dict[str, Any]] = [{} for _ in range(skeleton.num_blocks)]
     for s in progress(range(len(chosen.kinds)), f"assembling {chosen.policy} at {setting}"):
         block = skeleton.block(s // 2) if s % 2 == 0 else block
         sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
         entry = _entry(sublayer, s, chosen.kinds[s], banks, skeleton.config.num_key_value_heads)
-        options = {"signed": entry.signed, "asymmetric": entry.asymmetric}
-        quantized = QuantizedSublayer(sublayer, entry.transforms, setting, **options)
+        quantized = QuantizedSublayer(
+            sublayer, entry.transforms, setting, signed=entry.signed, asymmetric=entry.asymmetric
+        )
         quantized.load_clipping_factors(entry.clips)
         weights = token_weights(known.loss, known.state(s + 1)[: rounding.windows])
         rounded, hidden = round_sublayer(quantized, hidden, weights, arguments[s // 2], rounding)
         parts = export_sublayer(quantized, rounded, skeleton.family.norm_offset)
         tensors |= {f"{skeleton.weights.block_prefix(s // 2)}{name}": tensor for name, tensor in parts.items()}
         sites = {site: store(online(t))[0] for site, t in quantized.transforms.items()}
-        blocks[s // 2][sublayer.name] = {"sites": sites, **options}
+        blocks[s // 2][sublayer.name] = {"sites": sites, **quantized.options}
     config = read_json(Path(model) / CONFIG_FILE) | {"tie_word_embeddings": skeleton.config.tie_word_embeddings}
     description = {"setting": str(setting), "policy": chosen.policy, "blocks": blocks}
     _write(Path(model), Path(folder), tensors, config, description)
@@ -182,7 +183,7 @@ def site_inputs(
     sublayer = quantized.sublayer
     read = partial(
         read_input, quantized.transforms[site], quantized.activation_clip[site](), quantized.setting.activations,
-        signed=quantized.signed, asymmetric=quantized.asymmetric,
+        **quantized.options,
     )  # fmt: skip
     inputs = []
     for rows in batches(len(hidden)):

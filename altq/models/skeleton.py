@@ -30,7 +30,8 @@ class _Recorder(nn.Module):
 class Skeleton:
     """A model folder driven block by block; only the embedding, the last norm and the head are resident.
 
-    With a rotation [hidden, hidden], its residual stream is rotated, and the head is not tied to the embedding.
+    outer_tensors: these three by their names in the model. With a rotation [hidden, hidden], the residual stream is
+    rotated, and the head is not tied to the embedding.
     """
 
     def __init__(
@@ -48,12 +49,12 @@ class Skeleton:
             self.model = AutoModelForCausalLM.from_config(self.config, attn_implementation=ATTENTION, dtype=dtype)
         self.model.eval().requires_grad_(False)
         self._blocks: nn.ModuleList = self.model.get_submodule(self.family.blocks)
-        self.model.load_state_dict(self.outer_tensors(), strict=False, assign=True)
+        self.outer_tensors = self._read_outer_tensors()
+        self.model.load_state_dict(self.outer_tensors, strict=False, assign=True)
         self.model.tie_weights()
         self.model.requires_grad_(False)
 
-    def outer_tensors(self) -> dict[str, Tensor]:
-        """All tensors outside the blocks: embedding, last norm, head."""
+    def _read_outer_tensors(self) -> dict[str, Tensor]:
         names = [name for name in self.weights.names if not name.startswith(f"{self.family.blocks}.")]
         tensors = {name: self.weights.tensor(name).to(self.dtype) for name in names}
         return self.residual.fold_outer(tensors) if self.residual else tensors

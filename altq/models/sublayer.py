@@ -46,6 +46,11 @@ class Sublayer:
             return output
         return self.module(normed)
 
+    def head_dim(self, kv_heads: int) -> int:
+        """Channels of a head of attention, from the rows of k."""
+        _, key, _ = self.half.input_sites["qkv"]
+        return self.linears()[key].out_features // kv_heads
+
     def linears(self) -> dict[str, nn.Module]:
         return {name: self.block.get_submodule(name) for name in self.half.projections}
 

@@ -52,10 +52,7 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx, x: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
         ratio = x / scale
         codes = ratio.round()
-        if zero is None:
-            codes.clamp_(low, high)
-        else:
-            codes = torch.minimum(torch.maximum(codes, low - zero), high - zero)
+        codes = codes.clamp_(low, high) if zero is None else _clamp_less_zero(codes, zero, low, high)
         ctx.save_for_backward(ratio, codes, scale)
         return codes * scale
 
@@ -88,8 +85,12 @@ def asymmetric_range(x: Tensor, bits: int, clip: Tensor) -> tuple[Tensor, Tensor
 
 def quantize_asymmetric(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     """Integer codes of x less the zero point, as floats: they times the scale are x."""
-    codes = (x / scale).round_()
-    return torch.minimum(torch.maximum(codes, -zero), (1 << bits) - 1 - zero)
+    return _clamp_less_zero((x / scale).round_(), zero, 0, (1 << bits) - 1)
+
+
+def _clamp_less_zero(codes: Tensor, zero: Tensor, low: int, high: int) -> Tensor:
+    """Codes less their zero point, where the codes themselves lie between low and high."""
+    return torch.minimum(torch.maximum(codes, low - zero), high - zero)
 
 
 def fake_quantize_asymmetric(x: Tensor, bits: int, clip: Tensor) -> Tensor:

@@ -66,8 +66,7 @@ SAID: dict[str, dict[str, Any]] = {
 }
 """How each option is said, by section: a phrase for each value, or one with a place for it.
 
-`recipe` says a `Recipe`, `end_to_end` an `EndToEndRecipe`. An option that is not here changes how a result is reached
-rather than what it is.
+`recipe` says a `Recipe`, `end_to_end` an `EndToEndRecipe`. Options that are not here are not said.
 """
 
 OF_STEPS = (

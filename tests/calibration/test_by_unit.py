@@ -1,6 +1,7 @@
 """Calibrating a bank: what is written, and that a run which was cut off goes on to the same bytes."""
 
 import logging
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -57,21 +58,27 @@ def test_a_bank_is_an_entry_for_each_sublayer_and_an_index(workspace, tmp_path):
     assert all(0 < entry["loss"] <= entry["start_loss"] for entry in index["entries"])
 
 
+@contextmanager
+def killed_at_entry(sublayer, monkeypatch):
+    """What runs within is killed where it would write the entry of a sublayer."""
+    original = module.write_entry
+
+    def killed(path, *arguments):
+        if path.name == f"sublayer_{sublayer:03d}.safetensors":
+            raise KeyboardInterrupt
+        original(path, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "write_entry", killed)
+        yield
+
+
 def test_killed_and_run_again_it_goes_on_and_is_bit_identical(workspace, tmp_path, calibrated, monkeypatch):
     expected = contents(run(workspace, tmp_path / "whole"))
     assert calibrated == SUBLAYERS
     calibrated.clear()
-    original = module.write_entry
-
-    def killed(path, *arguments):
-        if path.name == "sublayer_002.safetensors":
-            raise KeyboardInterrupt
-        original(path, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "write_entry", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(workspace, tmp_path / "parts")
+    with killed_at_entry(2, monkeypatch):
+        run(workspace, tmp_path / "parts")
     assert set(contents(tmp_path / "parts")) == {"sublayer_000.safetensors", "sublayer_001.safetensors"}
     calibrated.clear()
     assert contents(run(workspace, tmp_path / "parts")) == expected
@@ -218,17 +225,8 @@ def test_killed_between_the_halves_of_a_block_it_goes_on_and_is_bit_identical(
     workspace, tmp_path, calibrated, monkeypatch
 ):
     expected = contents(run(workspace, tmp_path / "whole", unit="block"))
-    original = module.write_entry
-
-    def killed(path, *arguments):
-        if path.name == "sublayer_003.safetensors":
-            raise KeyboardInterrupt
-        original(path, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "write_entry", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(workspace, tmp_path / "parts", unit="block")
+    with killed_at_entry(3, monkeypatch):
+        run(workspace, tmp_path / "parts", unit="block")
     assert set(contents(tmp_path / "parts")) == {f"sublayer_{s:03d}.safetensors" for s in range(3)}
     calibrated.clear()
     assert contents(run(workspace, tmp_path / "parts", unit="block")) == expected

@@ -13,6 +13,7 @@ from altq.calibration.states import (
     second_moment,
     spread,
     token_weights,
+    windows_of_step,
 )
 from altq.models.skeleton import Skeleton
 from models_for_tests import Workspace, make_tokens, relative_error, save_tiny_model, transformers_model
@@ -121,6 +122,11 @@ def test_as_many_windows_are_spread_as_are_wanted():
             assert found.dtype == torch.int64 and len(set(found.tolist())) == count
             assert found.tolist() == sorted(found.tolist()) and found[0] == 0 and found[-1] < num_windows
     assert len(set(spread(9, 8).tolist())) == 8
+
+
+def test_steps_take_the_windows_in_turn_and_leave_an_incomplete_rest():
+    assert [windows_of_step(step, 5, 2).tolist() for step in range(3)] == [[0, 1], [2, 3], [0, 1]]
+    assert windows_of_step(7, 3, 8).tolist() == [0, 1, 2]
 
 
 def test_the_moment_of_a_site_is_of_its_inputs_weighted_by_their_gradients(workspace):

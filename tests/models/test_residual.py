@@ -55,7 +55,7 @@ def test_what_reads_and_what_writes_the_stream_by_explicit_products(folders, nam
 def test_embedding_head_and_last_norm(folders, name):
     skeleton = Skeleton(folders[name], torch.float64)
     rotation = orthogonal(skeleton.config.hidden_size)
-    tensors = skeleton.outer_tensors()
+    tensors = skeleton.outer_tensors
     before = {n: t.clone() for n, t in tensors.items()}
     folded = ResidualRotation(rotation, skeleton.family).fold_outer(tensors)
     embedding, gain = before["model.embed_tokens.weight"], before["model.norm.weight"]

@@ -88,7 +88,7 @@ def test_a_rotated_stream_is_the_same_model(name, tmp_path):
 
 def test_without_a_rotation_a_head_stays_tied(tmp_path):
     skeleton = Skeleton(save_tiny_model("llama_tied", tmp_path))
-    assert skeleton.config.tie_word_embeddings and "lm_head.weight" not in skeleton.outer_tensors()
+    assert skeleton.config.tie_word_embeddings and "lm_head.weight" not in skeleton.outer_tensors
     model = skeleton.fill()
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
