@@ -15,9 +15,11 @@ from altq.code_hash import code_hash
 from altq.commands.command import source_flags
 from altq.configuration import Experiment
 from altq.methods.baselines import END_TO_END
-from altq.methods.table import BANKS, FULL, METHODS
+from altq.methods.table import BANKS, FULL, MEASURED, METHODS, NUMBERED, PROBE, method_of
 from altq.options import to_flags
-from altq.report.protocol import captions
+from altq.files import read_json
+from altq.report.protocol import captions, study_captions
+from altq.selection.selection import KINDS
 from altq.setting import FULL_PRECISION
 
 
@@ -44,19 +46,27 @@ shell.prefix(
 wildcard_constraints:
     model="|".join(map(re.escape, EXPERIMENT.models)),
     corpus="|".join(map(re.escape, EXPERIMENT.corpora)),
-    policy="[a-z]+",
-    method="|".join(METHODS),
+    policy=r"[a-z_]+\d*",
+    number=r"\d+",
+    method="|".join([*METHODS, *(rf"{family}\d+" for family in NUMBERED)]),
     setting=r"W\d+A\d+K\d+V\d+",
     weights="gptq|rtn",
     seed=r"\d+",
 
 
-# All tables.
+# The experiment: Table 2 and what it cost.
 rule all:
     input:
         "results/table2.csv",
         "results/cost.csv" if EXPERIMENT.methods != [FULL] else [],
     default_target: True
+
+
+# How selections compare, which takes hours: Tables 1, 4, 6 and 7, Figures 1 and 2.
+rule study:
+    input:
+        expand("results/table{number}.csv", number=[1, 4, 6, 7]),
+        expand("results/figure{number}.pdf", number=[1, 2]),
 
 
 include: "rules/fetch.smk"
@@ -66,3 +76,4 @@ include: "rules/calibration.smk"
 include: "rules/assembly.smk"
 include: "rules/evaluation.smk"
 include: "rules/tables.smk"
+include: "rules/study.smk"

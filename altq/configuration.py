@@ -3,19 +3,21 @@
 All problems of a configuration are reported in one message before any work begins. Nothing heavy is imported here.
 """
 
+import math
 from difflib import get_close_matches
+from itertools import product
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from altq.calibration.end_to_end_recipe import EndToEndRecipe
 from altq.calibration.recipe import Recipe
-from altq.methods.rounding import RoundingOptions
 from altq.methods.baselines import BASELINES, FLATQUANT, OSTQUANT, QUAROT, SMOOTHQUANT, SPINQUANT
-from altq.methods.table import FULL, METHODS
-from altq.selection.options import HeuristicOptions
-from altq.setting import FULL_PRECISION, Setting
+from altq.methods.rounding import RoundingOptions
+from altq.methods.table import FULL, METHODS, PROBE, method_of
+from altq.selection.options import Grid, HeuristicOptions, SelectionOptions
 from altq.sources.description import CorpusDescription, ModelDescription
+from altq.study import Study, Table, checked_seeds, checked_settings, distinct
 
 
 class _Section(BaseModel):
@@ -76,17 +78,15 @@ class Experiment(_Section):
     recipe: Recipe = Recipe()
     baselines: BaselineRecipes = BaselineRecipes()
     rounding: RoundingOptions = RoundingOptions()
-    selection: HeuristicOptions = HeuristicOptions()
+    selection: SelectionOptions = SelectionOptions()
+    study: Study = Study()
     evaluation: EvaluationOptions
     notes: list[str] = Field(default=[], description="sentences for the tables' captions: departures from the paper")
 
     @field_validator("settings")
     @classmethod
     def _parse_settings(cls, settings: list[str]) -> list[str]:
-        parsed = [str(Setting.parse(setting)) for setting in settings]
-        if str(FULL_PRECISION) in parsed:
-            raise ValueError(f"{FULL_PRECISION} quantizes nothing; list the method `{FULL}` instead")
-        return _distinct(parsed)
+        return checked_settings(settings)
 
     @field_validator("methods")
     @classmethod
@@ -97,14 +97,12 @@ class Experiment(_Section):
                 near = get_close_matches(method, known, n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise ValueError(f"method {method!r} is not known{hint} (known: {', '.join(known)})")
-        return _distinct(methods)
+        return distinct(methods)
 
     @field_validator("seeds")
     @classmethod
     def _distinct_seeds(cls, seeds: list[int]) -> list[int]:
-        if min(seeds) < 0:
-            raise ValueError(f"seed {min(seeds)} is negative")
-        return _distinct(seeds)
+        return checked_seeds(seeds)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -113,11 +111,11 @@ class Experiment(_Section):
             problems.append(f"calibration.corpus {self.calibration.corpus!r} is not among the corpora")
         for name, model in self.models.items():
             for half in ("attention", "ffn"):
-                count = getattr(self.selection, half).count
+                count = getattr(self.selection.heuristic, half).count
                 if count is not None and count > model.num_blocks:
-                    problems.append(f"selection.{half}.count is {count}, but {name} has {model.num_blocks} blocks")
+                    problems.append(f"selection.heuristic.{half}.count is {count}, but {name} has {model.num_blocks} blocks")
         baselines = {f"baselines.{name}": recipe for name, recipe in self.baselines if name in self.methods}
-        for place, recipe in {"recipe": self.recipe, **baselines}.items():
+        for place, recipe in {"recipe": self.recipe, "selection.search": self.selection.search, **baselines}.items():
             if recipe.steps and recipe.windows_per_step > self.calibration.num_windows:
                 problems.append(
                     f"{place}.windows_per_step is {recipe.windows_per_step}, but calibration.num_windows is "
@@ -128,8 +126,38 @@ class Experiment(_Section):
         return self
 
     def recipe_of(self, bank: str) -> Recipe | EndToEndRecipe:
-        """What a bank is calibrated by: the baseline's recipe where it is named after one, ours otherwise."""
-        return getattr(self.baselines, bank) if bank in BASELINES else self.recipe
+        """What a bank is calibrated by: the baseline's recipe where it is named after one, ours otherwise.
+
+        The probe's banks take a share of its steps.
+        """
+        if bank in BASELINES:
+            return getattr(self.baselines, bank)
+        if bank.startswith(PROBE):
+            return self.recipe.model_copy(update={"steps": math.ceil(self.recipe.steps * self.selection.probe_share)})
+        return self.recipe
+
+    def banks_of(self, method: str) -> dict[str, str]:
+        """The banks that a method reads, by kind: its own, or those of the candidates."""
+        banks = method_of(method).banks
+        return {kind: kind for kind in self.selection.candidates} if banks is None else banks
+
+    def settings_of(self, table: Table) -> list[str]:
+        """The settings that a table of the study covers."""
+        return table.settings or self.settings
+
+    @property
+    def random_methods(self) -> list[str]:
+        """The random selections, by the names of their methods."""
+        return [f"random{number}" for number in range(self.selection.num_random)]
+
+    @property
+    def grid(self) -> Grid:
+        """The points of Table 6, by the names of their methods: both grids, then beta by z-mass (Eq. 11-12)."""
+        table, middle = self.study.table6, self.selection.heuristic
+        points = [{"beta": pair} for pair in product(table.beta_attention, table.beta_ffn)]
+        points += [{"share": pair} for pair in product(table.share_attention, table.share_ffn)]
+        points += [{"beta_rule": ("z_mass", "z_mass")}]
+        return Grid(points={f"grid{number}": _varied(middle, point) for number, point in enumerate(points)})
 
     @classmethod
     def parse(cls, config: dict[str, Any]) -> "Experiment":
@@ -141,11 +169,13 @@ class Experiment(_Section):
             raise ValueError("the configuration cannot be used:\n" + "\n".join(lines)) from None
 
 
-def _distinct(values: list) -> list:
-    doubles = sorted({str(v) for v in values if values.count(v) > 1})
-    if doubles:
-        raise ValueError(f"listed twice: {', '.join(doubles)}")
-    return values
+def _varied(options: HeuristicOptions, point: dict[str, tuple[Any, Any]]) -> HeuristicOptions:
+    """The heuristic with the given options of attention and ffn; a share takes the place of a count."""
+    halves = {}
+    for position, half in enumerate(("attention", "ffn")):
+        values = getattr(options, half).model_dump() | {name: pair[position] for name, pair in point.items()}
+        halves[half] = values | {"count": None} if "share" in point else values
+    return HeuristicOptions.model_validate(halves)
 
 
 def _plain(error: dict[str, Any]) -> str:

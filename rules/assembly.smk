@@ -6,9 +6,9 @@ rule assemble:
     input:
         model=rules.fetch_model.output,
         states=rules.states.output,
-        selection=lambda wildcards: f"results/selections/{wildcards.model}/{METHODS[wildcards.method].policy}.json",
+        selection=selection_of,
         banks=lambda wildcards: expand(
-            rules.calibrate.output, bank=METHODS[wildcards.method].banks.values(), allow_missing=True
+            rules.calibrate.output, bank=EXPERIMENT.banks_of(wildcards.method).values(), allow_missing=True
         ),
     output:
         "results/checkpoints/{model}/{method}/{setting}/{weights}/seed{seed}/quantization.json",
@@ -17,7 +17,7 @@ rule assemble:
     benchmark:
         "results/benchmarks/assemble/{model}/{method}/{setting}/{weights}/seed{seed}.tsv"
     params:
-        kinds=lambda wildcards: list(METHODS[wildcards.method].banks),
+        kinds=lambda wildcards: list(EXPERIMENT.banks_of(wildcards.method)),
         flags=lambda wildcards: to_flags(EXPERIMENT.rounding.model_copy(update={"weights": wildcards.weights})),
         code=code_hash("altq.commands.assemble"),
     threads: 1

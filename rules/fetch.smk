@@ -72,6 +72,33 @@ rule calibration_tokens:
         "--output {output.tokens} 2> >(tee {log} >&2)"
 
 
+# Windows beside these, to judge what was calibrated on them.
+rule held_out_tokens:
+    input:
+        model=rules.fetch_model.output,
+        text=rules.fetch_corpus.output.calibration,
+    output:
+        tokens="results/tokens/{model}/{corpus}/held_out-seed{seed}.npy",
+        drawn="results/tokens/{model}/{corpus}/held_out-seed{seed}.json",
+    log:
+        "results/logs/held_out_tokens/{model}/{corpus}-seed{seed}.log",
+    benchmark:
+        "results/benchmarks/held_out_tokens/{model}/{corpus}-seed{seed}.tsv"
+    params:
+        flags=f"--num-windows {EXPERIMENT.calibration.num_windows} --held-out {EXPERIMENT.selection.held_out_windows} "
+        f"--window-length {EXPERIMENT.calibration.window_length}",
+        code=code_hash("altq.commands.tokens"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+    conda:
+        "../envs/quantize.yaml"
+    shell:
+        "python3 -m altq tokens --threads {threads} --split calibration --seed {wildcards.seed} {params.flags} "
+        "--model results/models/{wildcards.model} --corpus results/corpora/{wildcards.corpus} "
+        "--output {output.tokens} 2> >(tee {log} >&2)"
+
+
 # The first windows of the test text.
 rule test_tokens:
     input:

@@ -125,6 +125,62 @@ def test_a_selection_of_one_kind(tmp_path):
     assert written["kinds"] == ["affine"] * 4 and written["provenance"]["command"] == "select"
 
 
+def test_random_selections_by_their_seed(tmp_path):
+    argv = ["select", "--policy", "random", "--model-name", "m", "--num-blocks", "4", "--candidates", "affine", "rotation"]
+    for seed, name in ((3, "a"), (3, "b"), (4, "c")):
+        assert main([*argv, "--seed", str(seed), "--output", str(tmp_path / name)]) == 0
+    a, b, c = (json.loads((tmp_path / name).read_text()) for name in "abc")
+    assert a["kinds"] == b["kinds"] != c["kinds"] and a["policy"] == "random3"
+
+
+def test_a_selection_by_scores(tmp_path):
+    values = [[["affine", 0.5], ["rotation", 0.25]], [["affine", 0.1], ["rotation", 0.2]]]
+    scores = {"model": "m", "quantity": "error", "lower_is_better": True, "values": values, "provenance": {}}
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    argv = ["select", "--policy", "oracle", "--scores", tmp_path / "scores.json", "--output", tmp_path / "oracle.json"]
+    assert main(list(map(str, argv))) == 0
+    assert json.loads((tmp_path / "oracle.json").read_text())["kinds"] == ["rotation", "affine"]
+
+
+def test_the_best_random_selection_by_perplexity(tmp_path):
+    for seed, perplexity in enumerate((9.0, 7.0, 8.0)):
+        argv = ["--policy", "random", "--model-name", "m", "--num-blocks", "4", "--candidates", "affine", "rotation"]
+        assert main(["select", *argv, "--seed", str(seed), "--output", str(tmp_path / f"random{seed}.json")]) == 0
+        result = {"method": f"random{seed}", "corpus": "wiki", "perplexity": perplexity}
+        (tmp_path / f"result{seed}.json").write_text(json.dumps(result))
+    files = [[str(tmp_path / f"{name}{seed}.json") for seed in range(3)] for name in ("result", "random")]
+    argv = ["select", "--policy", "best_random", "--results", *files[0], "--selections", *files[1]]
+    assert main([*argv, "--output", str(tmp_path / "best.json")]) == 0
+    best, second = (json.loads((tmp_path / name).read_text()) for name in ("best.json", "random1.json"))
+    assert best["kinds"] == second["kinds"] and best["policy"] == "best_random"
+
+
+@pytest.mark.parametrize(
+    ("policy", "needs"),
+    [
+        ("heuristic", "--statistics"),
+        ("affine", "--model-name and --num-blocks"),
+        ("random", "--model-name and --num-blocks and --candidates and --seed"),
+        ("oracle", "--scores"),
+        ("best_random", "--results and --selections"),
+    ],
+)
+def test_a_policy_says_what_it_needs(capsys, policy, needs):
+    code, error = said(capsys, "select", "--policy", policy, "--output", "o.json")
+    assert code == 1 and f"--policy {policy} needs {needs}" in error
+
+
+def test_selections_that_are_the_same_are_found(tmp_path):
+    paths = []
+    for name, kind in (("affine", "affine"), ("grid0", "affine"), ("grid1", "rotation"), ("grid2", "rotation")):
+        paths.append(str(tmp_path / f"{name}.json"))
+        argv = ["select", "--policy", kind, "--model-name", "m", "--num-blocks", "2", "--output", paths[-1]]
+        assert main(argv) == 0
+    assert main(["distinct", "--selections", *paths, "--output", str(tmp_path / "same.json")]) == 0
+    same = json.loads((tmp_path / "same.json").read_text())
+    assert same == {"affine": "affine", "grid0": "affine", "grid1": "grid1", "grid2": "grid1"}
+
+
 def test_the_kept_schema_is_that_of_the_code(project, capsys):
     assert main(["schema"]) == 0
     assert capsys.readouterr().out == (project / "rules" / "config.schema.yaml").read_text(encoding="utf-8"), (
@@ -134,7 +190,8 @@ def test_the_kept_schema_is_that_of_the_code(project, capsys):
 
 def test_the_schema_describes_every_key(project):
     schema = yaml.safe_load((project / "rules" / "config.schema.yaml").read_text())
-    described = ("Recipe", "EndToEndRecipe", "RoundingOptions", "EvaluationOptions", "CalibrationOptions")
+    described = ("Recipe", "EndToEndRecipe", "RoundingOptions", "EvaluationOptions", "CalibrationOptions",
+                 "SearchOptions", "Table6", "Table7")  # fmt: skip
     for name in (*described, "ModelDescription"):
         properties = schema["$defs"][name]["properties"]
         assert properties and all("description" in entry for entry in properties.values())

@@ -7,7 +7,7 @@ import yaml
 
 from altq.configuration import Experiment
 from altq.methods.baselines import BASELINES
-from altq.methods.table import BANKS, FULL, METHODS
+from altq.methods.table import BANKS, FULL, MEASURED, METHODS
 
 CONFIGURATIONS = ("config.yaml", "configs/smoke.yaml", "configs/paper.yaml")
 
@@ -57,9 +57,12 @@ def test_the_paper_to_the_letter(project):
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_the_shipped_experiments_have_every_method_but_balance(project, name):
+def test_the_shipped_experiments_have_the_paper_s_methods(project, name):
     experiment = Experiment.parse(yaml.safe_load((project / name).read_text()))
-    assert experiment.methods == [FULL, *(method for method in METHODS if method != "balance")]
+    others = {"balance", *MEASURED}  # those of the study among them
+    assert experiment.methods == [FULL, *(method for method in METHODS if method not in others)]
+    assert set(experiment.study.table7.policies) == {"affine", "rotation", "adaptive", *MEASURED}
+    assert len(experiment.study.table7.seeds) >= 3
 
 
 def test_baselines_that_take_steps_have_our_budget_by_default(project):
@@ -85,9 +88,40 @@ def test_a_bank_is_calibrated_by_the_recipe_of_its_name(smoke):
     assert BASELINES.keys() <= BANKS.keys()
     for bank in BANKS:
         expected = getattr(experiment.baselines, bank) if bank in BASELINES else experiment.recipe
-        assert experiment.recipe_of(bank) == expected
+        if not bank.startswith("probe-"):
+            assert experiment.recipe_of(bank) == expected
     assert experiment.recipe_of("affine").steps == experiment.recipe_of("flatquant").steps == 2
     assert experiment.recipe_of("affine").start != experiment.recipe_of("flatquant").start
+
+
+def test_the_probe_takes_a_share_of_the_steps_rounded_up(smoke):
+    smoke["recipe"] = {"steps": 41, "windows_per_step": 4}
+    experiment = Experiment.parse(smoke)
+    assert experiment.recipe_of("probe-rotation") == experiment.recipe.model_copy(update={"steps": 5})
+
+
+def test_candidates_are_what_measured_policies_read_from(smoke):
+    smoke["selection"]["candidates"] = ["balance", "rotation", "identity"]
+    experiment = Experiment.parse(smoke)
+    expected = {kind: kind for kind in ("balance", "rotation", "identity")}
+    assert experiment.banks_of("oracle") == experiment.banks_of("random2") == expected
+    assert experiment.banks_of("adaptive") == experiment.banks_of("grid4") == {"affine": "affine", "rotation": "rotation"}
+    assert experiment.banks_of("quarot") == {"identity": "quarot"}
+
+
+def test_the_grid_varies_beta_then_share_then_computes_beta(smoke):
+    smoke["selection"]["heuristic"] = {"attention": {"count": 3}}
+    smoke["study"]["table6"] = {
+        "beta_attention": [0.1, 0.2], "beta_ffn": [0.9], "share_attention": [0.5], "share_ffn": [0.25, 0.75],
+    }  # fmt: skip
+    points = Experiment.parse(smoke).grid.points
+    assert list(points) == ["grid0", "grid1", "grid2", "grid3", "grid4"]
+    attention = [(p.attention.beta, p.attention.share, p.attention.count, p.attention.beta_rule) for p in points.values()]
+    assert attention == [
+        (0.1, None, 3, "fixed"), (0.2, None, 3, "fixed"), (0.1, 0.5, None, "fixed"), (0.1, 0.5, None, "fixed"),
+        (0.1, None, 3, "z_mass"),
+    ]  # fmt: skip
+    assert [(p.ffn.beta, p.ffn.share) for p in points.values()][2:4] == [(0.9, 0.25), (0.9, 0.75)]
 
 
 @pytest.mark.parametrize(
@@ -103,11 +137,11 @@ def test_a_bank_is_calibrated_by_the_recipe_of_its_name(smoke):
         (("settings",), ["W16A16K16V16"], "list the method `full` instead"),
         (("settings",), [], "settings: "),
         (("seeds",), [-1], "seed -1 is negative"),
-        (("selection", "attention", "beta"), 1.5, "selection.attention.beta: Input should be less than or equal to 1"),
-        (("selection", "ffn", "beta"), -0.1, "selection.ffn.beta: Input should be greater than or equal to 0"),
-        (("selection", "ffn", "beta"), float("nan"), "selection.ffn.beta: "),
-        (("selection", "attention", "count"), 5, "selection.attention.count is 5, but made has 4 blocks"),
-        (("selection", "ffn"), {"count": 1, "share": 0.5}, "give one of them"),
+        (("selection", "heuristic", "attention", "beta"), 1.5, "selection.heuristic.attention.beta: Input should be less than or equal to 1"),
+        (("selection", "heuristic", "ffn", "beta"), -0.1, "selection.heuristic.ffn.beta: Input should be greater than or equal to 0"),
+        (("selection", "heuristic", "ffn", "beta"), float("nan"), "selection.heuristic.ffn.beta: "),
+        (("selection", "heuristic", "attention", "count"), 5, "selection.heuristic.attention.count is 5, but made has 4 blocks"),
+        (("selection", "heuristic", "ffn"), {"count": 1, "share": 0.5}, "give one of them"),
         (("calibration", "corpus"), "pydox", "calibration.corpus 'pydox' is not among the corpora"),
         (("calibration", "loss"), "mae", "calibration.loss: "),
         (("recipe", "windows_per_step"), 9, "recipe.windows_per_step is 9, but calibration.num_windows is 8"),
@@ -125,6 +159,17 @@ def test_a_bank_is_calibrated_by_the_recipe_of_its_name(smoke):
             9,
             "baselines.ostquant.windows_per_step is 9, but calibration.num_windows is 8",
         ),
+        (("selection", "candidates"), ["affine"], "selection.candidates: "),
+        (("selection", "candidates"), ["affine", "affine"], "a kind is listed twice: affine, affine"),
+        (("selection", "candidates"), ["affine", "spin"], "selection.candidates.1: Input should be 'identity'"),
+        (("selection", "search", "steps"), 0, "selection.search.steps: "),
+        (("selection", "search", "windows_per_step"), 9, "selection.search.windows_per_step is 9, but calibration"),
+        (("study", "table7", "seeds"), [0, 1], "study.table7.seeds: "),
+        (("study", "table7", "seeds"), [0, 1, 1], "listed twice: 1"),
+        (("study", "table7", "policies"), ["oracle"], "affine is missing, with which all others are compared"),
+        (("study", "table7", "policies"), ["affine", "orcale"], "method 'orcale' is not known"),
+        (("study", "table1", "settings"), ["W16A16K16V16"], "quantizes nothing"),
+        (("study", "table6", "share_ffn"), [1.5], "study.table6.share_ffn.0: "),
         (("evaluation", "num_windows"), 1, "evaluation.num_windows: "),
         (("models", "made"), {"path": "/nowhere/model", "num_blocks": 4}, "local path '/nowhere/model' does not exist"),
         (("models", "made"), {"num_blocks": 4}, "models.made: no source is given; give exactly one of hub, wheel"),
@@ -150,8 +195,8 @@ def test_what_is_required_has_no_default(smoke, name):
 
 def test_all_problems_in_one_message(smoke):
     config = copy.deepcopy(smoke) | {"settings": ["W0A4K4V4"], "methods": ["gptq"], "colour": "red"}
-    config["selection"] = {"ffn": {"beta": 2}}
+    config["selection"] = {"heuristic": {"ffn": {"beta": 2}}}
     message = refused(config)
-    for place in ("settings: ", "methods: ", "colour: ", "selection.ffn.beta: "):
+    for place in ("settings: ", "methods: ", "colour: ", "selection.heuristic.ffn.beta: "):
         assert f"\n  {place}" in message
     assert len(message.splitlines()) == 5

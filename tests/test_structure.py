@@ -21,12 +21,13 @@ ALLOWED = {
     "quantizers": set(),
     "statistics": {"models"},
     "calibration": PARTS,
-    "selection": {"statistics"},
+    "selection": {"models", "transforms", "quantizers", "statistics", "calibration"},
     "methods": {*PARTS, "calibration", "selection"},
     "evaluation": {"models", "transforms", "quantizers", "methods"},
     "report": {
         "configuration", "calibration.recipe", "calibration.end_to_end_recipe", "methods.table", "methods.baselines",
-        "methods.rounding", "selection.options", "sources.description",
+        "methods.rounding", "selection.agreement", "selection.heuristic", "selection.options", "selection.random",
+        "selection.scores", "selection.selection", "sources.description", "study",
     },
 }
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.files import atomic, read_json, write_json
+from altq.models.sublayer import Sublayer
+from altq.setting import Setting
 from altq.transforms.storage import restore, store
 from altq.transforms.transform import Transform
 
@@ -35,6 +37,13 @@ class Entry:
     clips: dict[str, Tensor]
     signed: bool
     asymmetric: bool
+
+    def restore(self, sublayer: Sublayer, setting: Setting) -> QuantizedSublayer:
+        """A full-precision sublayer, whose linears are replaced, quantized with these."""
+        options = {"signed": self.signed, "asymmetric": self.asymmetric}
+        quantized = QuantizedSublayer(sublayer, self.transforms, setting, **options)
+        quantized.load_clipping_factors(self.clips)
+        return quantized
 
 
 def entry_path(folder: str | Path, sublayer: int) -> Path:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def calibrate_bank(
         if None in finished:
             began = time.monotonic()
             observed = [known.observed(s) for s in members]
-            sublayers = _start(skeleton, members, observed, setting, kind, seed, recipe)
+            sublayers = start_sublayers(skeleton, members, observed, setting, kind, seed, recipe)
             unit = Unit(sublayers, arguments[first // 2])
             problem = Problem(known.state(first), known.state(first + size), known.loss)
             name = sublayer_name(first) if size == 1 else f"block {first // 2}"
@@ -69,16 +70,16 @@ def calibrate_bank(
     write_index(folder, common | {"entries": records})
 
 
-def _start(
+def start_sublayers(
     skeleton: Skeleton,
-    members: range,
-    observed: list[dict[str, Tensor]],
+    members: Sequence[int],
+    observed: Sequence[dict[str, Tensor]],
     setting: Setting,
     kind: str,
     seed: int,
     recipe: Recipe,
 ) -> list[QuantizedSublayer]:
-    """The sublayers of a unit with their starting transforms."""
+    """Sublayers of one block, of which they have a copy for themselves, with the starting transforms of a kind."""
     block = skeleton.block(members[0] // 2)
     started = []
     for s, seen in zip(members, observed):

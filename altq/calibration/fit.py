@@ -44,10 +44,7 @@ def fit_unit(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tensor]]
     ValueError where the loss is not finite even at the smallest learning rate.
     """
     windows = spread(len(problem.inputs), recipe.search_windows)
-    for clip in unit.clips():
-        clip.set(recipe.initial_clip)
-    if recipe.clip_search:
-        search_clips(unit, problem, observed, windows)
+    start_clips(unit, problem, observed, recipe)
     start_loss = problem.settled(unit, windows)
     if not math.isfinite(start_loss):
         raise ValueError(f"{name}: the loss is {start_loss} before any step; look for overflow in its states")
@@ -70,6 +67,14 @@ def fit_unit(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tensor]]
         return Fit(start_loss, loss, restarts, True)
     unit.load_state_dict(start)
     return Fit(start_loss, start_loss, restarts, False)
+
+
+def start_clips(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tensor]], recipe: Recipe) -> None:
+    """The clipping factors before any step: the recipe's, or those that its search finds."""
+    for clip in unit.clips():
+        clip.set(recipe.initial_clip)
+    if recipe.clip_search:
+        search_clips(unit, problem, observed, spread(len(problem.inputs), recipe.search_windows))
 
 
 @torch.no_grad()
@@ -118,7 +123,7 @@ def _take_steps(
     unit: Unit, fitted: Sequence[nn.Module], problem: Problem, recipe: Recipe, reduction: float
 ) -> str | None:
     """Run the recipe's steps on the `fitted` sublayers of a unit; what went wrong, or None."""
-    optimisers = _optimisers(nn.ModuleList(fitted), recipe, reduction)
+    optimisers = make_optimisers(nn.ModuleList(fitted), recipe, reduction)
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, recipe.steps) for o in optimisers]
     for step in range(recipe.steps):
         try:
@@ -145,7 +150,7 @@ def _take_steps(
     return None
 
 
-def _optimisers(fitted: nn.ModuleList, recipe: Recipe, reduction: float) -> list[torch.optim.Optimizer]:
+def make_optimisers(fitted: nn.Module, recipe: Recipe, reduction: float) -> list[torch.optim.Optimizer]:
     """AdamW for free parameters, Riemannian Adam for those on a manifold; clipping factors get their own rate."""
     rate = recipe.learning_rate * reduction
     clips = [p for name, p in fitted.named_parameters() if "clip" in name]

@@ -11,10 +11,9 @@ by GPTQ or to nearest. Writes a checkpoint folder that can be evaluated alone, q
 """
 
 import argparse
-import re
 from pathlib import Path
 
-from altq.commands.command import add_model, add_output, add_setting, add_states
+from altq.commands.command import add_banks, add_model, add_output, add_setting, add_states
 from altq.methods.rounding import RoundingOptions
 from altq.options import add_options, read_options
 from altq.provenance import provenance, write_provenance
@@ -26,10 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_states(parser)
     add_setting(parser)
     parser.add_argument("--selection", type=Path, required=True, metavar="FILE", help="kinds, one for each sublayer")
-    parser.add_argument(
-        "--bank", type=_parse_bank, action="append", default=[], metavar="KIND=FOLDER",
-        help="folder of the bank that holds a kind; once for each kind that the selection names",
-    )  # fmt: skip
+    add_banks(parser, "once for each kind that the selection names")
     add_output(parser, "checkpoint folder")
     add_options(parser, RoundingOptions)
 
@@ -43,10 +39,3 @@ def run(arguments: argparse.Namespace) -> None:
     options = {"setting": str(setting), "rounding": rounding.model_dump()}
     inputs = [arguments.model, arguments.states, arguments.selection, *banks.values()]
     write_provenance(arguments.output, provenance("assemble", options, inputs))
-
-
-def _parse_bank(text: str) -> tuple[str, Path]:
-    match = re.fullmatch(r"(\w+)=(.+)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KIND=FOLDER")
-    return match[1], Path(match[2])

@@ -2,11 +2,14 @@
 
 import argparse
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+
+from altq.selection.selection import KINDS
 
 Description = TypeVar("Description", bound=BaseModel)
 
@@ -21,6 +24,40 @@ def add_states(parser: argparse.ArgumentParser) -> None:
 
 def add_setting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--setting", required=True, metavar="WaAbKcVd", help="bit widths, e.g. W4A4K4V4")
+
+
+def add_candidates(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--candidates", nargs="+", choices=KINDS, required=True, metavar="KIND", help=f"among {', '.join(KINDS)}"
+    )
+
+
+def add_banks(parser: argparse.ArgumentParser, when: str) -> None:
+    parser.add_argument(
+        "--bank", type=_parse_bank, action="append", default=[], metavar="KIND=FOLDER",
+        help=f"folder of the bank that holds a kind; {when}",
+    )  # fmt: skip
+
+
+def _parse_bank(text: str) -> tuple[str, Path]:
+    match = re.fullmatch(r"(\w+)=(.+)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KIND=FOLDER")
+    return match[1], Path(match[2])
+
+
+def add_loss(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--loss", choices=("relative", "mse"), required=True, help="how tokens are weighted: calibration.loss"
+    )
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, nargs="+", required=True, metavar="FILE", help="perplexity results")
+
+
+def add_selections(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--selections", type=Path, nargs="+", required=True, metavar="FILE", help="their selections")
 
 
 def add_output(parser: argparse.ArgumentParser, what: str) -> None:

@@ -1,61 +1,110 @@
 """Choose a transformation kind for each sublayer of a model.
 
---policy heuristic chooses rotation at both tails of the weights' kurtosis and affine between them (Eq. 8-15 of the
-paper); it reads what `altq statistics` wrote. Any other policy is a kind, taken everywhere.
+Policies:
+  a kind        everywhere
+  heuristic     rotation at both tails of the weights' kurtosis, affine between them (Eq. 8-15 of the paper); reads what
+                `altq statistics` wrote
+  random        each candidate at an equal share of each half, drawn with --seed
+  learned, oracle, probe, predicted
+                the kind with the best score at each sublayer; reads what `altq search`, `altq reconstruction` or `altq
+                predict` wrote
+  best_random   the random selection with the lowest perplexity (the geometric mean over texts)
 Writes a selection: a .json file with the kinds and, for each sublayer, score and reason. Selections can be edited
 or written by hand; no selection needs a new calibration.
 
   altq select --policy heuristic --statistics results/statistics/smollm2.json \\
       --output results/selections/smollm2/heuristic.json
   altq select --policy affine --model-name smollm2 --num-blocks 30 --output results/selections/smollm2/affine.json
+  altq select --policy random --seed 3 --candidates affine rotation --model-name smollm2 --num-blocks 30 \\
+      --output results/selections/smollm2/random3.json
+  altq select --policy oracle --scores results/scores/smollm2/W3A3K3V3/seed0/oracle.json --output oracle.json
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from altq.commands.command import add_output
 from altq.options import add_options, read_options
 from altq.provenance import provenance
 from altq.selection.options import HeuristicOptions
-from altq.selection.selection import KINDS
+from altq.selection.selection import KINDS, Selection
 
-HEURISTIC = "heuristic"
+Choice = tuple[Selection, dict[str, Any], list[Path]]
+"""A selection, the options behind it, and the files that it was read from."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--policy", choices=(HEURISTIC, *KINDS), required=True, help="how to choose")
-    parser.add_argument("--statistics", type=Path, metavar="FILE", help="what `altq statistics` wrote, for heuristic")
-    parser.add_argument("--model-name", metavar="NAME", help="name of the model, for one kind everywhere")
-    parser.add_argument("--num-blocks", type=int, metavar="N", help="blocks of the model, for one kind everywhere")
+    parser.add_argument("--policy", choices=(*KINDS, *POLICIES), required=True, metavar="POLICY", help="how to choose")
+    parser.add_argument("--statistics", type=Path, metavar="FILE", help="what `altq statistics` wrote")
+    parser.add_argument("--model-name", metavar="NAME", help="name of the model")
+    parser.add_argument("--num-blocks", type=int, metavar="N", help="blocks of the model")
+    parser.add_argument("--candidates", nargs="+", choices=KINDS, metavar="KIND", help="kinds to draw from")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the draw")
+    parser.add_argument("--scores", type=Path, metavar="FILE", help="scores of every candidate kind")
+    parser.add_argument("--results", type=Path, nargs="+", metavar="FILE", help="perplexities of random selections")
+    parser.add_argument("--selections", type=Path, nargs="+", metavar="FILE", help="these random selections")
     add_output(parser, ".json file")
     add_options(parser, HeuristicOptions)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    options = read_options(arguments, HeuristicOptions)
-    if arguments.policy == HEURISTIC:
-        _select_by_heuristic(arguments, options)
-    else:
-        _select_one_kind(arguments)
-
-
-def _select_by_heuristic(arguments: argparse.Namespace, options: HeuristicOptions) -> None:
-    if arguments.statistics is None:
-        raise ValueError("--policy heuristic needs --statistics, the file that `altq statistics` wrote")
-    from altq.files import read_json
-    from altq.selection.heuristic import heuristic_selection
-
-    selection = heuristic_selection(read_json(arguments.statistics), options)
-    record = provenance("select", options.model_dump(), [arguments.statistics])
+    needed, choose = POLICIES.get(arguments.policy, (("model_name", "num_blocks"), _one_kind))
+    missing = [f"--{name.replace('_', '-')}" for name in needed if getattr(arguments, name) is None]
+    if missing:
+        raise ValueError(f"--policy {arguments.policy} needs {' and '.join(missing)}")
+    selection, options, inputs = choose(arguments)
+    record = provenance("select", options, inputs)
     replace(selection, provenance=record).write(arguments.output)
 
 
-def _select_one_kind(arguments: argparse.Namespace) -> None:
-    if arguments.model_name is None or arguments.num_blocks is None:
-        raise ValueError(f"--policy {arguments.policy} needs --model-name and --num-blocks")
+def _one_kind(arguments: argparse.Namespace) -> Choice:
     from altq.selection.fixed import fixed_selection
 
-    selection = fixed_selection(arguments.model_name, arguments.num_blocks, arguments.policy)
     options = {"policy": arguments.policy, "num_blocks": arguments.num_blocks}
-    replace(selection, provenance=provenance("select", options, [])).write(arguments.output)
+    return fixed_selection(arguments.model_name, arguments.num_blocks, arguments.policy), options, []
+
+
+def _heuristic(arguments: argparse.Namespace) -> Choice:
+    from altq.files import read_json
+    from altq.selection.heuristic import heuristic_selection
+
+    options = read_options(arguments, HeuristicOptions)
+    selection = heuristic_selection(read_json(arguments.statistics), options)
+    return selection, options.model_dump(), [arguments.statistics]
+
+
+def _random(arguments: argparse.Namespace) -> Choice:
+    from altq.selection.random import random_selection
+
+    options = {name: getattr(arguments, name) for name in ("num_blocks", "candidates", "seed")}
+    return random_selection(arguments.model_name, **options), options, []
+
+
+def _best(arguments: argparse.Namespace) -> Choice:
+    from altq.selection.scores import Scores, best_selection
+
+    return best_selection(arguments.policy, Scores.read(arguments.scores)), {}, [arguments.scores]
+
+
+def _best_random(arguments: argparse.Namespace) -> Choice:
+    from altq.files import read_json
+    from altq.selection.random import best_of
+
+    selections = {path.stem: Selection.read(path) for path in arguments.selections}
+    best = best_of(map(read_json, arguments.results))
+    if best not in selections:
+        raise ValueError(f"the best of --results is {best}, which is not among --selections")
+    chosen = replace(selections[best], policy=arguments.policy)
+    return chosen, {"selection": best}, [*arguments.results, *arguments.selections]
+
+
+POLICIES: dict[str, tuple[tuple[str, ...], Callable[[argparse.Namespace], Choice]]] = {
+    "heuristic": (("statistics",), _heuristic),
+    "random": (("model_name", "num_blocks", "candidates", "seed"), _random),
+    **dict.fromkeys(("learned", "oracle", "probe", "predicted"), (("scores",), _best)),
+    "best_random": (("results", "selections"), _best_random),
+}
+"""The flags that a policy needs, and how it chooses; any other policy is a kind."""

@@ -1,12 +1,13 @@
 """Print a table of the results on the terminal.
 
-Reads results/table2.csv or results/cost.csv, and the .json beside it, as `altq table2` and `altq cost` wrote them.
+Reads the tidy table (results/table2.csv, results/cost.csv and so on) and the .json beside it, as its command wrote them.
 
   altq show results/table2.csv
 """
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 
 
@@ -19,13 +20,11 @@ def run(arguments: argparse.Namespace) -> None:
         if not path.is_file():
             raise ValueError(f"{path} is missing; `snakemake --cores all {arguments.csv}` makes it")
     from altq.files import read_json
-    from altq.report import cost, table2
+    from altq.report.perplexity import Presentation, read_tidy
     from altq.report.protocol import Captions
+    from altq.report.table import to_terminal
 
     record = read_json(arguments.csv.with_suffix(".json"))
-    if record["provenance"]["command"] == "cost":
-        text = cost.render_terminal(arguments.csv)
-    else:
-        presentation = table2.Presentation(**dict(Captions.model_validate(record["captions"])))
-        text = table2.render_terminal(arguments.csv, presentation, ansi=sys.stdout.isatty())
-    print(text, end="")
+    presentation = Presentation(**dict(Captions.model_validate(record.get("captions", {}))))
+    wide_table = import_module(f"altq.report.{record['provenance']['command']}").wide_table
+    print(to_terminal(wide_table(read_tidy(arguments.csv), presentation), ansi=sys.stdout.isatty()), end="")

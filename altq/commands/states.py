@@ -10,16 +10,14 @@ moments of every site's input, and states.json last. Once per model and seed: no
 import argparse
 from pathlib import Path
 
-from altq.commands.command import add_model, add_output
+from altq.commands.command import add_loss, add_model, add_output
 from altq.provenance import provenance, write_provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--tokens", type=Path, required=True, metavar="FILE", help="calibration tokens (.npy)")
-    parser.add_argument(
-        "--loss", choices=("relative", "mse"), required=True, help="how tokens are weighted: calibration.loss"
-    )
+    add_loss(parser)
     add_output(parser, "folder")
 
 

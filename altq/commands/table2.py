@@ -7,16 +7,15 @@ Reads the files that `altq perplexity` wrote. Writes the tidy table as CSV and, 
 """
 
 import argparse
-from pathlib import Path
 
-from altq.commands.command import add_output
+from altq.commands.command import add_output, add_results
 from altq.options import add_options, read_options
 from altq.provenance import provenance
 from altq.report.protocol import Captions
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, nargs="+", required=True, metavar="FILE", help="perplexity results")
+    add_results(parser)
     add_output(parser, ".csv file")
     add_options(parser, Captions)
 
@@ -24,7 +23,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     captions = read_options(arguments, Captions)
     from altq.files import write_json
-    from altq.report.table2 import Presentation, write_table2
+    from altq.report.perplexity import Presentation
+    from altq.report.table2 import write_table2
 
     write_table2(arguments.results, arguments.output, Presentation(**dict(captions)))
     record = provenance("table2", {}, arguments.results)

@@ -1,8 +1,9 @@
 """Draw windows of tokens from one split of a corpus.
 
 Reads a model folder (its tokenizer) and a corpus folder. Writes an int32 array [windows, window length] and, beside
-it, a .json that says how it was drawn. Calibration windows start at random places, drawn with --seed; test windows
-are the first ones that do not overlap, all of them without --num-windows.
+it, a .json that says how it was drawn. Calibration windows start at random places, drawn with --seed; --held-out N
+writes N others instead, which share no token with them. Test windows are the first ones that do not overlap, all of
+them without --num-windows.
 
   altq tokens --model results/models/smollm2 --corpus results/corpora/pydoc --split calibration --seed 0 \\
       --num-windows 32 --window-length 512 --output results/tokens/smollm2/pydoc/calibration-seed0.npy
@@ -19,6 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", type=Path, required=True, metavar="FOLDER", help="folder that fetch-corpus wrote")
     parser.add_argument("--split", choices=("calibration", "test"), required=True, help="which text to draw from")
     parser.add_argument("--num-windows", type=int, metavar="N", help="number of windows; required for calibration")
+    parser.add_argument("--held-out", type=int, metavar="N", help="windows beside the calibration windows to write instead")
     parser.add_argument("--window-length", type=int, required=True, metavar="N", help="tokens in a window")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the random starts; required for calibration")
     add_output(parser, ".npy file")
@@ -26,17 +28,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     common = {"num_windows": arguments.num_windows, "window_length": arguments.window_length}
-    for name, value in common.items():
+    for name, value in {**common, "held_out": arguments.held_out}.items():
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} {value} draws nothing; give at least 1")
     places = (arguments.model, arguments.corpus, arguments.output)
     from altq.sources.tokens import calibration_tokens, test_tokens
 
     if arguments.split == "test":
-        if arguments.seed is not None:
-            raise ValueError("--seed has no effect on test windows, which are not drawn at random; leave it out")
+        for name in ("seed", "held_out"):
+            if getattr(arguments, name) is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} has no effect on test windows, which are not drawn at random; leave it out")
         test_tokens(*places, **common)
     elif arguments.seed is None or arguments.num_windows is None:
         raise ValueError("calibration windows need --seed and --num-windows")
     else:
-        calibration_tokens(*places, **common, seed=arguments.seed)
+        calibration_tokens(*places, **common, seed=arguments.seed, num_held_out=arguments.held_out)

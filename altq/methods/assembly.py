@@ -64,10 +64,7 @@ def assemble(
         block = skeleton.block(s // 2) if s % 2 == 0 else block
         sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
         entry = _entry(sublayer, s, chosen.kinds[s], banks, skeleton.config.num_key_value_heads)
-        quantized = QuantizedSublayer(
-            sublayer, entry.transforms, setting, signed=entry.signed, asymmetric=entry.asymmetric
-        )
-        quantized.load_clipping_factors(entry.clips)
+        quantized = entry.restore(sublayer, setting)
         weights = token_weights(known.loss, known.state(s + 1)[: rounding.windows])
         rounded, hidden = round_sublayer(quantized, hidden, weights, arguments[s // 2], rounding)
         parts = export_sublayer(quantized, rounded, skeleton.family.norm_offset)

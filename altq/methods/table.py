@@ -4,7 +4,10 @@ The rest of the pipeline is shared. A bank is named after its kind where our own
 baseline whose recipe does.
 """
 
+import re
 from dataclasses import dataclass, field
+
+from altq.selection.selection import KINDS
 
 
 @dataclass(frozen=True)
@@ -12,15 +15,19 @@ class Method:
     """label: name in the tables. policy: which selection file. banks: kind -> the bank that holds it.
 
     A kind that has no bank here is not calibrated: `identity` is round-to-nearest with neither transform nor clipping.
+    Without `banks` (None) a policy chooses among the candidates of the configuration, each in the bank of its name.
     """
 
     label: str
     policy: str
-    banks: dict[str, str] = field(default_factory=dict)
+    banks: dict[str, str] | None = field(default_factory=dict)
 
 
 FULL = "full"
 """The full-precision model: no selection, no checkpoint of its own."""
+
+OURS = {"affine": "affine", "rotation": "rotation"}
+"""The paper's two kinds, calibrated by our recipe."""
 
 METHODS: dict[str, Method] = {
     "rtn": Method("No transform", "identity"),
@@ -32,9 +39,35 @@ METHODS: dict[str, Method] = {
     "affine": Method("Affine", "affine", {"affine": "affine"}),
     "rotation": Method("Rotation", "rotation", {"rotation": "rotation"}),
     "balance": Method("Balance", "balance", {"balance": "balance"}),
-    "adaptive": Method("Adaptive", "heuristic", {"affine": "affine", "rotation": "rotation"}),
+    "adaptive": Method("Adaptive", "heuristic", OURS),
+    "learned": Method("Learned", "learned", None),
+    "oracle": Method("Oracle", "oracle", None),
+    "probe": Method("Probe", "probe", None),
+    "predicted": Method("Predicted", "predicted", None),
+    "best_random": Method("Best random", "best_random", None),
 }
 
+NUMBERED: dict[str, tuple[str, dict[str, str] | None]] = {"random": ("Random", None), "grid": ("Heuristic", OURS)}
+"""Label and banks of methods that are numbered: random3 is the fourth random selection, grid5 the sixth heuristic."""
 
-BANKS: dict[str, str] = {bank: kind for method in METHODS.values() for kind, bank in method.banks.items()}
+MEASURED = ("learned", "oracle", "probe", "predicted", "best_random")
+"""Policies that choose by what was measured at a setting and seed; all others know nothing of either."""
+
+PROBE = "probe-"
+"""Before the name of a bank that is calibrated with a share of the recipe's steps."""
+
+BANKS: dict[str, str] = {
+    **{bank: kind for method in METHODS.values() for kind, bank in (method.banks or {}).items()},
+    **{kind: kind for kind in KINDS},
+    **{f"{PROBE}{kind}": kind for kind in KINDS},
+}
 """The kind that each bank holds at the sites that are selected."""
+
+
+def method_of(name: str) -> Method:
+    """The method of a name; KeyError where there is none."""
+    if name in METHODS:
+        return METHODS[name]
+    family, number = re.fullmatch(r"(\D+)(\d*)", name).groups()
+    label, banks = NUMBERED[family]
+    return Method(f"{label} {number}", name, banks)

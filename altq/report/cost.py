@@ -11,7 +11,8 @@ import pandas
 from altq.files import write_text
 from altq.methods.table import METHODS
 from altq.report.labels import method_label
-from altq.report.table import Cell, Column, Row, Table, to_markdown, to_terminal
+from altq.report.perplexity import Presentation
+from altq.report.table import Cell, Column, Row, Table, to_markdown
 
 PLACE = ("model", "method", "setting", "weights", "seed")
 STAGES = {"calibration": ("calibrate", "calibrate-end-to-end"), "states": ("states",), "assembly": ("assemble",)}
@@ -42,13 +43,13 @@ def cost_frame(records: Mapping[str | Path, Mapping[str, Any]]) -> pandas.DataFr
     return frame.loc[order.sort_values(key, kind="stable").index].reset_index(drop=True)
 
 
-def cost_table(frame: pandas.DataFrame) -> Table:
+def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     """The table to read: a group of rows for each model and setting, means over seeds; states are in a note."""
     shown = [(stage, measure) for stage in ("calibration", "assembly") for measure in MEASURES]
     several_roundings = frame["weights"].nunique() > 1
     groups = [
         tuple(
-            Row((model, setting, method_label(method, weights, several_roundings)), _cells(rows, shown))
+            Row((presentation.label(model), setting, method_label(method, weights, several_roundings)), _cells(rows, shown))
             for (method, weights), rows in of_setting.groupby(["method", "weights"], sort=False)
         )
         for (model, setting), of_setting in frame.groupby(["model", "setting"], sort=False)
@@ -67,13 +68,8 @@ def write_cost(records: Mapping[str | Path, Mapping[str, Any]], csv: str | Path)
     """Write the tidy table as `csv` and, beside it, the one to read as .md."""
     frame = cost_frame(records)
     csv = Path(csv)
-    write_text(csv.with_suffix(".md"), to_markdown(cost_table(frame)))
+    write_text(csv.with_suffix(".md"), to_markdown(wide_table(frame, Presentation())))
     write_text(csv, frame.to_csv(index=False, lineterminator="\n"))
-
-
-def render_terminal(csv: str | Path) -> str:
-    """The table to read as text, from the tidy one."""
-    return to_terminal(cost_table(pandas.read_csv(csv, keep_default_na=False, dtype={"model": str})))
 
 
 def _row(folder: Path, record: Mapping[str, Any]) -> list[Any]:
@@ -84,12 +80,15 @@ def _row(folder: Path, record: Mapping[str, Any]) -> list[Any]:
     made = options.get("setting"), options.get("rounding", {}).get("weights")
     if made != (setting, weights):
         raise ValueError(f"{folder} holds a checkpoint at {made[0]} with {made[1]}: it was moved; assemble it again")
-    history = {str(folder): record, **record.get("upstream", {})}
+    upstream = record.get("upstream", {})
+    # What it was assembled from itself: a selection may have banks and states behind it, too.
+    history = {str(folder): record, **{path: upstream.get(path, {}) for path in record.get("inputs", {})}}
     measured: list[float] = []
-    expected = {"calibration": len(METHODS[method].banks), "states": 1, "assembly": 1}
+    banks = METHODS[method].banks
+    expected = {"calibration": None if banks is None else len(banks), "states": 1, "assembly": 1}
     for stage, commands in STAGES.items():
         found = {path: entry for path, entry in history.items() if entry.get("command") in commands}
-        if len(found) != expected[stage]:
+        if expected[stage] is not None and len(found) != expected[stage]:
             raise ValueError(
                 f"{folder} was made from {len(found)} results of {' or '.join(commands)}, where {method} takes "
                 f"{expected[stage]}; assemble it again"

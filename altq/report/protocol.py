@@ -3,15 +3,18 @@
 The paper's own values are here and nowhere else (section 4.1; FlatQuant's where the paper follows it).
 """
 
+from collections.abc import Iterable
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from altq.methods.rounding import RoundingOptions
 from altq.configuration import CalibrationOptions, EvaluationOptions, Experiment
 from altq.methods.baselines import BASELINES, DIFFERENCES, END_TO_END, FLATQUANT
+from altq.methods.rounding import RoundingOptions
 from altq.methods.table import FULL, METHODS
 from altq.report.wording import SAID, differences, listed, matters, say
 from altq.selection.options import HeuristicOptions
 from altq.sources.description import ModelDescription, split_address
+from altq.study import Table
 
 PAPER_MODELS = (
     "meta-llama/Llama-2-7b-hf",
@@ -26,6 +29,7 @@ PAPER_RECIPE = FLATQUANT.model_copy(update={"start": "random"})
 """The paper builds on FlatQuant; of the start it says that it is random."""
 PAPER_ROUNDING = RoundingOptions(weights="gptq", windows=128)
 PAPER_HEURISTIC = HeuristicOptions()
+
 
 class Captions(BaseModel):
     """What stands around a table: the protocol below it, and what models and corpora are called."""
@@ -43,11 +47,23 @@ def captions(experiment: Experiment) -> Captions:
     models = {name: model.published for name, model in experiment.models.items() if model.published}
     corpora = {name: corpus.published for name, corpus in experiment.corpora.items() if corpus.published}
     return Captions(
-        notes=(*experiment.notes, *protocol(experiment), *departures(experiment), *baselines(experiment)),
+        notes=(
+            *experiment.notes,
+            *protocol(experiment),
+            *policies(experiment),
+            *departures(experiment),
+            *baselines(experiment),
+        ),
         labels=models | corpora,
         published_models=models,
         published_corpora=corpora,
     )
+
+
+def study_captions(experiment: Experiment, table: Table, methods: Iterable[str], seeds: Iterable[int]) -> Captions:
+    """The same of a table of the study, which has methods and seeds of its own."""
+    covered = {"methods": list(methods), "settings": experiment.settings_of(table), "seeds": list(seeds)}
+    return captions(experiment.model_copy(update=covered))
 
 
 def protocol(experiment: Experiment) -> list[str]:
@@ -68,12 +84,27 @@ def protocol(experiment: Experiment) -> list[str]:
             "weight_decay",
         )  # fmt: skip
         said = [say("recipe", name, getattr(recipe, name)) for name in names if matters(recipe, name, kinds)]
-        methods = [METHODS[method].label for method in experiment.methods if _is_own(method)]
+        methods = [METHODS[method].label for method in experiment.methods if _own_kinds(experiment, [method])]
         sentences.append(
             f"{listed(methods)} {'are' if len(methods) > 1 else 'is'} {say('recipe', 'unit', recipe.unit)} against "
             f"the full-precision model, with {', '.join(said)}; {say('calibration', 'loss', calibration.loss)}."
         )
     return sentences
+
+
+def policies(experiment: Experiment) -> list[str]:
+    """How the methods choose that look at something, a sentence each."""
+    selection, search = experiment.selection, experiment.selection.search
+    said = {
+        "learned": f"differentiable search, {search.steps} steps of {search.windows_per_step} windows, entropy weight "
+        f"{search.entropy_weight:g}, learning rate {search.mixture_rate:g} of the mixture",
+        "oracle": f"the kind with the lower reconstruction error on {selection.held_out_windows} windows that no "
+        "calibration saw, weights rounded to nearest",
+        "probe": f"the same from banks with {selection.probe_share:.0%} of the steps "
+        f"({experiment.recipe_of('probe-affine').steps} of {experiment.recipe.steps})",
+        "predicted": "the kind with the higher signal-to-quantization-noise ratio in closed form from second moments",
+    }
+    return [f"{METHODS[method].label}: {said[method]}." for method in experiment.methods if method in said]
 
 
 def departures(experiment: Experiment) -> list[str]:
@@ -97,7 +128,7 @@ def departures(experiment: Experiment) -> list[str]:
         ours = getattr(experiment, section)
         names = [name for name in SAID[section] if section != "recipe" or kinds and matters(ours, name, kinds)]
         found += differences(section, ours, paper, "paper", names)
-    if experiment.selection != PAPER_HEURISTIC:
+    if experiment.selection.heuristic != PAPER_HEURISTIC:
         found.append("the options of the heuristic")
     return [f"Departs from the paper in {'; '.join(found)}."] if found else []
 
@@ -129,14 +160,11 @@ def baselines(experiment: Experiment) -> list[str]:
     return sentences
 
 
-def _is_own(method: str) -> bool:
-    """Whether our own recipe calibrates what the method reads."""
-    return method != FULL and any(bank not in BASELINES for bank in METHODS[method].banks.values())
-
-
-def _own_kinds(experiment: Experiment) -> set[str]:
-    """The kinds that our own recipe calibrates for this experiment."""
-    return {kind for method in experiment.methods if _is_own(method) for kind in METHODS[method].banks}
+def _own_kinds(experiment: Experiment, methods: Iterable[str] | None = None) -> set[str]:
+    """The kinds that our own recipe calibrates for these methods, or for all of the experiment."""
+    methods = experiment.methods if methods is None else methods
+    banks = [experiment.banks_of(method) for method in methods if method != FULL]
+    return {kind for of_method in banks for kind, bank in of_method.items() if bank not in BASELINES}
 
 
 def _is_papers(model: ModelDescription) -> bool:

@@ -8,7 +8,11 @@ from altq.files import read_json
 
 PERPLEXITY_CORPORA = ("WikiText-2", "C4")
 
-COUNTERPARTS = {"rotation": ("table1", "rotation")}
+COUNTERPARTS = {
+    "rotation": ("table1", "rotation"),
+    "best_random": ("table1", "best_random"),
+    "learned": ("table4", "search"),
+}
 """The table and row that stand beside a method of ours where it is not Table 2's row of the same name.
 
 `affine` has none: it is FlatQuant's transform with our recipe, and the paper's FlatQuant stands beside `flatquant`.
@@ -47,8 +51,12 @@ def published_models() -> tuple[str, ...]:
     return tuple(dict.fromkeys(model for _, _, model, _ in _tables()["table2"]))
 
 
-def published_perplexity(setting: str, method: str, model: str, corpus: str) -> float | None:
+def published_perplexity(
+    setting: str, method: str, model: str, corpus: str, table: str = "table2"
+) -> float | None:
     """The paper's perplexity for the counterpart of one of our methods on the paper's model and corpus, or None.
+
+    In Table 1 every row is its own counterpart.
 
     ValueError for a model or corpus that the paper does not report.
     """
@@ -57,6 +65,8 @@ def published_perplexity(setting: str, method: str, model: str, corpus: str) -> 
             raise ValueError(
                 f"the paper reports no {kind} {name!r}; `published` must be one of {', '.join(known)}, or absent"
             )
-    table, counterpart = COUNTERPARTS.get(method, ("table2", method))
+    counterpart = method
+    if table == "table2":
+        table, counterpart = COUNTERPARTS.get(method, ("table2", method))
     entry = published(table, setting, counterpart, model, corpus)
     return entry.value if entry else None

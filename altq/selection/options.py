@@ -1,8 +1,10 @@
-"""Options of the outlier-guided heuristic, checked before any work begins."""
+"""Options of the policies, checked before any work begins. Imports nothing heavy, since the workflow reads it."""
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from altq.selection.selection import KINDS
 
 
 class TailOptions(BaseModel):
@@ -59,3 +61,44 @@ class HeuristicOptions(BaseModel):
 
     attention: AttentionOptions = AttentionOptions()
     ffn: FfnOptions = FfnOptions()
+
+
+class SearchOptions(BaseModel):
+    """The differentiable search (Eq. 5-7); transforms start and learn as the recipe says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    entropy_weight: float = Field(0.01, ge=0, description="lambda of Eq. 6; the reconstruction error begins at 1")
+    steps: int = Field(16, ge=1, description="optimiser steps for each sublayer")
+    windows_per_step: int = Field(2, ge=1, description="calibration windows in each step")
+    mixture_rate: float = Field(0.1, gt=0, description="learning rate of alpha (AdamW); many steps want 0.005")
+
+
+class Grid(BaseModel):
+    """The points of Table 6, by the names of their selections."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    points: dict[str, HeuristicOptions] = Field(description="the heuristic's options at each point")
+
+
+class SelectionOptions(BaseModel):
+    """How a kind is chosen for each sublayer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    candidates: tuple[Literal[KINDS], ...] = Field(
+        ("affine", "rotation"), min_length=2, description="kinds that every policy but the heuristic chooses from"
+    )
+    heuristic: HeuristicOptions = HeuristicOptions()
+    search: SearchOptions = SearchOptions()
+    held_out_windows: int = Field(8, ge=1, description="windows beside the calibration windows that oracle and probe see")
+    probe_share: float = Field(0.1, gt=0, le=1, description="of the recipe's steps (rounded up) that the probe's banks take")
+    num_random: int = Field(20, ge=2, description="random selections of Table 1")
+
+    @field_validator("candidates")
+    @classmethod
+    def _distinct_candidates(cls, candidates: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(candidates)) < len(candidates):
+            raise ValueError(f"a kind is listed twice: {', '.join(candidates)}")
+        return candidates

@@ -14,9 +14,32 @@ def draw_windows(stream: np.ndarray, num_windows: int, window_length: int, rng: 
 
     stream: [tokens]. Returns [num_windows, window_length]; windows may overlap. ValueError if none fits.
     """
+    starts = _random_starts(stream, num_windows, window_length, rng)
+    return stream[starts[:, None] + np.arange(window_length)]
+
+
+def _random_starts(stream: np.ndarray, num_windows: int, window_length: int, rng: np.random.Generator) -> np.ndarray:
     if len(stream) < window_length:
         raise ValueError(f"{len(stream)} tokens are too few for a window of {window_length}")
-    starts = rng.integers(0, len(stream) - window_length + 1, size=num_windows)
+    return rng.integers(0, len(stream) - window_length + 1, size=num_windows)
+
+
+def draw_held_out(
+    stream: np.ndarray, num_windows: int, num_held_out: int, window_length: int, rng: np.random.Generator
+) -> np.ndarray:
+    """`num_held_out` windows that share no token with the `num_windows` that `draw_windows` draws with the same rng.
+
+    stream: [tokens]. Returns [num_held_out, window_length]; they may overlap each other. ValueError where no place is
+    left for them.
+    """
+    taken = _random_starts(stream, num_windows, window_length, rng)
+    free = np.ones(len(stream) - window_length + 1, dtype=bool)
+    for start in taken:
+        free[max(0, start - window_length + 1) : start + window_length] = False
+    places = np.flatnonzero(free)
+    if not len(places):
+        raise ValueError(f"{len(stream)} tokens leave no room beside {num_windows} windows of {window_length}")
+    starts = places[rng.integers(0, len(places), size=num_held_out)]
     return stream[starts[:, None] + np.arange(window_length)]
 
 
@@ -44,17 +67,24 @@ def calibration_tokens(
     num_windows: int,
     window_length: int,
     seed: int,
+    num_held_out: int | None = None,
 ) -> None:
     """Write int32 [num_windows, window_length] tokens of the calibration split to `path`, with a .json beside it.
 
-    The windows start at random places, numpy's PCG64(seed). ValueError if the corpus is too short.
+    The windows start at random places, numpy's PCG64(seed). With `num_held_out`, these are left alone and so many
+    others, which share no token with them, are written. ValueError if the corpus is too short.
     """
     stream = _token_stream(Path(model_folder), Path(corpus_folder), "calibration")
+    generator = np.random.Generator(np.random.PCG64(seed))
+    made = {"windows": "random starts, numpy Generator(PCG64(seed)); windows may overlap", "seed": seed}
     try:
-        windows = draw_windows(stream, num_windows, window_length, np.random.Generator(np.random.PCG64(seed)))
+        if num_held_out is None:
+            windows = draw_windows(stream, num_windows, window_length, generator)
+        else:
+            windows = draw_held_out(stream, num_windows, num_held_out, window_length, generator)
+            made["windows"] += f"; without a token of the {num_windows} calibration windows"
     except ValueError as error:
         raise ValueError(_too_short(corpus_folder, "calibration", error)) from None
-    made = {"windows": "random starts, numpy Generator(PCG64(seed)); windows may overlap", "seed": seed}
     _write(Path(path), windows, Path(model_folder), Path(corpus_folder), "calibration", len(stream), made)
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from altq.cli import main
 from altq.files import read_json, write_json
-from altq.report.cost import COLUMNS, cost_frame, cost_table, render_terminal, write_cost
+from altq.report.cost import COLUMNS, cost_frame, wide_table, write_cost
+from altq.report.perplexity import Presentation, read_tidy
+from altq.report.table import to_terminal
 
 STATES = {"command": "states", "seconds": 20.0, "processor_seconds": 10.0, "peak_memory": 500_000_000}
 FIGURES = ("seconds", "processor_seconds", "memory_mb")
@@ -23,11 +25,12 @@ def folder(method="affine", *, model="tiny", setting="W4A4K4V4", weights="gptq",
 
 def record(banks=None, *, setting="W4A4K4V4", weights="gptq", **changed):
     upstream = {f"results/bank/{name}": entry for name, entry in (banks or {}).items()}
+    upstream |= {"results/models/tiny": {"source": "made"}, "results/states/tiny/seed0": STATES}
     return {
         "command": "assemble",
         "options": {"setting": setting, "rounding": {"weights": weights}},
         "seconds": 8.25, "processor_seconds": 7.5, "peak_memory": 123_456_789,
-        "upstream": {"results/models/tiny": {"source": "made"}, "results/states/tiny/seed0": STATES, **upstream},
+        "inputs": dict.fromkeys(upstream, "hash"), "upstream": upstream,
         **changed,
     }  # fmt: skip
 
@@ -74,7 +77,7 @@ def test_settings_and_methods_keep_their_order(records):
 
 
 def test_the_table_to_read(records):
-    table = cost_table(cost_frame(records))
+    table = wide_table(cost_frame(records), Presentation())
     shown = [(row.stub[1:], [cell.text for cell in row.cells[:3]]) for row in table.rows]
     assert shown == [
         (("W4A4K4V4", "No transform (GPTQ)"), ["0", "0", "0"]),
@@ -90,7 +93,7 @@ def test_the_table_to_read(records):
 
 def test_several_seeds_give_means():
     made = {folder(seed=seed): record({"affine": bank(seconds)}) for seed, seconds in enumerate((10, 30))}
-    table = cost_table(cost_frame(made))
+    table = wide_table(cost_frame(made), Presentation())
     assert len(table.rows) == 1 and table.rows[0].cells[0].text == "20"
     assert table.notes[-1] == "Means over 2 seeds."
 
@@ -100,7 +103,8 @@ def test_the_csv_reads_back(records, tmp_path):
     write_cost(records, csv)
     pandas.testing.assert_frame_equal(pandas.read_csv(csv), cost_frame(records), check_dtype=False)
     assert "| Adaptive" in (tmp_path / "cost.md").read_text()
-    assert "Adaptive" in render_terminal(csv) and "124" in render_terminal(csv)
+    shown = to_terminal(wide_table(read_tidy(csv), Presentation()))
+    assert "Adaptive" in shown and "124" in shown
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.5, None, "8", True])

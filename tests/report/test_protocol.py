@@ -61,7 +61,7 @@ def test_the_paper_departs_in_its_unit_alone(experiment):
         ("rounding", {"weights": "rtn"}, "weights rounded to nearest (paper: GPTQ)"),
         ("evaluation", {"num_windows": 24}, "24 evaluation windows (paper: all)"),
         ("evaluation", {"window_length": 512}, "evaluation windows of 512 tokens (paper: 2048)"),
-        ("selection", {"ffn": {"beta": 0.8}}, "the options of the heuristic"),
+        ("selection", {"heuristic": {"ffn": {"beta": 0.8}}}, "the options of the heuristic"),
     ],
 )
 def test_each_departure_is_said(experiment, section, values, said):

@@ -4,16 +4,9 @@ import math
 import pandas
 import pytest
 
-from altq.report.table2 import (
-    COLUMNS,
-    Presentation,
-    format_perplexity,
-    perplexity_frame,
-    read_table2,
-    render_terminal,
-    wide_table,
-    write_table2,
-)
+from altq.report.perplexity import COLUMNS, Presentation, format_perplexity, perplexity_frame, read_tidy
+from altq.report.table import to_terminal
+from altq.report.table2 import wide_table, write_table2
 
 PLAIN = Presentation(notes=("Made numbers.",), orientation=())
 
@@ -52,7 +45,7 @@ def test_the_csv_reads_back(tmp_path):
     assert csv.read_text().splitlines()[0] == (
         "setting,method,model,corpus,weights,perplexity,perplexity_low,perplexity_high,seed,num_tokens,published"
     )
-    frame = read_table2(csv)
+    frame = read_tidy(csv)
     assert tuple(frame.columns) == COLUMNS
     pandas.testing.assert_frame_equal(frame, perplexity_frame(made(), PLAIN))
     assert frame.loc[1, "perplexity"] == 244925.3
@@ -62,7 +55,7 @@ def test_the_csv_reads_back(tmp_path):
     assert {path.suffix for path in tmp_path.glob("table2.*")} == {".csv", ".md", ".tex", ".png"}
     assert "**8.00**" in (tmp_path / "table2.md").read_text()
     assert r"\textbf{8.00}" in (tmp_path / "table2.tex").read_text()
-    assert "8.00*" in render_terminal(csv, PLAIN)
+    assert "8.00*" in to_terminal(wide_table(frame, PLAIN))
 
 
 def test_the_best_of_each_setting_is_bold():

@@ -48,6 +48,27 @@ def test_every_start_can_be_drawn():
     assert set(windows[:, 0].tolist()) == {0, 1, 2}
 
 
+@given(st.integers(40, 400), st.integers(1, 12), st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**32))
+def test_held_out_windows_share_no_token_with_the_calibration_windows(length, window_length, num_windows, held_out, seed):
+    stream = np.arange(length)
+    drawn, other = np.random.Generator(np.random.PCG64(seed)), np.random.Generator(np.random.PCG64(seed))
+    calibration = set(tokens.draw_windows(stream, num_windows, window_length, drawn).ravel().tolist())
+    try:
+        windows = tokens.draw_held_out(stream, num_windows, held_out, window_length, other)
+    except ValueError as error:
+        assert "leave no room beside" in str(error)
+        free = [s for s in range(length - window_length + 1) if not calibration & set(range(s, s + window_length))]
+        assert not free
+        return
+    assert windows.shape == (held_out, window_length) and (np.diff(windows, axis=1) == 1).all()
+    assert not calibration & set(windows.ravel().tolist())
+
+
+def test_every_free_place_can_be_held_out():
+    drawn = [tokens.draw_held_out(np.arange(9), 1, 1, 3, np.random.Generator(np.random.PCG64(s))) for s in range(200)]
+    assert {windows[0, 0].item() for windows in drawn} == set(range(7))
+
+
 def test_calibration_tokens_repeat(material, tmp_path):
     model, corpus = material
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -93,3 +114,15 @@ def test_foreign_tokenizer_is_refused(material, tmp_path):
     files.write_json(tmp_path / "m" / "config.json", {**config, "vocab_size": 300})
     with pytest.raises(ValueError, match="but the model has 300; the tokenizer is not this model's"):
         tokens.test_tokens(tmp_path / "m", corpus, tmp_path / "a.npy", num_windows=1, window_length=64)
+
+
+def test_held_out_tokens_are_written_with_what_they_leave_alone(material, tmp_path):
+    model, corpus = material
+    options = {"num_windows": 5, "window_length": 64, "seed": 0}
+    tokens.calibration_tokens(model, corpus, tmp_path / "calibration.npy", **options)
+    tokens.calibration_tokens(model, corpus, tmp_path / "held_out.npy", **options, num_held_out=3)
+    windows, taken = np.load(tmp_path / "held_out.npy"), np.load(tmp_path / "calibration.npy")
+    assert windows.shape == (3, 64)
+    assert not {tuple(row) for row in windows} & {tuple(row) for row in taken}
+    made = files.read_json(tmp_path / "held_out.json")
+    assert made["num_windows"] == 3 and "without a token of the 5 calibration windows" in made["windows"]

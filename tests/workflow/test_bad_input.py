@@ -19,7 +19,7 @@ def test_all_problems_in_one_message(project, tmp_path, snakemake):
     config = yaml.safe_load((project / "configs" / "smoke.yaml").read_text())
     config |= {"settings": ["W0A4K4V4"], "methods": ["full", "afine"], "colour": "red"}
     config["models"]["mine"] = {"path": str(tmp_path / "absent"), "num_blocks": 2}
-    config["selection"] = {"attention": {"beta": 1.5}}
+    config["selection"] = {"heuristic": {"attention": {"beta": 1.5}}}
     config["baselines"] = {"quarot": {"kind": "affine"}, "flatquant": {"unit": "layer"}, "spinquand": {"steps": 1}}
     text = refused(snakemake, tmp_path, config)
     for said in (
@@ -27,7 +27,7 @@ def test_all_problems_in_one_message(project, tmp_path, snakemake):
         "methods: method 'afine' is not known; did you mean affine?",
         "colour: unknown key",
         f"models.mine.path: local path '{tmp_path / 'absent'}' does not exist",
-        "selection.attention.beta: Input should be less than or equal to 1",
+        "selection.heuristic.attention.beta: Input should be less than or equal to 1",
         "baselines.quarot.kind: unknown key",
         "baselines.flatquant.unit: Input should be 'sublayer' or 'block'",
         "baselines.spinquand: unknown key",
@@ -37,8 +37,8 @@ def test_all_problems_in_one_message(project, tmp_path, snakemake):
 
 def test_more_rotations_than_layers(project, tmp_path, snakemake):
     config = yaml.safe_load((project / "configs" / "smoke.yaml").read_text())
-    config["selection"] = {"ffn": {"count": 5}}
-    assert "selection.ffn.count is 5, but made has 4 blocks" in refused(snakemake, tmp_path, config)
+    config["selection"] = {"heuristic": {"ffn": {"count": 5}}}
+    assert "selection.heuristic.ffn.count is 5, but made has 4 blocks" in refused(snakemake, tmp_path, config)
 
 
 def test_a_baseline_that_wants_more_windows_than_there_are(project, tmp_path, snakemake):

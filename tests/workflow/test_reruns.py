@@ -146,7 +146,7 @@ def test_a_finished_experiment_has_nothing_to_do(finished):
 
 
 def test_beta_reruns_the_heuristic_and_what_is_adaptive(finished):
-    planned = finished.planned(changed(finished, selection={"attention": {"beta": 0.2}}))
+    planned = finished.planned(changed(finished, selection={"heuristic": {"attention": {"beta": 0.2}}}))
     assert planned == selections("heuristic") | assembled_and_evaluated(["adaptive"])
 
 

@@ -1,0 +1,54 @@
+"""Search the best kind of each sublayer by gradients: a softmax mixture of candidates (Eq. 5-7 of the paper).
+
+Reads a model folder and the states that `altq states` wrote. Writes, to one folder, a file for each sublayer, curve.csv
+(pi, reconstruction error and entropy over the steps) and scores.json, last: pi at the end, by which `altq select
+--policy learned` chooses. A search that was stopped goes on at the sublayer where it stopped. Transforms start and
+learn as in `altq calibrate`, whose options these are; they are not kept, since the bank has them.
+
+  altq search --model results/models/smollm2 --states results/states/smollm2/seed0 --setting W3A3K3V3 --seed 0 \\
+      --candidates affine rotation --search '{"steps": 16}' --output results/search/smollm2/W3A3K3V3/seed0
+"""
+
+import argparse
+
+from altq.calibration.recipe import Recipe
+from altq.code_hash import code_hash
+from altq.commands.command import add_candidates, add_model, add_output, add_setting, add_states
+from altq.options import add_options, read_options
+from altq.provenance import provenance
+from altq.selection.options import SearchOptions
+from altq.setting import Setting
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_states(parser)
+    add_setting(parser)
+    add_candidates(parser)
+    parser.add_argument("--seed", type=int, required=True, metavar="N", help="seed of random starts")
+    parser.add_argument(
+        "--search", default="{}", metavar="JSON", help=f"what is not default of: {', '.join(SearchOptions.model_fields)}"
+    )
+    add_output(parser, "folder")
+    add_options(parser, Recipe)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
+    options = SearchOptions.model_validate_json(arguments.search)
+    from altq.files import write_text
+    from altq.selection.scores import Scores
+    from altq.selection.search import curve, search_model
+
+    what = (setting, arguments.seed, arguments.candidates, recipe, options)
+    traces = search_model(arguments.model, arguments.states, *what, arguments.output, code_hash(__name__))
+    write_text(arguments.output / "curve.csv", curve(arguments.candidates, traces))
+    made = {"setting": str(setting), "seed": arguments.seed, "search": options.model_dump(), "recipe": recipe.model_dump()}
+    scores = Scores(
+        model=arguments.model.resolve().name,
+        quantity="pi",
+        lower_is_better=False,
+        values=tuple(dict(zip(arguments.candidates, trace.pi[-1])) for trace in traces),
+        provenance=provenance("search", made, [arguments.model, arguments.states]),
+    )
+    scores.write(arguments.output / "scores.json")

@@ -1,0 +1,57 @@
+"""Figure 1: kurtosis of each layer, with the kind that the differentiable search chose."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from altq.files import read_json, write_text
+from altq.report.figure import HALF_NAMES, MARKERS, panels, write_figure
+from altq.report.places import place_of
+from altq.selection.heuristic import kurtosis_scores
+from altq.selection.options import HeuristicOptions
+from altq.selection.selection import HALVES, Selection
+
+
+def write_figure1(
+    statistics: Iterable[Path], selections: Iterable[Path], options: HeuristicOptions, pdf: Path
+) -> None:
+    """Write `pdf`, beside it .png and the points as .csv; a row of panels for each model and setting."""
+    known = {content["model"]: content for content in map(read_json, statistics)}
+    frame = pandas.concat([_points(path, known, options) for path in selections], ignore_index=True)
+    write_text(pdf.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n"))
+    _draw(frame, pdf)
+
+
+def _points(path: Path, statistics: Mapping[str, Any], options: HeuristicOptions) -> pandas.DataFrame:
+    """A row for each sublayer: its kurtosis score, as the heuristic's options say, and the kind that was chosen."""
+    model, setting, seed = place_of(path)
+    selection = Selection.read(path)
+    scores = {h: kurtosis_scores(statistics[model], h, getattr(options, h).score) for h in HALVES}
+    rows = [
+        {"model": model, "setting": setting, "seed": seed, "half": layer.half, "block": layer.block,
+         "kurtosis": scores[layer.half][layer.block], "kind": layer.kind}
+        for layer in selection.layers
+    ]  # fmt: skip
+    return pandas.DataFrame(rows)
+
+
+def _draw(frame: pandas.DataFrame, pdf: Path) -> None:
+    groups = list(frame.groupby(["model", "setting"], sort=False))
+    with panels(len(groups), len(HALVES), (3.6, 2.3)) as (figure, axes):
+        for line, ((model, setting), rows) in zip(axes, groups):
+            for panel, half in zip(line, HALVES):
+                points = rows.loc[rows["half"] == half]
+                panel.plot(points["block"], points["kurtosis"], color="#bbbbbb", linewidth=0.8, zorder=1)
+                for kind, chosen in points.groupby("kind"):
+                    marker, colour = MARKERS[kind]
+                    panel.scatter(
+                        chosen["block"], chosen["kurtosis"], marker=marker, color=colour, s=16, zorder=2,
+                        label=f"{kind} ({len(chosen)})",
+                    )  # fmt: skip
+                panel.set_title(f"{HALF_NAMES[half]}, {model} at {setting}", loc="left")
+                panel.set_xlabel("block")
+                panel.set_ylabel("excess kurtosis")
+                panel.legend(loc="best", handletextpad=0.2)
+        write_figure(figure, pdf)

@@ -1,0 +1,104 @@
+"""Table 1: random selections against one kind everywhere, tidy (CSV) and as the paper prints it."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas
+
+from altq.methods.table import FULL
+from altq.report.perplexity import (
+    Presentation,
+    format_perplexity,
+    paper_places,
+    perplexity_columns,
+    perplexity_frame,
+    places_of,
+    read_results,
+    write_table,
+)
+from altq.report.published import published
+from altq.report.table import Cell, Row, Table
+from altq.selection.random import best_of
+from altq.setting import FULL_PRECISION
+
+TITLE = "Perplexity (lower is better) of one kind everywhere and of random selections."
+ROWS = {
+    FULL: "Full precision",
+    "affine": "Affine everywhere",
+    "rotation": "Rotation everywhere",
+    "random": "Random, mean ± deviation",
+    "best_random": "Best random",
+}
+"""The rows of a setting, by the paper's names of them."""
+
+
+def write_table1(paths: Iterable[str | Path], csv: str | Path, presentation: Presentation) -> None:
+    """Read the results and write `csv`, a row for each, and beside it the summary as .md, .tex and .png."""
+    frame = perplexity_frame(read_results(paths), presentation, table="table1")
+    write_table(frame, wide_table(frame, presentation), csv)
+
+
+def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
+    """A group of rows for each setting: full precision, each kind everywhere, the random ones and the best of them.
+
+    The best is one selection for each model: that with the lowest geometric mean over texts.
+    """
+    places = places_of(frame)
+    settings = [setting for setting in frame["setting"].unique() if setting != str(FULL_PRECISION)]
+    groups, said = [], []
+    for setting in settings:
+        of_setting = frame.loc[frame["setting"].isin([setting, str(FULL_PRECISION)])]
+        best = {}
+        for model, rows in of_setting.loc[_is_random(of_setting)].groupby("model", sort=False):
+            best[model] = best_of(rows.to_dict("records"))
+            said.append(f"{presentation.label(model)} at {setting}: {best[model]}")
+        values = {name: [_perplexities(of_setting, name, best, *place) for place in places] for name in ROWS}
+        groups.append(
+            tuple(
+                Row((setting, label), (*map(_cell, values[name]), *_paper(setting, name, presentation.orientation)))
+                for name, label in ROWS.items()
+                if any(values[name])
+            )
+        )
+    number = int(_is_random(frame).groupby([frame["setting"], frame["model"], frame["corpus"]]).sum().max())
+    notes = (
+        *presentation.notes,
+        f"Random: {number} selections, each kind at an equal share of the attention and of the ffn layers, drawn with "
+        f"the seeds 0 to {number - 1}; all are assembled from the same banks of one calibration seed, and the CSV file "
+        "has every one. Best random is chosen by these very perplexities (their geometric mean over texts), so that it "
+        f"is better than what the choice would reach on other text: {'; '.join(said)}.",
+        "Columns headed “paper” are the paper's own numbers, for its models and texts, for orientation only.",
+    )
+    return Table("Table 1", TITLE, ("Setting", "Selection"), tuple(perplexity_columns(frame, presentation)), tuple(groups), notes)
+
+
+def _is_random(frame: pandas.DataFrame) -> pandas.Series:
+    return frame["method"].str.fullmatch(r"random\d+")
+
+
+def _perplexities(
+    frame: pandas.DataFrame, name: str, best: dict[str, str], corpus: str, model: str
+) -> list[float]:
+    """What a row of the table says of a text and model: one perplexity, or those of all random selections."""
+    rows = frame.loc[(frame["corpus"] == corpus) & (frame["model"] == model)]
+    chosen = _is_random(rows) if name == "random" else rows["method"] == (best.get(model) if name == "best_random" else name)
+    return rows.loc[chosen, "perplexity"].tolist()
+
+
+def _cell(values: Sequence[float]) -> Cell:
+    if not values:
+        return Cell()
+    mean = statistics.fmean(values)
+    spread = f" ± {format_perplexity(statistics.stdev(values), like=mean)}" if len(values) > 1 else ""
+    return Cell(format_perplexity(mean) + spread)
+
+
+def _paper(setting: str, name: str, models: Sequence[str]) -> list[Cell]:
+    """The paper's numbers of a row, for full precision in every group."""
+    cells = []
+    for corpus, model in paper_places(models):
+        entry = published("table1", str(FULL_PRECISION) if name == FULL else setting, name, model, corpus)
+        spread = "" if entry is None or entry.std is None else f" ± {entry.std:.2f}"
+        cells.append(Cell() if entry is None else Cell(f"{entry.value:.2f}{spread}"))
+    return cells

@@ -1,0 +1,137 @@
+"""Table 7: every policy on every setting, with intervals over calibration seeds and paired differences."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from altq.methods.table import METHODS
+from altq.report.intervals import Interval, mean_interval
+from altq.report.perplexity import (
+    Presentation,
+    format_perplexity,
+    paper_places,
+    perplexity_frame,
+    places_of,
+    read_results,
+    write_table,
+)
+from altq.report.published import published_perplexity
+from altq.report.selections import selection_seconds
+from altq.report.table import Cell, Column, Row, Table
+from altq.study import REFERENCE
+
+TITLE = "Every policy against affine everywhere, over calibration seeds."
+COLUMNS = (
+    "setting", "method", "model", "corpus", "weights", "num_seeds", "perplexity", "perplexity_low", "perplexity_high",
+    "difference", "difference_low", "difference_high", "better", "selection_seconds", "published",
+)  # fmt: skip
+
+
+def write_table7(results: Iterable[Path], csv: Path, presentation: Presentation) -> None:
+    """Read the results of all seeds and write `csv`, and beside it the table as .md, .tex and .png."""
+    frame = table7_frame(read_results(results), presentation)
+    write_table(frame, wide_table(frame, presentation), csv)
+
+
+def table7_frame(results: Sequence[Mapping[str, Any]], presentation: Presentation) -> pandas.DataFrame:
+    """The tidy table, a row for each setting, method, model and text.
+
+    perplexity: the geometric mean over seeds with its 95 % interval. difference: of the mean negative log-likelihood
+    (nats a token) to all-affine of the same seed and windows, paired, with its interval; empty for all-affine itself.
+    better: -1, 0 or 1, worse, undecided or better than it, by whether that interval excludes zero. selection_seconds:
+    processor seconds, the mean over seeds. ValueError where a seed has no all-affine result to be paired with.
+    """
+    tidy = perplexity_frame(results, presentation)
+    seconds = {_place(result): selection_seconds(result) for result in results}
+    rows = []
+    key = ["setting", "method", "model", "corpus", "weights"]
+    for place, of_place in tidy.groupby(key, sort=False):
+        setting, method, model, corpus, weights = place
+        reference = tidy.loc[
+            (tidy["setting"] == setting) & (tidy["method"] == REFERENCE) & (tidy["model"] == model)
+            & (tidy["corpus"] == corpus) & (tidy["weights"] == weights)
+        ].set_index("seed")["perplexity"]  # fmt: skip
+        logs = of_place.set_index("seed")["perplexity"].map(math.log)
+        if set(logs.index) != set(reference.index):
+            raise ValueError(
+                f"{method} at {setting} has the seeds {sorted(logs.index)}, {REFERENCE} {sorted(reference.index)}; "
+                "differences are paired by seed"
+            )
+        row = dict(zip(key, place)) | {"num_seeds": len(logs), "published": of_place["published"].iloc[0]}
+        row |= dict(zip(COLUMNS[6:9], map(math.exp, mean_interval(logs.tolist()))))
+        if method != REFERENCE:
+            difference = mean_interval([logs[seed] - math.log(reference[seed]) for seed in logs.index])
+            row |= dict(zip(COLUMNS[9:12], difference))
+            row["better"] = _verdict(difference)
+        spent = [seconds[(*place, seed)] for seed in logs.index]
+        row["selection_seconds"] = math.fsum(spent) / len(spent)
+        rows.append(row)
+    return pandas.DataFrame(rows, columns=list(COLUMNS)).astype({"better": "Int64"})
+
+
+def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
+    """A group of rows for each setting; a difference that excludes zero is marked as better or worse."""
+    places = places_of(frame)
+    columns = []
+    for corpus, model in places:
+        heading = f"{presentation.label(corpus)}, {presentation.label(model)}"
+        columns += [Column((heading, "perplexity ↓")), Column((heading, "difference to affine"))]
+    columns += [Column(("Selection", "CPU s"))]
+    papers = paper_places(presentation.orientation)
+    columns += [Column((f"paper: {corpus} ↓", model), muted=True) for corpus, model in papers]
+    groups = []
+    for setting, of_setting in frame.groupby("setting", sort=False):
+        rows = []
+        for method, of_method in of_setting.groupby("method", sort=False):
+            cells = []
+            for corpus, model in places:
+                row = of_method.loc[(of_method["corpus"] == corpus) & (of_method["model"] == model)].iloc[0]
+                cells += [Cell(_perplexity(row)), _difference(row)]
+            cells += [Cell(f"{of_method['selection_seconds'].mean():.0f}")]
+            cells += [_paper(setting, method, corpus, model) for corpus, model in papers]
+            rows.append(Row((setting, METHODS[method].label), tuple(cells)))
+        groups.append(tuple(rows))
+    seeds = int(frame["num_seeds"].min())
+    notes = (
+        *presentation.notes,
+        f"Geometric mean over {seeds} calibration seeds with its 95 % interval (Student's t over seeds of the mean "
+        "negative log-likelihood).",
+        "Difference: of the perplexity to that of affine everywhere with the same seed, on the same windows, paired, with "
+        "its 95 % interval; negative is better. Only where the interval excludes zero is a policy said to be better or "
+        "worse, and the difference is marked; no correction is made for the number of comparisons. Seeds are those of "
+        "calibration; the test text is the same in all.",
+        "Selection: processor seconds of all that is done before the choice is known, states not counted; 0 where nothing "
+        "is looked at. Best random is the best of Table 1's random selections, chosen by these very perplexities at "
+        "the first seed: what it gains there is partly luck.",
+    )
+    return Table("Table 7", TITLE, ("Setting", "Policy"), tuple(columns), tuple(groups), notes)
+
+
+def _place(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(result[name] for name in ("setting", "method", "model", "corpus", "weights", "seed"))
+
+
+def _verdict(difference: Interval) -> int:
+    return 0 if not difference.excludes_zero else 1 if difference.value < 0 else -1
+
+
+def _perplexity(row: pandas.Series) -> str:
+    low, high = (format_perplexity(row[f"perplexity_{end}"], like=row["perplexity"]) for end in ("low", "high"))
+    return f"{format_perplexity(row['perplexity'])} [{low}, {high}]"
+
+
+def _difference(row: pandas.Series) -> Cell:
+    """In per cent of the perplexity, bold and in words where the interval excludes zero."""
+    if pandas.isna(row["difference"]):
+        return Cell()
+    value, low, high = (100 * math.expm1(row[name]) for name in COLUMNS[9:12])
+    word = {1: "better", 0: "", -1: "worse"}[int(row["better"])]
+    return Cell(f"{value:+.1f} % [{low:+.1f}, {high:+.1f}] {word}".rstrip(), bold=bool(word))
+
+
+def _paper(setting: str, method: str, corpus: str, model: str) -> Cell:
+    value = published_perplexity(setting, method, model, corpus)
+    return Cell() if value is None else Cell(format_perplexity(value))

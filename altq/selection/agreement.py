@@ -1,0 +1,36 @@
+"""How far two selections agree (Table 4)."""
+
+from dataclasses import dataclass
+
+from altq.selection.selection import HALVES, Selection
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Counts: decisions (of 2n) that are the same, by half (of n each), and blocks with both halves the same (of n)."""
+
+    num_blocks: int
+    by_half: dict[str, int]
+    blocks: int
+
+    @property
+    def decisions(self) -> int:
+        return sum(self.by_half.values())
+
+    @property
+    def share(self) -> float:
+        """Of all 2n decisions."""
+        return self.decisions / (2 * self.num_blocks)
+
+
+def agreement(first: Selection, second: Selection) -> Agreement:
+    """ValueError where the selections are of different models."""
+    if (first.model, first.num_blocks) != (second.model, second.num_blocks):
+        raise ValueError(
+            f"selections of {first.model!r} ({first.num_blocks} blocks) and {second.model!r} ({second.num_blocks}) "
+            "cannot be compared"
+        )
+    same = [a == b for a, b in zip(first.kinds, second.kinds, strict=True)]
+    by_half = {half: sum(same[offset::2]) for offset, half in enumerate(HALVES)}
+    blocks = sum(a and b for a, b in zip(same[::2], same[1::2], strict=True))
+    return Agreement(first.num_blocks, by_half, blocks)

@@ -1,0 +1,72 @@
+"""What was measured of every candidate kind at every sublayer, and the selection of the best by it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from altq.files import read_json, write_json
+from altq.selection.selection import Layer, Selection
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number for each candidate kind, by sublayer: {kind: number}, 2n of them.
+
+    quantity: what was measured, in words. ValueError unless every sublayer has a finite number for the same kinds.
+    """
+
+    model: str
+    quantity: str
+    lower_is_better: bool
+    values: tuple[Mapping[str, float], ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"the {self.quantity} of {self.model!r}"
+        if not self.values or len(self.values) % 2:
+            raise ValueError(f"{where} has {len(self.values)} sublayers; every block has two")
+        for sublayer, scores in enumerate(self.values):
+            if set(scores) != set(self.kinds):
+                raise ValueError(f"{where}: sublayer {sublayer} has {', '.join(scores)}, not {', '.join(self.kinds)}")
+            for kind, score in scores.items():
+                if not isfinite(score):
+                    raise ValueError(f"{where} is {score} for {kind} at sublayer {sublayer}; it must be finite")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(self.values[0])
+
+    def write(self, path: str | Path) -> None:
+        write_json(path, {**vars(self), "values": [list(scores.items()) for scores in self.values]})
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Scores":
+        """Read and check a file of scores; ValueError names the file and what is wrong with it."""
+        content = read_json(path)
+        try:
+            return cls(**content | {"values": tuple(map(dict, content["values"]))})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{path} holds no scores of kinds ({error}); measure again") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def best_selection(policy: str, scores: Scores) -> Selection:
+    """The kind with the best score at every sublayer (Eq. 7, where the scores are pi).
+
+    ValueError where two are equally good: nothing speaks for either.
+    """
+    layers = []
+    for sublayer, of_kind in enumerate(scores.values):
+        ranked = sorted(of_kind, key=of_kind.get, reverse=not scores.lower_is_better)
+        best = ranked[0]
+        if len(ranked) > 1 and of_kind[best] == of_kind[ranked[1]]:
+            raise ValueError(
+                f"policy {policy!r} cannot choose at sublayer {sublayer}: {best} and {ranked[1]} both have a "
+                f"{scores.quantity} of {of_kind[best]:g}"
+            )
+        said = ", ".join(f"{kind} {of_kind[kind]:.5g}" for kind in ranked)
+        layers.append(Layer(sublayer, best, f"{scores.quantity}: {said}", score=of_kind[best]))
+    return Selection(policy, scores.model, len(layers) // 2, tuple(layers))

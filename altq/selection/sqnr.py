@@ -1,0 +1,95 @@
+"""Signal-to-quantization-noise ratio in closed form from second moments (CAT, arXiv 2603.04359): no training, no forward pass.
+
+With x' = x T of covariance Sx' and weights W T^-T of covariance Sw', a quantizer of 2^b - 1 steps over the range of a
+token (of an output channel) gives
+
+    SQNR_x = 12 (2^b_x - 1)^2 C(x') A / 4        concentration C = E|x'|^2 / (d E max x'^2): how far all channels use the range
+    SQNR_w = 12 (2^b_w - 1)^2 C(w') A / 4        alignment     A = d tr(Sx Sw) / (tr Sx' tr Sw')
+    1 / SQNR = 1 / SQNR_x + 1 / SQNR_w
+
+A transform changes concentration and alignment; a rotation changes concentration alone. The expected maximum is that of
+independent Gaussians with the variances on the diagonal. Second moments are all that is known, so outliers that no
+Gaussian has are not seen.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from altq.calibration.by_unit import start_sublayers
+from altq.calibration.recipe import Recipe
+from altq.calibration.states import States
+from altq.models.skeleton import Skeleton
+from altq.progress import progress
+from altq.setting import Setting
+from altq.transforms.transform import Transform
+
+GRID_POINTS = 512
+GRID_END = 8.0
+"""The expected maximum is integrated on so many points up to so many of the largest standard deviations."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """concentration_x, concentration_w: in (0, 1]; alignment: in (0, d]; sqnr: in decibels."""
+
+    concentration_x: float
+    concentration_w: float
+    alignment: float
+    sqnr: float
+
+
+def expected_squared_maximum(variances: Tensor) -> Tensor:
+    """E max_i x_i^2 of independent Gaussians: integral of 1 - prod erf(t / (sigma_i sqrt 2)) over t^2; [d] -> []."""
+    sigma = variances.double().clamp_min(torch.finfo(torch.float64).tiny).sqrt()
+    t = torch.linspace(0, GRID_END * sigma.max().item(), GRID_POINTS, dtype=torch.float64)
+    beyond = 1 - torch.erf(t[:, None] / (sigma * math.sqrt(2))).prod(1)
+    return torch.trapezoid(2 * t * beyond, t)
+
+
+def concentration(moment: Tensor) -> float:
+    """E|x|^2 / (d E max x^2) from a second moment [d, d]: 1 where every channel is always at the range's end."""
+    variances = moment.diagonal()
+    return (variances.mean() / expected_squared_maximum(variances)).item()
+
+
+def predict(transform: Transform, moment_x: Tensor, moment_w: Tensor, setting: Setting) -> Prediction:
+    """What a transform makes of moments [d, d] of activations and of the weights that read them."""
+    transform = transform.double()
+    moment_x, moment_w = moment_x.double(), moment_w.double()
+    with torch.no_grad():
+        seen = transform.apply_to(transform.apply_to(moment_x).T)
+        read = transform.fold(transform.fold(moment_w).T)
+    signal = (moment_x * moment_w).sum()  # tr(Sx Sw), both symmetric
+    alignment = (len(seen) * signal / (seen.trace() * read.trace())).item()
+    concentrations = concentration(seen), concentration(read)
+    noise = sum(
+        4 / (12 * (2**bits - 1) ** 2 * c * alignment)
+        for bits, c in zip((setting.activations, setting.weights), concentrations)
+    )
+    return Prediction(*concentrations, alignment, -10 * math.log10(noise))
+
+
+def predict_model(
+    model: str | Path, states: str | Path, setting: Setting, seed: int, candidates: Sequence[str], recipe: Recipe
+) -> list[dict[str, Prediction]]:
+    """{kind: prediction} of each sublayer at its selected site, for the closed-form start of each kind.
+
+    The moments are those of the states: activations weighted by their sensitivity, which stands for W^T W.
+    """
+    skeleton, known = Skeleton(model), States(states)
+    predictions = []
+    for s in progress(range(2 * skeleton.num_blocks), f"predicting at {setting}"):
+        observed = known.observed(s)
+        of_kind = {}
+        for kind in candidates:
+            (quantized,) = start_sublayers(skeleton, [s], [observed], setting, kind, seed, recipe)
+            site = quantized.sublayer.half.selected_site
+            moments = observed[f"{site}.moment"][0], observed[f"{site}.sensitivity"][0]
+            of_kind[kind] = predict(quantized.transforms[site], *moments, setting)
+        predictions.append(of_kind)
+    return predictions

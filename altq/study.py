@@ -1,0 +1,99 @@
+"""What the study of selections covers: Tables 1, 4, 6 and 7, Figures 1 and 2.
+
+Imports nothing heavy, since the workflow reads it.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from altq.methods.table import FULL, METHODS
+from altq.setting import FULL_PRECISION, Setting
+
+REFERENCE = "affine"
+"""The method that others are compared with in pairs."""
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Table(BaseModel):
+    """What a table or figure of the study covers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    settings: list[str] = Field([], description="bit widths; those of the experiment when absent")
+
+    @field_validator("settings")
+    @classmethod
+    def _parse_settings(cls, settings: list[str]) -> list[str]:
+        return checked_settings(settings)
+
+
+class Table6(Table):
+    """Two grids of the heuristic's options, beta and share (L / n), around what `selection.heuristic` says."""
+
+    beta_attention: list[Share] = Field([0.1, 0.5, 0.9], description="beta of attention, against beta_ffn")
+    beta_ffn: list[Share] = Field([0.1, 0.5, 0.9], description="beta of ffn")
+    share_attention: list[Share] = Field([0.5, 0.7, 0.9], description="share of attention, against share_ffn")
+    share_ffn: list[Share] = Field([0.3, 0.5, 0.7], description="share of ffn")
+
+
+class Table7(Table):
+    """Every policy on every setting, over calibration seeds of its own."""
+
+    seeds: list[int] = Field([0, 1, 2], min_length=3, description="calibration seeds; three at least, for intervals")
+    policies: list[str] = Field(
+        ["affine", "rotation", "adaptive", "learned", "oracle", "probe", "predicted", "best_random"],
+        description="methods that are compared, all-affine among them",
+    )
+
+    @field_validator("policies")
+    @classmethod
+    def _known_policies(cls, policies: list[str]) -> list[str]:
+        for policy in policies:
+            if policy not in METHODS:
+                raise ValueError(f"method {policy!r} is not known (known: {', '.join(METHODS)})")
+        if REFERENCE not in policies:
+            raise ValueError(f"{REFERENCE} is missing, with which all others are compared")
+        return distinct(policies)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, seeds: list[int]) -> list[int]:
+        return checked_seeds(seeds)
+
+
+class Study(BaseModel):
+    """How selections compare: Tables 1, 4, 6 and 7, Figures 1 and 2."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table1: Table = Table()
+    table4: Table = Table()
+    table6: Table6 = Table6()
+    table7: Table7 = Table7()
+    figures: Table = Table()
+
+
+def checked_settings(settings: list[str]) -> list[str]:
+    """Settings as they are written; ValueError for one that cannot be read, quantizes nothing or is listed twice."""
+    parsed = [str(Setting.parse(setting)) for setting in settings]
+    if str(FULL_PRECISION) in parsed:
+        raise ValueError(f"{FULL_PRECISION} quantizes nothing; list the method `{FULL}` instead")
+    return distinct(parsed)
+
+
+def checked_seeds(seeds: list[int]) -> list[int]:
+    """Seeds; ValueError for one that is negative or listed twice."""
+    if min(seeds) < 0:
+        raise ValueError(f"seed {min(seeds)} is negative")
+    return distinct(seeds)
+
+
+def distinct(values: list) -> list:
+    """The values; ValueError where one is listed twice."""
+    doubles = sorted({str(v) for v in values if values.count(v) > 1})
+    if doubles:
+        raise ValueError(f"listed twice: {', '.join(doubles)}")
+    return values

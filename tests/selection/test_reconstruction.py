@@ -1,0 +1,50 @@
+"""Held-out reconstruction errors, against the same by transformers and by calibration's own figures."""
+
+import pytest
+import torch
+
+from altq.calibration.bank import read_entry
+from altq.calibration.states import States
+from altq.calibration.unit import Problem, Unit
+from altq.models.skeleton import Skeleton
+from altq.models.sublayer import HALVES, Sublayer
+from altq.selection.reconstruction import reconstruction_errors
+from altq.setting import Setting
+from models_for_tests import Workspace, make_tokens
+
+SETTING = Setting.parse("W4A4K4V4")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return Workspace("llama_gqa", tmp_path_factory.mktemp("reconstruction"))
+
+
+def test_without_quantizers_nothing_is_lost(workspace):
+    setting = Setting.parse("W16A16K16V16")
+    bank = workspace.bank(setting, "rotation")
+    errors = reconstruction_errors(workspace.model, make_tokens(seed=5), {"rotation": bank}, setting, "relative")
+    assert all(0 <= of_kind["rotation"] < 1e-4 for of_kind in errors)
+
+
+def test_on_the_calibration_tokens_it_is_the_calibrations_own_error(workspace):
+    banks = {kind: workspace.bank(SETTING, kind) for kind in ("affine", "identity")}
+    errors = reconstruction_errors(workspace.model, workspace.tokens, banks, SETTING, workspace.loss)
+    skeleton, states = Skeleton(workspace.model), States(workspace.states)
+    arguments = skeleton.block_arguments(states.length)
+    for s, of_kind in enumerate(errors):
+        assert list(of_kind) == ["affine", "identity"]
+        for kind, error in of_kind.items():
+            sublayer = Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
+            unit = Unit([read_entry(banks[kind], s).restore(sublayer, SETTING)], arguments[s // 2])
+            problem = Problem(states.state(s), states.state(s + 1), workspace.loss)
+            assert error == pytest.approx(problem.settled(unit, torch.arange(len(workspace.tokens))), rel=1e-4)
+        assert of_kind["affine"] != of_kind["identity"]
+
+
+def test_other_tokens_give_other_errors_and_the_same_tokens_the_same(workspace):
+    banks = {"affine": workspace.bank(SETTING, "affine")}
+    first, again, other = (
+        reconstruction_errors(workspace.model, make_tokens(seed=seed), banks, SETTING, "mse") for seed in (5, 5, 6)
+    )
+    assert first == again != other

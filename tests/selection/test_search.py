@@ -1,0 +1,186 @@
+"""The differentiable search (Eq. 5-7): its parts by hand, a sublayer where one kind is better, resume."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import altq.selection.search as module
+from altq.calibration.states import record_states
+from altq.calibration.unit import Problem
+from altq.selection.options import SearchOptions
+from altq.selection.scores import Scores, best_selection
+from altq.selection.search import Mixture, curve, search_model, search_sublayer
+from altq.setting import Setting
+from models_for_tests import Workspace, recipe
+
+SETTING = Setting.parse("W3A3K3V3")
+
+
+class Candidate(nn.Module):
+    """Stands for a quantized unit: what it adds is a matrix product with an error that no training removes."""
+
+    def __init__(self, matrix, error):
+        super().__init__()
+        self.transform = nn.Parameter(matrix.clone())
+        self.error = error
+        self.prepared = 0
+
+    def prepare(self):
+        self.prepared += 1
+
+    def forward(self, states):
+        return states @ self.transform + self.error
+
+
+def made_up(errors, windows=4, seed=0):
+    """(mixture, problem): candidates whose outputs are off by independent errors of these sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(windows, 8, 16, generator=generator)
+    matrix = torch.randn(16, 16, generator=generator) / 4
+    candidates = [Candidate(matrix, size * torch.randn(8, 16, generator=generator)) for size in errors]
+    return Mixture(candidates), Problem(states, states + states @ matrix, "mse")
+
+
+def search(mixture, problem, name="a sublayer", **options):
+    given = {"steps": 60, "windows_per_step": 2, "mixture_rate": 0.1, "entropy_weight": 0.01}
+    return search_sublayer(mixture, problem, recipe(learning_rate=1e-4), SearchOptions(**given | options), name)
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_candidates():
+    mixture, problem = made_up([1.0, 2.0])
+    with torch.no_grad():
+        mixture.alpha.copy_(torch.tensor([math.log(3.0), 0.0]))  # pi = 3/4, 1/4
+    first, second = (candidate(problem.inputs) for candidate in mixture.candidates)
+    torch.testing.assert_close(mixture(problem.inputs), 0.75 * first + 0.25 * second)
+    expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert mixture.entropy().item() == pytest.approx(expected)
+
+
+def test_the_entropy_of_three_equal_candidates():
+    mixture, _ = made_up([1.0, 1.0, 1.0])
+    assert mixture.entropy().item() == pytest.approx(math.log(3))
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_the_provably_better_kind_is_picked_and_entropy_falls(better):
+    errors = [3.0, 3.0]
+    errors[better] = 0.0
+    trace = search(*made_up(errors))
+    assert trace.pi[0] == [0.5, 0.5] and len(trace.pi) == 61 and len(trace.loss) == len(trace.entropy) == 60
+    assert trace.pi[-1][better] > 0.95
+    assert all(sum(pi) == pytest.approx(1) for pi in trace.pi)
+    assert trace.entropy[0] == pytest.approx(math.log(2))
+    assert trace.entropy[-1] < 0.3 * trace.entropy[0]
+    assert trace.loss[-1] < 0.1 * trace.loss[0]
+    values = {"affine": trace.pi[-1][0], "rotation": trace.pi[-1][1]}
+    chosen = best_selection("learned", Scores("m", "pi", False, (values, values)))
+    assert chosen.kinds == (["affine", "rotation"][better],) * 2
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_on_a_real_sublayer_the_better_kind_is_picked(tmp_path, better):
+    """One channel's inputs ten times the others', which identity rounds to zero; a rotation spreads it."""
+    workspace = Workspace("llama_tied", tmp_path)
+    kinds = ["identity", "rotation"] if better else ["rotation", "identity"]
+    setting = Setting.parse("W16A3K16V16")
+    options = SearchOptions(steps=30, windows_per_step=2, mixture_rate=0.2)
+    weights = load_file(workspace.model / "model.safetensors")
+    for name in weights:
+        if name.endswith("layernorm.weight"):
+            weights[name][3] *= 10
+        elif any(part in name for part in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")):
+            weights[name][:, 3] /= 10
+    save_file(weights, workspace.model / "model.safetensors", metadata={"format": "pt"})
+    states = tmp_path / "outlier-states"
+    record_states(workspace.model, workspace.tokens, "relative", states)
+    fitted = recipe(scaling="none", start="hadamard", learning_rate=1e-3)
+    traces = search_model(workspace.model, states, setting, 0, kinds, fitted, options, tmp_path / "search", "code")
+    for trace in traces:
+        assert trace.pi[-1][better] > 0.6
+        assert trace.entropy[-1] < trace.entropy[0]
+
+
+def test_candidates_that_are_the_same_stay_a_tie_which_is_an_error():
+    mixture, problem = made_up([1.0])
+    twins = Mixture([mixture.candidates[0], Candidate(mixture.candidates[0].transform, mixture.candidates[0].error)])
+    trace = search(twins, problem, steps=5)
+    assert trace.pi[-1] == [0.5, 0.5]
+    values = dict(zip(("affine", "rotation"), trace.pi[-1]))
+    with pytest.raises(ValueError, match="cannot choose at sublayer 0"):
+        best_selection("learned", Scores("m", "pi", False, (values, values)))
+
+
+def test_the_entropys_weight_pushes_to_a_decision():
+    free, pushed = (search(*made_up([1.0, 1.2]), entropy_weight=weight).entropy[-1] for weight in (0.0, 2.0))
+    assert pushed < free
+
+
+def test_transforms_and_mixture_are_trained_together():
+    mixture, problem = made_up([0.0, 0.0])
+    with torch.no_grad():
+        for candidate in mixture.candidates:
+            candidate.transform.mul_(1.5)
+    before = [candidate.transform.detach().clone() for candidate in mixture.candidates]
+    trace = search(mixture, problem, steps=40)
+    assert trace.loss[-1] < trace.loss[0]
+    assert all(not torch.equal(a, candidate.transform) for a, candidate in zip(before, mixture.candidates))
+    assert all(candidate.prepared == 40 for candidate in mixture.candidates)
+
+
+def test_a_search_that_diverges_names_its_sublayer(caplog):
+    mixture, problem = made_up([float("inf"), 1.0])
+    with pytest.raises(ValueError, match="block 3 ffn: the loss is (nan|inf) at step 0, even at 0.01"):
+        search(mixture, problem, "block 3 ffn")
+
+
+def test_the_curve_is_kept():
+    trace = search(*made_up([0.0, 1.0]), steps=2)
+    lines = curve(["affine", "rotation"], [trace, trace]).splitlines()
+    assert lines[0] == "sublayer,step,reconstruction_error,entropy,pi_affine,pi_rotation"
+    assert len(lines) == 1 + 2 * 3
+    first = lines[1].split(",")
+    assert first[:2] == ["0", "0"] and float(first[2]) == trace.loss[0] and first[4:] == ["0.5", "0.5"]
+    assert lines[3].startswith("0,2,,,") and lines[4].startswith("1,0,")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return Workspace("llama_gqa", tmp_path_factory.mktemp("search"))
+
+
+def run(workspace, folder, code="code", seed=0, **options):
+    options = SearchOptions(**{"steps": 2, "windows_per_step": 2} | options)
+    kinds = ["affine", "rotation", "balance"]
+    return search_model(workspace.model, workspace.states, SETTING, seed, kinds, recipe(), options, folder, code)
+
+
+def test_a_stopped_search_goes_on_and_ends_the_same(workspace, tmp_path, monkeypatch):
+    expected = run(workspace, tmp_path / "whole")
+    assert len(expected) == 4 and all(len(trace.pi[-1]) == 3 for trace in expected)
+    original, searched = module.search_sublayer, []
+
+    def counted(*arguments):
+        if len(searched) == 2:
+            raise KeyboardInterrupt
+        searched.append(arguments[-1])
+        return original(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "search_sublayer", counted)
+        run(workspace, tmp_path / "parts")
+    assert searched == ["block 0 attention", "block 0 ffn"]
+    assert run(workspace, tmp_path / "parts") == expected
+    whole, parts = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("whole", "parts"))
+    assert whole == parts
+
+
+@pytest.mark.parametrize("change", [{"code": "other"}, {"seed": 1}, {"entropy_weight": 0.5}])
+def test_what_was_searched_otherwise_is_searched_again(workspace, tmp_path, change):
+    run(workspace, tmp_path)
+    before = json.loads((tmp_path / "sublayer_000.json").read_text())["fingerprint"]
+    run(workspace, tmp_path, **change)
+    assert json.loads((tmp_path / "sublayer_000.json").read_text())["fingerprint"] != before

@@ -1,0 +1,122 @@
+"""The study of selections on the made model: every table and figure, and the same files however many cores."""
+
+import csv
+import json
+import math
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+POLICIES = ("affine", "rotation", "adaptive", "learned", "oracle", "probe", "predicted", "best_random")
+TIMES = ("selection_seconds", "calibration_seconds")
+SETTING = "W3A3K2V2"
+
+
+@pytest.fixture(scope="module")
+def study(project, tmp_path_factory, snakemake):
+    """The results of `study`, made on two cores."""
+    return run(project, tmp_path_factory.mktemp("study"), snakemake, "2", "study")
+
+
+def run(project, folder, snakemake, cores, *targets):
+    smoke = project / "configs" / "smoke.yaml"
+    result = snakemake("--configfile", smoke, "--cores", cores, *targets, folder=folder)
+    assert result.returncode == 0, (result.stdout + result.stderr)[-5000:]
+    return folder / "results"
+
+
+def rows_of(study, name):
+    with open(study / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_table_1_has_every_selection(study):
+    methods = [row["method"] for row in rows_of(study, "table1.csv")]
+    assert methods == ["full", "affine", "rotation", "random0", "random1", "random2"]
+    for suffix in (".md", ".tex", ".png", ".json"):
+        assert (study / "table1.csv").with_suffix(suffix).stat().st_size > 0
+
+
+def test_table_4_counts_the_agreement_and_the_time(study):
+    rows = {row["method"]: row for row in rows_of(study, "table4.csv")}
+    assert rows.keys() == {"learned", "adaptive"}
+    learned, heuristic = (
+        json.loads((study / "selections/made" / path).read_text())["kinds"]
+        for path in (f"{SETTING}/seed0/learned.json", "heuristic.json")
+    )
+    same = [a == b for a, b in zip(learned, heuristic, strict=True)]
+    for row in rows.values():
+        assert int(row["agreement"]) == sum(same) and int(row["agreement_ffn"]) == sum(same[1::2])
+    searched = json.loads((study / f"scores/made/{SETTING}/seed0/learned/scores.json").read_text())["provenance"]
+    assert float(rows["learned"]["selection_seconds"]) >= searched["processor_seconds"]
+    assert float(rows["adaptive"]["calibration_seconds"]) > 0
+
+
+def test_table_6_evaluates_each_distinct_selection_once(study):
+    rows = {row["point"]: row for row in rows_of(study, "table6.csv")}
+    assert list(rows) == ["grid0", "grid1", "grid2", "grid3", "learned"]
+    # beta 0.1 / 0.9 and shares 0.7 / 0.5 are the configured heuristic itself.
+    assert rows["grid0"]["same_as"] == rows["grid1"]["same_as"] == "heuristic"
+    evaluated = {path.name for path in (study / "perplexity/made").iterdir()}
+    expected = {name for name, row in rows.items() if not row["same_as"] and name != "learned"}
+    assert {name for name in evaluated if name.startswith("grid")} == expected
+
+
+def test_table_7_compares_every_policy_over_three_seeds(study):
+    rows = rows_of(study, "table7.csv")
+    assert [row["method"] for row in rows] == list(POLICIES)
+    for row in rows:
+        assert row["num_seeds"] == "3"
+        low, value, high = (float(row[name]) for name in ("perplexity_low", "perplexity", "perplexity_high"))
+        assert 1 < low <= value <= high and math.isfinite(high)
+        if row["method"] != "affine":
+            low, high = float(row["difference_low"]), float(row["difference_high"])
+            assert row["better"] == ("1" if high < 0 else "-1" if low > 0 else "0")
+
+
+def test_the_curve_of_the_search_is_kept(study):
+    rows = rows_of(study, f"scores/made/{SETTING}/seed1/learned/curve.csv")
+    assert len(rows) == 8 * 3  # sublayers, steps and the end
+    for row in rows:
+        assert float(row["pi_affine"]) + float(row["pi_rotation"]) == pytest.approx(1)
+
+
+def test_the_oracle_reads_the_banks_and_the_probe_its_own(study):
+    for policy, steps in (("oracle", 2), ("probe", 1)):
+        made = json.loads((study / f"scores/made/{SETTING}/seed0/{policy}/scores.json").read_text())["provenance"]
+        taken = {r["options"]["recipe"]["steps"] for r in made["upstream"].values() if r.get("command") == "calibrate"}
+        assert taken == {steps}
+        tokens = made["upstream"]["results/tokens/made/pydoc/held_out-seed0.npy"]
+        assert "without a token of the 8 calibration windows" in tokens["windows"]
+
+
+def test_the_figures_have_a_point_for_each_sublayer(study):
+    assert len(rows_of(study, "figure1.csv")) == len(rows_of(study, "figure2.csv")) == 8
+    assert len(rows_of(study, "figure2-correlation.csv")) == 2
+    for name in ("figure1.pdf", "figure1.png", "figure2.pdf", "figure2.png"):
+        assert (study / name).stat().st_size > 5000
+
+
+@pytest.mark.parametrize("number", [1, 4, 6, 7])
+def test_the_tables_are_shown(study, altq, number):
+    shown = altq("show", f"results/table{number}.csv", folder=study.parent)
+    assert shown.returncode == 0, shown.stderr
+    assert f"Table {number}" in shown.stdout and SETTING in shown.stdout
+
+
+def test_one_core_gives_the_same_files(study, project, tmp_path, snakemake):
+    alone = run(project, tmp_path, snakemake, "1", "results/table4.csv", "results/figure2.pdf")
+    for name in ("figure2.pdf", "figure2.png", "figure2.csv", f"scores/made/{SETTING}/seed0/learned/curve.csv"):
+        assert (alone / name).read_bytes() == (study / name).read_bytes(), name
+    for name in ("model.safetensors", "quantization.json"):
+        place = f"checkpoints/made/learned/{SETTING}/gptq/seed0/{name}"
+        assert (alone / place).read_bytes() == (study / place).read_bytes(), name
+    without_times = [
+        [{name: value for name, value in row.items() if name not in TIMES} for row in rows_of(folder, "table4.csv")]
+        for folder in (alone, study)
+    ]
+    assert without_times[0] == without_times[1]
+    for policy in ("learned", "oracle"):
+        path = f"scores/made/{SETTING}/seed0/{policy}/scores.json"
+        assert json.loads((alone / path).read_text())["values"] == json.loads((study / path).read_text())["values"]
