@@ -113,7 +113,9 @@ class Experiment(_Section):
             for half in ("attention", "ffn"):
                 count = getattr(self.selection.heuristic, half).count
                 if count is not None and count > model.num_blocks:
-                    problems.append(f"selection.heuristic.{half}.count is {count}, but {name} has {model.num_blocks} blocks")
+                    problems.append(
+                        f"selection.heuristic.{half}.count is {count}, but {name} has {model.num_blocks} blocks"
+                    )
         baselines = {f"baselines.{name}": recipe for name, recipe in self.baselines if name in self.methods}
         for place, recipe in {"recipe": self.recipe, "selection.search": self.selection.search, **baselines}.items():
             if recipe.steps and recipe.windows_per_step > self.calibration.num_windows:

@@ -213,7 +213,10 @@ rule select_best_random:
 # Which points of Table 6 select alike: each selection is assembled once, under the name of the first that makes it.
 checkpoint distinct:
     input:
-        expand("results/selections/{{model}}/{policy}.json", policy=["affine", "rotation", "heuristic", *EXPERIMENT.grid.points]),
+        expand(
+            "results/selections/{{model}}/{policy}.json",
+            policy=["affine", "rotation", "heuristic", *EXPERIMENT.grid.points],
+        ),
     output:
         "results/selections/{model}/distinct.json",
     log:

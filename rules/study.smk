@@ -87,8 +87,8 @@ rule table4:
     conda:
         "../envs/report.yaml"
     shell:
-        "python3 -m altq table4 --threads {threads} --results {input.results} --selections {input.selections} {params.flags} "
-        "--output {output.csv} 2> >(tee {log} >&2)"
+        "python3 -m altq table4 --threads {threads} --results {input.results} --selections {input.selections} "
+        "{params.flags} --output {output.csv} 2> >(tee {log} >&2)"
 
 
 def distinct_of_grid(wildcards):
@@ -133,8 +133,8 @@ rule table6:
     conda:
         "../envs/report.yaml"
     shell:
-        "python3 -m altq table6 --threads {threads} --results {input.results} --selections {input.selections} --distinct {input.distinct} {params.flags} "
-        "--output {output.csv} 2> >(tee {log} >&2)"
+        "python3 -m altq table6 --threads {threads} --results {input.results} --selections {input.selections} "
+        "--distinct {input.distinct} {params.flags} --output {output.csv} 2> >(tee {log} >&2)"
 
 
 # Every policy at every setting, over calibration seeds.

@@ -126,7 +126,18 @@ def test_a_selection_of_one_kind(tmp_path):
 
 
 def test_random_selections_by_their_seed(tmp_path):
-    argv = ["select", "--policy", "random", "--model-name", "m", "--num-blocks", "4", "--candidates", "affine", "rotation"]
+    argv = [
+        "select",
+        "--policy",
+        "random",
+        "--model-name",
+        "m",
+        "--num-blocks",
+        "4",
+        "--candidates",
+        "affine",
+        "rotation",
+    ]
     for seed, name in ((3, "a"), (3, "b"), (4, "c")):
         assert main([*argv, "--seed", str(seed), "--output", str(tmp_path / name)]) == 0
     a, b, c = (json.loads((tmp_path / name).read_text()) for name in "abc")

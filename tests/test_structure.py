@@ -25,9 +25,20 @@ ALLOWED = {
     "methods": {*PARTS, "calibration", "selection"},
     "evaluation": {"models", "transforms", "quantizers", "methods"},
     "report": {
-        "configuration", "calibration.recipe", "calibration.end_to_end_recipe", "methods.table", "methods.baselines",
-        "methods.rounding", "selection.agreement", "selection.heuristic", "selection.options", "selection.random",
-        "selection.scores", "selection.selection", "sources.description", "study",
+        "configuration",
+        "calibration.recipe",
+        "calibration.end_to_end_recipe",
+        "methods.table",
+        "methods.baselines",
+        "methods.rounding",
+        "selection.agreement",
+        "selection.heuristic",
+        "selection.options",
+        "selection.random",
+        "selection.scores",
+        "selection.selection",
+        "sources.description",
+        "study",
     },
 }
 

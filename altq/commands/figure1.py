@@ -19,7 +19,9 @@ from altq.selection.options import HeuristicOptions
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--statistics", type=Path, nargs="+", required=True, metavar="FILE", help="of every model")
-    parser.add_argument("--selections", type=Path, nargs="+", required=True, metavar="FILE", help="a row of panels each")
+    parser.add_argument(
+        "--selections", type=Path, nargs="+", required=True, metavar="FILE", help="a row of panels each"
+    )
     add_output(parser, ".pdf file")
     add_options(parser, HeuristicOptions)
 

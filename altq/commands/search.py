@@ -27,7 +27,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_candidates(parser)
     parser.add_argument("--seed", type=int, required=True, metavar="N", help="seed of random starts")
     parser.add_argument(
-        "--search", default="{}", metavar="JSON", help=f"what is not default of: {', '.join(SearchOptions.model_fields)}"
+        "--search",
+        default="{}",
+        metavar="JSON",
+        help=f"what is not default of: {', '.join(SearchOptions.model_fields)}",
     )
     add_output(parser, "folder")
     add_options(parser, Recipe)
@@ -43,7 +46,12 @@ def run(arguments: argparse.Namespace) -> None:
     what = (setting, arguments.seed, arguments.candidates, recipe, options)
     traces = search_model(arguments.model, arguments.states, *what, arguments.output, code_hash(__name__))
     write_text(arguments.output / "curve.csv", curve(arguments.candidates, traces))
-    made = {"setting": str(setting), "seed": arguments.seed, "search": options.model_dump(), "recipe": recipe.model_dump()}
+    made = {
+        "setting": str(setting),
+        "seed": arguments.seed,
+        "search": options.model_dump(),
+        "recipe": recipe.model_dump(),
+    }
     scores = Scores(
         model=arguments.model.resolve().name,
         quantity="pi",

@@ -1,6 +1,6 @@
 """Print a table of the results on the terminal.
 
-Reads the tidy table (results/table2.csv, results/cost.csv and so on) and the .json beside it, as its command wrote them.
+Reads a tidy table (results/table2.csv, results/cost.csv and so on) and the .json beside it, as its command wrote them.
 
   altq show results/table2.csv
 """

@@ -20,7 +20,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", type=Path, required=True, metavar="FOLDER", help="folder that fetch-corpus wrote")
     parser.add_argument("--split", choices=("calibration", "test"), required=True, help="which text to draw from")
     parser.add_argument("--num-windows", type=int, metavar="N", help="number of windows; required for calibration")
-    parser.add_argument("--held-out", type=int, metavar="N", help="windows beside the calibration windows to write instead")
+    parser.add_argument(
+        "--held-out", type=int, metavar="N", help="windows beside the calibration windows to write instead"
+    )
     parser.add_argument("--window-length", type=int, required=True, metavar="N", help="tokens in a window")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the random starts; required for calibration")
     add_output(parser, ".npy file")

@@ -242,8 +242,11 @@ def export_sublayer(
     tensors |= {f"{half.module}.{name}": tensor for name, tensor in quantized.sublayer.module.named_parameters()}
     for site, transform in quantized.transforms.items():
         tensors |= {f"{site}.transform.{name}": part for name, part in store(online(transform))[1].items()}
-    tensors |= {f"{name.partition('.')[2]}.clip": clip for name, clip in quantized.clipping_factors().items()
-                if not name.startswith("weight.")}
+    tensors |= {
+        f"{name.partition('.')[2]}.clip": clip
+        for name, clip in quantized.clipping_factors().items()
+        if not name.startswith("weight.")
+    }
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 

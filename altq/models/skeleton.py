@@ -34,9 +34,7 @@ class Skeleton:
     rotated, and the head is not tied to the embedding.
     """
 
-    def __init__(
-        self, folder: str | Path, dtype: torch.dtype = torch.float32, rotation: Tensor | None = None
-    ) -> None:
+    def __init__(self, folder: str | Path, dtype: torch.dtype = torch.float32, rotation: Tensor | None = None) -> None:
         self.weights = ModelWeights(folder)
         self.family: Family = self.weights.family
         self.num_blocks = self.weights.num_blocks

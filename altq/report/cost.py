@@ -49,7 +49,10 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     several_roundings = frame["weights"].nunique() > 1
     groups = [
         tuple(
-            Row((presentation.label(model), setting, method_label(method, weights, several_roundings)), _cells(rows, shown))
+            Row(
+                (presentation.label(model), setting, method_label(method, weights, several_roundings)),
+                _cells(rows, shown),
+            )
             for (method, weights), rows in of_setting.groupby(["method", "weights"], sort=False)
         )
         for (model, setting), of_setting in frame.groupby(["model", "setting"], sort=False)

@@ -14,9 +14,7 @@ from altq.selection.options import HeuristicOptions
 from altq.selection.selection import HALVES, Selection
 
 
-def write_figure1(
-    statistics: Iterable[Path], selections: Iterable[Path], options: HeuristicOptions, pdf: Path
-) -> None:
+def write_figure1(statistics: Iterable[Path], selections: Iterable[Path], options: HeuristicOptions, pdf: Path) -> None:
     """Write `pdf`, beside it .png and the points as .csv; a row of panels for each model and setting."""
     known = {content["model"]: content for content in map(read_json, statistics)}
     frame = pandas.concat([_points(path, known, options) for path in selections], ignore_index=True)

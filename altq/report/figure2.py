@@ -23,9 +23,7 @@ def write_figure2(statistics: Iterable[Path], scores: Iterable[Path], options: H
     frame = pandas.concat([_points(path, known, options) for path in scores], ignore_index=True)
     correlations = correlation_frame(frame)
     write_text(pdf.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n"))
-    write_text(
-        pdf.with_name(f"{pdf.stem}-correlation.csv"), correlations.to_csv(index=False, lineterminator="\n")
-    )
+    write_text(pdf.with_name(f"{pdf.stem}-correlation.csv"), correlations.to_csv(index=False, lineterminator="\n"))
     _draw(frame, correlations, pdf)
 
 
@@ -56,6 +54,7 @@ def _points(path: Path, statistics: Mapping[str, Any], options: HeuristicOptions
 
 def _draw(frame: pandas.DataFrame, correlations: pandas.DataFrame, pdf: Path) -> None:
     groups = list(frame.groupby(["model", "setting"], sort=False))
+    correlations = correlations.set_index(["model", "setting", "half"]).sort_index()
     with panels(len(groups), len(HALVES), (3.6, 2.3)) as (figure, axes):
         for line, ((model, setting), rows) in zip(axes, groups):
             for panel, half in zip(line, HALVES):
@@ -68,9 +67,7 @@ def _draw(frame: pandas.DataFrame, correlations: pandas.DataFrame, pdf: Path) ->
                         label=f"{kind} better ({len(chosen)})",
                     )  # fmt: skip
                 panel.axhline(0, color="#999999", linewidth=0.7, zorder=0)
-                found = correlations.loc[
-                    (correlations["model"] == model) & (correlations["setting"] == setting) & (correlations["half"] == half)
-                ].iloc[0]  # fmt: skip
+                found = correlations.loc[model, setting, half]
                 panel.set_title(
                     f"{HALF_NAMES[half]}, {model} at {setting}\n"
                     f"ρ = {found['rho']:.2f} [{found['rho_low']:.2f}, {found['rho_high']:.2f}]",

@@ -51,9 +51,7 @@ def published_models() -> tuple[str, ...]:
     return tuple(dict.fromkeys(model for _, _, model, _ in _tables()["table2"]))
 
 
-def published_perplexity(
-    setting: str, method: str, model: str, corpus: str, table: str = "table2"
-) -> float | None:
+def published_perplexity(setting: str, method: str, model: str, corpus: str, table: str = "table2") -> float | None:
     """The paper's perplexity for the counterpart of one of our methods on the paper's model and corpus, or None.
 
     In Table 1 every row is its own counterpart.

@@ -70,19 +70,21 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
         f"is better than what the choice would reach on other text: {'; '.join(said)}.",
         "Columns headed “paper” are the paper's own numbers, for its models and texts, for orientation only.",
     )
-    return Table("Table 1", TITLE, ("Setting", "Selection"), tuple(perplexity_columns(frame, presentation)), tuple(groups), notes)
+    return Table(
+        "Table 1", TITLE, ("Setting", "Selection"), tuple(perplexity_columns(frame, presentation)), tuple(groups), notes
+    )
 
 
 def _is_random(frame: pandas.DataFrame) -> pandas.Series:
     return frame["method"].str.fullmatch(r"random\d+")
 
 
-def _perplexities(
-    frame: pandas.DataFrame, name: str, best: dict[str, str], corpus: str, model: str
-) -> list[float]:
+def _perplexities(frame: pandas.DataFrame, name: str, best: dict[str, str], corpus: str, model: str) -> list[float]:
     """What a row of the table says of a text and model: one perplexity, or those of all random selections."""
     rows = frame.loc[(frame["corpus"] == corpus) & (frame["model"] == model)]
-    chosen = _is_random(rows) if name == "random" else rows["method"] == (best.get(model) if name == "best_random" else name)
+    chosen = (
+        _is_random(rows) if name == "random" else rows["method"] == (best.get(model) if name == "best_random" else name)
+    )
     return rows.loc[chosen, "perplexity"].tolist()
 
 

@@ -57,12 +57,19 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     corpora = list(frame["corpus"].unique())
     columns = [Column((f"{presentation.label(corpus)} ↓", label)) for corpus in corpora for label in METHODS.values()]
     columns += [Column(("Agreement", name)) for name in ("all", "attention", "ffn", "blocks")]
-    columns += [Column((heading, label)) for heading in ("Selection, CPU s", "and calibration") for label in METHODS.values()]
-    columns += [Column((f"paper: {corpus} ↓", label), muted=True) for corpus in PERPLEXITY_CORPORA for label in METHODS.values()]
+    columns += [
+        Column((heading, label)) for heading in ("Selection, CPU s", "and calibration") for label in METHODS.values()
+    ]
+    columns += [
+        Column((f"paper: {corpus} ↓", label), muted=True) for corpus in PERPLEXITY_CORPORA for label in METHODS.values()
+    ]
     columns += [Column(("paper: agreement", "blocks"), muted=True)]
     groups = [
         tuple(
-            Row((setting, presentation.label(model)), (*_cells(rows, corpora), *_paper(setting, presentation.orientation)))
+            Row(
+                (setting, presentation.label(model)),
+                (*_cells(rows, corpora), *_paper(setting, presentation.orientation)),
+            )
             for model, rows in of_setting.groupby("model", sort=False)
         )
         for setting, of_setting in frame.groupby("setting", sort=False)
@@ -84,7 +91,12 @@ def _cells(rows: pandas.DataFrame, corpora: Sequence[str]) -> list[Cell]:
     first = [of[corpora[0], method] for method in METHODS]
     texts = [format_perplexity(of[corpus, method].perplexity) for corpus in corpora for method in METHODS]
     n = first[0].num_blocks
-    for name, total in (("agreement", 2 * n), ("agreement_attention", n), ("agreement_ffn", n), ("agreement_blocks", n)):
+    for name, total in (
+        ("agreement", 2 * n),
+        ("agreement_attention", n),
+        ("agreement_ffn", n),
+        ("agreement_blocks", n),
+    ):
         count = getattr(first[0], name)
         texts.append(f"{count}/{total} ({100 * count / total:.1f} %)")
     texts += [f"{row.selection_seconds:.0f}" for row in first]
@@ -96,7 +108,9 @@ def _paper(setting: str, models: Sequence[str]) -> list[Cell]:
     """The paper's numbers at a setting, of the first of these models."""
     model = models[0] if models else ""
     entries = [
-        published("table4", setting, PAPERS[method], model, corpus) for corpus in PERPLEXITY_CORPORA for method in METHODS
+        published("table4", setting, PAPERS[method], model, corpus)
+        for corpus in PERPLEXITY_CORPORA
+        for method in METHODS
     ]
     cells = [Cell() if entry is None else Cell(f"{entry.value:.2f}") for entry in entries]
     agreeing, total = (published("table4", setting, "adaptive", model, name) for name in ("layers agreeing", "layers"))

@@ -97,7 +97,9 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
         best = [min(column) for column in zip(*perplexities)]
         groups.append(
             tuple(
-                Row((setting, *_stub(point, rows)), (*_cells(values, best), *_agreements(rows, frame["model"].unique())))
+                Row(
+                    (setting, *_stub(point, rows)), (*_cells(values, best), *_agreements(rows, frame["model"].unique()))
+                )
                 for (point, rows), values in zip(by_point, perplexities)
             )
         )
@@ -106,8 +108,7 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
         "β: share of the L rotated layers that comes from the upper tail of the kurtosis, attention / ffn, as it came "
         "out; L: rotated layers of each half, attention / ffn. The paper announces this ablation for an appendix that "
         "its text does not have, so nothing of it stands beside ours. Points that select alike are evaluated once.",
-        "The best of each column within a setting is marked; the CSV file has 95 % bootstrap intervals over windows, and "
-        "differences are mostly within them.",
+        "The best of each column within a setting is marked. The CSV file has 95 % bootstrap intervals over windows.",
     )
     return Table("Table 6", TITLE, ("Setting", "β", "L"), tuple(columns), tuple(groups), notes)
 

@@ -99,13 +99,13 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
         *presentation.notes,
         f"Geometric mean over {seeds} calibration seeds with its 95 % interval (Student's t over seeds of the mean "
         "negative log-likelihood).",
-        "Difference: of the perplexity to that of affine everywhere with the same seed, on the same windows, paired, with "
-        "its 95 % interval; negative is better. Only where the interval excludes zero is a policy said to be better or "
-        "worse, and the difference is marked; no correction is made for the number of comparisons. Seeds are those of "
-        "calibration; the test text is the same in all.",
-        "Selection: processor seconds of all that is done before the choice is known, states not counted; 0 where nothing "
-        "is looked at. Best random is the best of Table 1's random selections, chosen by these very perplexities at "
-        "the first seed: what it gains there is partly luck.",
+        "Difference: of the perplexity to that of affine everywhere with the same seed, on the same windows, paired, "
+        "with its 95 % interval; negative is better. Only where the interval excludes zero is a policy said to be "
+        "better or worse, and the difference is marked; no correction is made for the number of comparisons. Seeds are "
+        "those of calibration; the test text is the same in all.",
+        "Selection: processor seconds of all that is done before the choice is known, states not counted; next to none "
+        "where nothing is looked at. Best random is the best of Table 1's random selections, chosen by these very "
+        "perplexities at the first seed: what it gains there is partly luck.",
     )
     return Table("Table 7", TITLE, ("Setting", "Policy"), tuple(columns), tuple(groups), notes)
 

@@ -92,8 +92,12 @@ class SelectionOptions(BaseModel):
     )
     heuristic: HeuristicOptions = HeuristicOptions()
     search: SearchOptions = SearchOptions()
-    held_out_windows: int = Field(8, ge=1, description="windows beside the calibration windows that oracle and probe see")
-    probe_share: float = Field(0.1, gt=0, le=1, description="of the recipe's steps (rounded up) that the probe's banks take")
+    held_out_windows: int = Field(
+        8, ge=1, description="windows beside the calibration windows that oracle and probe see"
+    )
+    probe_share: float = Field(
+        0.1, gt=0, le=1, description="of the recipe's steps (rounded up) that the probe's banks take"
+    )
     num_random: int = Field(20, ge=2, description="random selections of Table 1")
 
     @field_validator("candidates")

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -94,9 +92,7 @@ def _train(
             mixture.prepare()
         except torch.linalg.LinAlgError as error:
             return trace, f"a factor is singular at step {step} ({error})"
-        reconstruction = problem.evaluate(
-            mixture, windows_of_step(step, len(problem.inputs), options.windows_per_step)
-        )
+        reconstruction = problem.evaluate(mixture, windows_of_step(step, len(problem.inputs), options.windows_per_step))
         entropy = mixture.entropy()
         trace.pi.append(mixture.alpha.detach().softmax(0).tolist())
         trace.loss.append(reconstruction.item())
@@ -141,8 +137,11 @@ def search_model(
         expected = fingerprint(common | {"sublayer": s})
         found = _finished(path, expected)
         if found is None:
-            problem = Problem(known.state(s), known.state(s + 1), known.loss)
-            mixture = _start(skeleton, s, known.observed(s), problem, arguments[s // 2], candidates, setting, seed, recipe)
+            problem, observed = Problem(known.state(s), known.state(s + 1), known.loss), [known.observed(s)]
+            started = [start_sublayers(skeleton, [s], observed, setting, kind, seed, recipe) for kind in candidates]
+            mixture = Mixture([Unit(sublayers, arguments[s // 2]) for sublayers in started])
+            for unit in mixture.candidates:
+                start_clips(unit, problem, observed, recipe)
             found = search_sublayer(mixture, problem, recipe, options, sublayer_name(s))
             write_json(path, {"trace": asdict(found), "fingerprint": expected})
             chosen = dict(zip(candidates, found.pi[-1]))
@@ -152,32 +151,13 @@ def search_model(
 
 
 def curve(candidates: Sequence[str], traces: Sequence[Trace]) -> str:
-    """The curves of all sublayers as CSV: a row before each step and one at the end, which has neither loss nor entropy."""
+    """The curves of all sublayers as CSV: a row before each step, and one at the end with pi alone."""
     lines = [",".join(["sublayer", "step", "reconstruction_error", "entropy", *(f"pi_{kind}" for kind in candidates)])]
     for sublayer, trace in enumerate(traces):
         rows = zip_longest(trace.loss, trace.entropy, trace.pi, fillvalue="")
-        lines += [",".join(map(str, [sublayer, step, loss, entropy, *pi])) for step, (loss, entropy, pi) in enumerate(rows)]
+        for step, (loss, entropy, pi) in enumerate(rows):
+            lines.append(",".join(map(str, [sublayer, step, loss, entropy, *pi])))
     return "\n".join(lines) + "\n"
-
-
-def _start(
-    skeleton: Skeleton,
-    s: int,
-    observed: dict[str, Tensor],
-    problem: Problem,
-    arguments: dict[str, Any],
-    candidates: Sequence[str],
-    setting: Setting,
-    seed: int,
-    recipe: Recipe,
-) -> Mixture:
-    """The mixture of sublayer s before any step: each candidate with its own start and clipping factors."""
-    units = []
-    for kind in candidates:
-        unit = Unit(start_sublayers(skeleton, [s], [observed], setting, kind, seed, recipe), arguments)
-        start_clips(unit, problem, [observed], recipe)
-        units.append(unit)
-    return Mixture(units)
 
 
 def _finished(path: Path, expected: str) -> Trace | None:

@@ -1,10 +1,10 @@
-"""Signal-to-quantization-noise ratio in closed form from second moments (CAT, arXiv 2603.04359): no training, no forward pass.
+"""Signal-to-quantization-noise ratio in closed form from second moments (CAT, arXiv 2603.04359): no training.
 
 With x' = x T of covariance Sx' and weights W T^-T of covariance Sw', a quantizer of 2^b - 1 steps over the range of a
 token (of an output channel) gives
 
-    SQNR_x = 12 (2^b_x - 1)^2 C(x') A / 4        concentration C = E|x'|^2 / (d E max x'^2): how far all channels use the range
-    SQNR_w = 12 (2^b_w - 1)^2 C(w') A / 4        alignment     A = d tr(Sx Sw) / (tr Sx' tr Sw')
+    SQNR_x = 3 (2^b_x - 1)^2 C(x') A        concentration C(x') = E|x'|^2 / (d E max x'^2)
+    SQNR_w = 3 (2^b_w - 1)^2 C(w') A        alignment     A     = d tr(Sx Sw) / (tr Sx' tr Sw')
     1 / SQNR = 1 / SQNR_x + 1 / SQNR_w
 
 A transform changes concentration and alignment; a rotation changes concentration alone. The expected maximum is that of
@@ -68,7 +68,7 @@ def predict(transform: Transform, moment_x: Tensor, moment_w: Tensor, setting: S
     alignment = (len(seen) * signal / (seen.trace() * read.trace())).item()
     concentrations = concentration(seen), concentration(read)
     noise = sum(
-        4 / (12 * (2**bits - 1) ** 2 * c * alignment)
+        1 / (3 * (2**bits - 1) ** 2 * c * alignment)
         for bits, c in zip((setting.activations, setting.weights), concentrations)
     )
     return Prediction(*concentrations, alignment, -10 * math.log10(noise))

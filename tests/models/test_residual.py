@@ -114,7 +114,9 @@ def test_projections_are_rotated_with_gradients_for_the_rotation(folders):
 
 
 def test_a_family_with_norms_behind_its_sublayers_is_refused_by_name(folders):
-    message = "post_attention_layernorm of this family scales what self_attn adds .* choose a method that does not rotate"
+    message = (
+        "post_attention_layernorm of this family scales what self_attn adds .* choose a method that does not rotate"
+    )
     with pytest.raises(ValueError, match=message):
         ResidualRotation(orthogonal(24), FAMILIES["gemma3_text"])
     with pytest.raises(ValueError, match=message):

@@ -28,7 +28,12 @@ def projection(generator):
 def statistics(tmp_path):
     generator = np.random.default_rng(0)
     sublayers = [
-        {"block": block, "half": half, "selected_site": site, "sites": {site: {name: projection(generator) for name in names}}}
+        {
+            "block": block,
+            "half": half,
+            "selected_site": site,
+            "sites": {site: {name: projection(generator) for name in names}},
+        }
         for block in range(NUM_BLOCKS)
         for half, site, names in (("attention", "qkv", "qkv"), ("ffn", "gate_up", "gu"))
     ]

@@ -22,8 +22,10 @@ def files(tmp_path, monkeypatch):
         chosen.write(tmp_path / path)
     results = []
     for corpus, learned, heuristic in (("wiki", 20.0, 21.0), ("docs", 30.0, 29.0)):
-        made = (result("learned", learned, corpus=corpus, choosing=SEARCH),
-                result("adaptive", heuristic, corpus=corpus, choosing=STATISTICS))
+        made = (
+            result("learned", learned, corpus=corpus, choosing=SEARCH),
+            result("adaptive", heuristic, corpus=corpus, choosing=STATISTICS),
+        )
         for content in made:
             results.append(tmp_path / f"{len(results)}.json")
             write_json(results[-1], content)
@@ -33,7 +35,9 @@ def files(tmp_path, monkeypatch):
 def test_agreement_and_time_of_both(files):
     frame = table4_frame(*files, PLAIN)
     assert len(frame) == 4
-    assert frame[["agreement", "agreement_attention", "agreement_ffn", "agreement_blocks"]].drop_duplicates().values.tolist() == [[3, 2, 1, 1]]
+    assert frame[
+        ["agreement", "agreement_attention", "agreement_ffn", "agreement_blocks"]
+    ].drop_duplicates().values.tolist() == [[3, 2, 1, 1]]
     seconds = frame.set_index(["method", "corpus"])[["selection_seconds", "calibration_seconds"]]
     assert seconds.loc["learned", "wiki"].tolist() == [61.0, 250.0]  # a quarter affine at 100, the rest at 300
     assert seconds.loc["adaptive", "wiki"].tolist() == [5.0, 200.0]

@@ -34,7 +34,15 @@ def frame():
             "heuristic", "affine", "rotation", "rotation", "affine", thresholds=thresholds((0.17, 1), (0.75, 1))
         ),
     }
-    same = {"tiny": {"affine": "affine", "heuristic": "heuristic", "grid0": "affine", "grid1": "grid1", "grid2": "heuristic"}}
+    same = {
+        "tiny": {
+            "affine": "affine",
+            "heuristic": "heuristic",
+            "grid0": "affine",
+            "grid1": "grid1",
+            "grid2": "heuristic",
+        }
+    }
     results = [result("learned", 20.0), result("affine", 21.0), result("grid1", 19.0), result("adaptive", 22.0)]
     return table6_frame(results, selections, same, grid)
 

@@ -38,7 +38,9 @@ def test_differences_are_paired_by_seed():
     low, high = frame.loc["probe", ["difference_low", "difference_high"]]
     assert low < 0 < high
     cells = {row.stub[1]: row.cells for row in wide_table(frame.reset_index(), PLAIN).rows}
-    assert cells["Oracle"][1].bold and cells["Oracle"][1].text.endswith("better") and "-2.0 %" in cells["Oracle"][1].text
+    assert (
+        cells["Oracle"][1].bold and cells["Oracle"][1].text.endswith("better") and "-2.0 %" in cells["Oracle"][1].text
+    )
     assert cells["Rotation"][1].bold and cells["Rotation"][1].text.endswith("worse")
     assert not cells["Probe"][1].bold and cells["Probe"][1].text.endswith("]")
     assert cells["Affine"][1].text == "–"

@@ -41,7 +41,12 @@ def result(method, corpus, perplexity):
 
 def test_the_best_has_the_lowest_geometric_mean():
     # 2 * 18 < 6 * 7, though its arithmetic mean is higher.
-    results = [result("random0", "a", 6), result("random0", "b", 7), result("random1", "a", 2), result("random1", "b", 18)]
+    results = [
+        result("random0", "a", 6),
+        result("random0", "b", 7),
+        result("random1", "a", 2),
+        result("random1", "b", 18),
+    ]
     assert best_of(results) == "random1"
     assert best_of(reversed(results)) == "random1"
 

@@ -49,7 +49,9 @@ def test_every_start_can_be_drawn():
 
 
 @given(st.integers(40, 400), st.integers(1, 12), st.integers(1, 6), st.integers(1, 9), st.integers(0, 2**32))
-def test_held_out_windows_share_no_token_with_the_calibration_windows(length, window_length, num_windows, held_out, seed):
+def test_held_out_windows_share_no_token_with_the_calibration_windows(
+    length, window_length, num_windows, held_out, seed
+):
     stream = np.arange(length)
     drawn, other = np.random.Generator(np.random.PCG64(seed)), np.random.Generator(np.random.PCG64(seed))
     calibration = set(tokens.draw_windows(stream, num_windows, window_length, drawn).ravel().tolist())

@@ -24,8 +24,14 @@ TABLE = {f"results/table2.{suffix}" for suffix in ("csv", "json", "md", "png", "
 COST = {f"results/cost.{suffix}" for suffix in ("csv", "json", "md")}
 TABLES = TABLE | COST
 
+STUDY = ("results/table4.csv", "results/figure2.pdf")
+TABLE4 = {f"results/table4.{suffix}" for suffix in ("csv", "json", "md", "png", "tex")}
+FIGURE2 = {f"results/figure2.{suffix}" for suffix in ("csv", "json", "pdf", "png")} | {
+    "results/figure2-correlation.csv"
+}
+
 # Stands for altq/__main__.py, which belongs to no stage's code.
-WRITES_OUTPUTS_ONLY = '''
+WRITES_OUTPUTS_ONLY = """
 import sys
 from pathlib import Path
 
@@ -37,18 +43,22 @@ names = {
     "calibrate": ["index.json"],
     "calibrate-end-to-end": ["index.json"],
     "assemble": ["quantization.json"],
+    "search": ["scores.json"],
 }
 paths = [output / name for name in names.get(command, [])] or [output]
 if command == "tokens":
     paths.append(output.with_suffix(".json"))
-if command == "table2":
+if command.startswith("table"):
     paths += [output.with_suffix(suffix) for suffix in (".json", ".md", ".png", ".tex")]
+if command == "figure2":
+    paths += [output.with_suffix(suffix) for suffix in (".json", ".png", ".csv")]
+    paths.append(output.with_name("figure2-correlation.csv"))
 if command == "cost":
     paths += [output.with_suffix(suffix) for suffix in (".json", ".md")]
 for path in paths:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"stands for {path}")
-'''
+"""
 
 
 def perplexities(methods=METHODS, settings=SETTINGS):
@@ -65,6 +75,12 @@ def banks(names=(*END_TO_END, *UNIT_WISE), settings=SETTINGS):
 
 def selections(*policies):
     return {f"results/selections/made/{policy}.json" for policy in policies}
+
+
+def measured(policy):
+    """Scores of a policy and its selection."""
+    place = "made/W3A3K2V2/seed0"
+    return {f"results/scores/{place}/{policy}/scores.json", f"results/selections/{place}/{policy}.json"}
 
 
 def assembled_and_evaluated(methods=METHODS, settings=SETTINGS):
@@ -92,25 +108,25 @@ class Finished:
         file.write_text(yaml.safe_dump(config or self.config))
         return self._snakemake("--configfile", file, *arguments, folder=self.results, root=self.root)
 
-    def planned(self, config: dict | None = None) -> set[str]:
-        """The outputs that a dry run would make."""
-        result = self.snakemake("--dry-run", config=config)
+    def planned(self, config: dict | None = None, *targets: str) -> set[str]:
+        """The outputs that a dry run would make for targets, or for the experiment."""
+        result = self.snakemake("--dry-run", *targets, config=config)
         assert result.returncode == 0, result.stdout + result.stderr
         lines = re.findall(r"^ +output: (.+)$", result.stdout + result.stderr, re.MULTILINE)
         return {path for line in lines for path in line.split(", ")}
 
     def finish(self) -> None:
         (self.root / "altq" / "__main__.py").write_text(WRITES_OUTPUTS_ONLY)
-        run = self.snakemake("--cores", "2")
+        run = self.snakemake("--cores", "2", "all", *STUDY)
         assert run.returncode == 0, run.stdout + run.stderr
 
-    def planned_after_edit(self, module: str, added: str, config: dict | None = None) -> set[str]:
+    def planned_after_edit(self, module: str, added: str, config: dict | None = None, *targets: str) -> set[str]:
         """The same after `added` is put at the end of a source file, which is then put back."""
         path = self.root / module
         before = path.read_text()
         path.write_text(before + added)
         try:
-            return self.planned(config)
+            return self.planned(config, *targets)
         finally:
             path.write_text(before)
 
@@ -148,6 +164,34 @@ def test_a_finished_experiment_has_nothing_to_do(finished):
 def test_beta_reruns_the_heuristic_and_what_is_adaptive(finished):
     planned = finished.planned(changed(finished, selection={"heuristic": {"attention": {"beta": 0.2}}}))
     assert planned == selections("heuristic") | assembled_and_evaluated(["adaptive"])
+
+
+def test_a_finished_study_has_nothing_to_do(finished):
+    assert finished.planned(None, *STUDY) == set()
+
+
+def test_the_search_s_options_rerun_the_search_and_what_is_learned(finished):
+    planned = finished.planned(changed(finished, selection={"search": {"steps": 3}}), "all", *STUDY)
+    assert planned == measured("learned") | checkpoints(["learned"]) | perplexities(["learned"]) | TABLE4
+
+
+def test_held_out_windows_rerun_what_is_measured_on_them(finished):
+    planned = finished.planned(changed(finished, selection={"held_out_windows": 5}), "all", *STUDY)
+    tokens = {f"results/tokens/made/pydoc/held_out-seed0.{suffix}" for suffix in ("npy", "json")}
+    assert planned == tokens | {"results/scores/made/W3A3K2V2/seed0/oracle/scores.json"} | FIGURE2
+
+
+def test_another_candidate_needs_its_bank_and_leaves_the_others_alone(finished):
+    candidates = {"candidates": ["affine", "rotation", "balance"]}
+    planned = finished.planned(changed(finished, selection=candidates), "all", *STUDY)
+    learned = measured("learned") | checkpoints(["learned"]) | perplexities(["learned"]) | TABLE4
+    oracle = {"results/scores/made/W3A3K2V2/seed0/oracle/scores.json"} | FIGURE2
+    assert planned == banks(["balance"]) | learned | oracle
+
+
+def test_code_of_the_search_reruns_what_is_learned(finished):
+    planned = finished.planned_after_edit("altq/selection/search.py", "\nADDED = 1\n", None, "all", *STUDY)
+    assert planned == measured("learned") | checkpoints(["learned"]) | perplexities(["learned"]) | TABLE4
 
 
 def test_evaluation_windows_rerun_evaluation(finished):
