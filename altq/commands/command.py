@@ -52,14 +52,6 @@ def add_loss(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_results(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, nargs="+", required=True, metavar="FILE", help="perplexity results")
-
-
-def add_selections(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--selections", type=Path, nargs="+", required=True, metavar="FILE", help="their selections")
-
-
 def add_output(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help=f"{what} to write")
 

@@ -9,24 +9,14 @@ beside it, the paper's summary as .md, .tex and .png, and a .json with captions 
 
 import argparse
 
-from altq.commands.command import add_output, add_results
-from altq.options import add_options, read_options
-from altq.provenance import provenance
-from altq.report.protocol import Captions
+from altq.commands.tables import add_table, run_table
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    add_results(parser)
-    add_output(parser, ".csv file")
-    add_options(parser, Captions)
+    add_table(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    captions = read_options(arguments, Captions)
-    from altq.files import write_json
-    from altq.report.perplexity import Presentation
     from altq.report.table1 import write_table1
 
-    write_table1(arguments.results, arguments.output, Presentation(**dict(captions)))
-    record = provenance("table1", {}, arguments.results)
-    write_json(arguments.output.with_suffix(".json"), {"captions": captions.model_dump(), "provenance": record})
+    run_table("table1", arguments, lambda shown: write_table1(arguments.results, arguments.output, shown))

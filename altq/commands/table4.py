@@ -10,25 +10,18 @@ beside it, one to read as .md, .tex and .png, and a .json with captions and prov
 
 import argparse
 
-from altq.commands.command import add_output, add_results, add_selections
-from altq.options import add_options, read_options
-from altq.provenance import provenance
-from altq.report.protocol import Captions
+from altq.commands.tables import add_selections, add_table, run_table
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    add_results(parser)
+    add_table(parser)
     add_selections(parser)
-    add_output(parser, ".csv file")
-    add_options(parser, Captions)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    captions = read_options(arguments, Captions)
-    from altq.files import write_json
-    from altq.report.perplexity import Presentation
     from altq.report.table4 import write_table4
 
-    write_table4(arguments.results, arguments.selections, arguments.output, Presentation(**dict(captions)))
-    record = provenance("table4", {}, [*arguments.results, *arguments.selections])
-    write_json(arguments.output.with_suffix(".json"), {"captions": captions.model_dump(), "provenance": record})
+    def write(shown) -> None:
+        write_table4(arguments.results, arguments.selections, arguments.output, shown)
+
+    run_table("table4", arguments, write, arguments.selections)

@@ -12,31 +12,26 @@ Reads the perplexities of the learned selection and of every distinct selection 
 import argparse
 from pathlib import Path
 
-from altq.commands.command import add_output, add_results, add_selections
+from altq.commands.tables import add_selections, add_table, run_table
 from altq.options import add_options, read_options
-from altq.provenance import provenance
-from altq.report.protocol import Captions
 from altq.selection.options import Grid
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    add_results(parser)
+    add_table(parser)
     add_selections(parser)
     parser.add_argument(
         "--distinct", type=Path, nargs="+", required=True, metavar="FILE", help="which selections are the same"
     )
-    add_output(parser, ".csv file")
     add_options(parser, Grid)
-    add_options(parser, Captions)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    captions, grid = read_options(arguments, Captions), read_options(arguments, Grid)
-    from altq.files import write_json
-    from altq.report.perplexity import Presentation
+    grid = read_options(arguments, Grid)
     from altq.report.table6 import write_table6
 
-    files = arguments.results, arguments.selections, arguments.distinct
-    write_table6(*files, grid, arguments.output, Presentation(**dict(captions)))
-    record = provenance("table6", grid.model_dump(), [*arguments.results, *arguments.selections])
-    write_json(arguments.output.with_suffix(".json"), {"captions": captions.model_dump(), "provenance": record})
+    def write(shown) -> None:
+        files = arguments.results, arguments.selections, arguments.distinct
+        write_table6(*files, grid, arguments.output, shown)
+
+    run_table("table6", arguments, write, [*arguments.selections, *arguments.distinct], grid.model_dump())
