@@ -15,7 +15,7 @@ from altq.code_hash import code_hash
 from altq.commands.command import source_flags
 from altq.configuration import Experiment
 from altq.methods.baselines import END_TO_END
-from altq.methods.table import BANKS, FULL, MEASURED, METHODS, NUMBERED, PROBE, method_of
+from altq.methods.table import BANKS, FULL, MEASURED, METHODS, NUMBERED, PROBE, method_of, method_of_policy
 from altq.options import to_flags
 from altq.files import read_json
 from altq.report.protocol import captions, study_captions
@@ -66,7 +66,8 @@ rule all:
 rule study:
     input:
         expand("results/table{number}.csv", number=[1, 4, 6, 7]),
-        expand("results/figure{number}.pdf", number=[1, 2]),
+        "results/figure1.pdf",
+        "results/figure2.pdf" if {"affine", "rotation"} <= set(EXPERIMENT.selection.candidates) else [],
 
 
 include: "rules/fetch.smk"

@@ -154,12 +154,14 @@ class Experiment(_Section):
 
     @property
     def grid(self) -> Grid:
-        """The points of Table 6, by the names of their methods: both grids, then beta by z-mass (Eq. 11-12)."""
+        """The points of Table 6: both grids, then beta by z-mass (Eq. 11-12)."""
         table, middle = self.study.table6, self.selection.heuristic
-        points = [{"beta": pair} for pair in product(table.beta_attention, table.beta_ffn)]
+        points = [
+            {"beta": pair, "beta_rule": ("fixed", "fixed")} for pair in product(table.beta_attention, table.beta_ffn)
+        ]
         points += [{"share": pair} for pair in product(table.share_attention, table.share_ffn)]
         points += [{"beta_rule": ("z_mass", "z_mass")}]
-        return Grid(points={f"grid{number}": _varied(middle, point) for number, point in enumerate(points)})
+        return Grid(points=tuple(_varied(middle, point) for point in points))
 
     @classmethod
     def parse(cls, config: dict[str, Any]) -> "Experiment":

@@ -59,7 +59,7 @@ rule select_by_heuristic:
     wildcard_constraints:
         policy=r"heuristic|grid\d+",
     params:
-        flags=lambda wildcards: to_flags(EXPERIMENT.grid.points.get(wildcards.policy, EXPERIMENT.selection.heuristic)),
+        flags=lambda wildcards: to_flags(EXPERIMENT.grid.named.get(wildcards.policy, EXPERIMENT.selection.heuristic)),
         code=code_hash("altq.commands.select"),
     threads: 1
     resources:
@@ -215,7 +215,7 @@ checkpoint distinct:
     input:
         expand(
             "results/selections/{{model}}/{policy}.json",
-            policy=["affine", "rotation", "heuristic", *EXPERIMENT.grid.points],
+            policy=["affine", "rotation", "heuristic", *EXPERIMENT.grid.named],
         ),
     output:
         "results/selections/{model}/distinct.json",

@@ -47,7 +47,7 @@ rule table1:
     benchmark:
         "results/benchmarks/table1.tsv"
     params:
-        flags=to_flags(study_captions(EXPERIMENT, STUDY.table1, ["affine", "rotation"], FIRST)),
+        flags=to_flags(study_captions(EXPERIMENT, STUDY.table1, ["affine", "rotation", "best_random"], FIRST)),
         code=code_hash("altq.commands.table1"),
     threads: 1
     resources:
@@ -94,11 +94,9 @@ rule table4:
 def distinct_of_grid(wildcards):
     """The perplexities that Table 6 needs: of the learned selection, and once of each distinct point."""
     results = perplexities(["learned"], EXPERIMENT.settings_of(STUDY.table6), FIRST)
-    methods = {METHODS[method].policy: method for method in ("affine", "rotation", "adaptive")}
     for model in EXPERIMENT.models:
-        same = read_json(checkpoints.distinct.get(model=model).output[0])
-        first = dict.fromkeys(same[point] for point in EXPERIMENT.grid.points)
-        needed = [methods.get(policy, policy) for policy in first]
+        first = read_json(checkpoints.distinct.get(model=model).output[0])["first"]
+        needed = dict.fromkeys(method_of_policy(first[point]) for point in EXPERIMENT.grid.named)
         results += perplexities(needed, EXPERIMENT.settings_of(STUDY.table6), FIRST, model)
     return results
 
@@ -107,7 +105,7 @@ def distinct_of_grid(wildcards):
 rule table6:
     input:
         results=distinct_of_grid,
-        selections=selections(["learned", *EXPERIMENT.grid.points], EXPERIMENT.settings_of(STUDY.table6), FIRST),
+        selections=selections(["learned", *EXPERIMENT.grid.named], EXPERIMENT.settings_of(STUDY.table6), FIRST),
         distinct=expand("results/selections/{model}/distinct.json", model=EXPERIMENT.models),
     output:
         csv=report(

@@ -188,7 +188,7 @@ def test_selections_that_are_the_same_are_found(tmp_path):
         argv = ["select", "--policy", kind, "--model-name", "m", "--num-blocks", "2", "--output", paths[-1]]
         assert main(argv) == 0
     assert main(["distinct", "--selections", *paths, "--output", str(tmp_path / "same.json")]) == 0
-    same = json.loads((tmp_path / "same.json").read_text())
+    same = json.loads((tmp_path / "same.json").read_text())["first"]
     assert same == {"affine": "affine", "grid0": "affine", "grid1": "grid1", "grid2": "grid1"}
 
 

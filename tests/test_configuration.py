@@ -117,7 +117,7 @@ def test_the_grid_varies_beta_then_share_then_computes_beta(smoke):
     smoke["study"]["table6"] = {
         "beta_attention": [0.1, 0.2], "beta_ffn": [0.9], "share_attention": [0.5], "share_ffn": [0.25, 0.75],
     }  # fmt: skip
-    points = Experiment.parse(smoke).grid.points
+    points = Experiment.parse(smoke).grid.named
     assert list(points) == ["grid0", "grid1", "grid2", "grid3", "grid4"]
     attention = [
         (p.attention.beta, p.attention.share, p.attention.count, p.attention.beta_rule) for p in points.values()

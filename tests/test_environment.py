@@ -35,7 +35,7 @@ def test_every_rule_names_an_environment_that_exists(project):
     for path in (project / "rules").glob("*.smk"):
         text = path.read_text()
         named = re.findall(r'"\.\./envs/(\w+\.yaml)"', text)
-        assert len(named) == len(re.findall(r"^rule ", text, re.MULTILINE)), path
+        assert len(named) == len(re.findall(r"^(?:rule|checkpoint) ", text, re.MULTILINE)), path
         assert all((project / "envs" / name).is_file() for name in named)
 
 

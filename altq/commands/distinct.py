@@ -1,7 +1,7 @@
 """Find the selections that are the same, so that each is assembled once.
 
-Reads selection files. Writes a .json file that maps the name of each to the name of the first that chooses alike; a
-name is that of the file.
+Reads selection files. Writes a .json file whose `first` maps the name of each to the name of the first that chooses
+alike; a name is that of the file.
 
   altq distinct --selections results/selections/smollm2/heuristic.json results/selections/smollm2/grid*.json \\
       --output results/selections/smollm2/distinct.json
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from altq.commands.command import add_output
 from altq.files import write_json
+from altq.provenance import provenance
 from altq.selection.selection import Selection
 
 
@@ -23,4 +24,4 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     first: dict[tuple[str, ...], str] = {}
     same = {path.stem: first.setdefault(Selection.read(path).kinds, path.stem) for path in arguments.selections}
-    write_json(arguments.output, same)
+    write_json(arguments.output, {"first": same, "provenance": provenance("distinct", {}, arguments.selections)})

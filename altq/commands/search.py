@@ -6,7 +6,7 @@ Reads a model folder and the states that `altq states` wrote. Writes, to one fol
 learn as in `altq calibrate`, whose options these are; they are not kept, since the bank has them.
 
   altq search --model results/models/smollm2 --states results/states/smollm2/seed0 --setting W3A3K3V3 --seed 0 \\
-      --candidates affine rotation --search '{"steps": 16}' --output results/search/smollm2/W3A3K3V3/seed0
+      --candidates affine rotation --search '{"steps": 16}' --output results/scores/smollm2/W3A3K3V3/seed0/learned
 """
 
 import argparse
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     options = SearchOptions.model_validate_json(arguments.search)
     from altq.files import write_text
     from altq.selection.scores import Scores
-    from altq.selection.search import curve, search_model
+    from altq.selection.search import curve, search_model, searched_seconds
 
     what = (setting, arguments.seed, arguments.candidates, recipe, options)
     traces = search_model(arguments.model, arguments.states, *what, arguments.output, code_hash(__name__))
@@ -52,11 +52,14 @@ def run(arguments: argparse.Namespace) -> None:
         "search": options.model_dump(),
         "recipe": recipe.model_dump(),
     }
+    record = provenance("search", made, [arguments.model, arguments.states])
+    # A search that went on where it was stopped took longer than its last process.
+    record["processor_seconds"] = max(record["processor_seconds"], searched_seconds(arguments.output))
     scores = Scores(
         model=arguments.model.resolve().name,
         quantity="pi",
         lower_is_better=False,
         values=tuple(dict(zip(arguments.candidates, trace.pi[-1])) for trace in traces),
-        provenance=provenance("search", made, [arguments.model, arguments.states]),
+        provenance=record,
     )
     scores.write(arguments.output / "scores.json")

@@ -17,7 +17,7 @@ or written by hand; no selection needs a new calibration.
   altq select --policy affine --model-name smollm2 --num-blocks 30 --output results/selections/smollm2/affine.json
   altq select --policy random --seed 3 --candidates affine rotation --model-name smollm2 --num-blocks 30 \\
       --output results/selections/smollm2/random3.json
-  altq select --policy oracle --scores results/scores/smollm2/W3A3K3V3/seed0/oracle.json --output oracle.json
+  altq select --policy oracle --scores results/scores/smollm2/W3A3K3V3/seed0/oracle/scores.json --output oracle.json
 """
 
 import argparse

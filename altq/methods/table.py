@@ -4,7 +4,6 @@ The rest of the pipeline is shared. A bank is named after its kind where our own
 baseline whose recipe does.
 """
 
-import re
 from dataclasses import dataclass, field
 
 from altq.selection.selection import KINDS
@@ -47,8 +46,8 @@ METHODS: dict[str, Method] = {
     "best_random": Method("Best random", "best_random", None),
 }
 
-NUMBERED: dict[str, tuple[str, dict[str, str] | None]] = {"random": ("Random", None), "grid": ("Heuristic", OURS)}
-"""Label and banks of methods that are numbered: random3 is the fourth random selection, grid5 the sixth heuristic."""
+NUMBERED: dict[str, dict[str, str] | None] = {"random": None, "grid": OURS}
+"""The banks of methods that are numbered: random3 is the fourth random selection, grid5 the sixth heuristic."""
 
 MEASURED = ("learned", "oracle", "probe", "predicted", "best_random")
 """Policies that choose by what was measured at a setting and seed; all others know nothing of either."""
@@ -68,6 +67,9 @@ def method_of(name: str) -> Method:
     """The method of a name; KeyError where there is none."""
     if name in METHODS:
         return METHODS[name]
-    family, number = re.fullmatch(r"(\D+)(\d*)", name).groups()
-    label, banks = NUMBERED[family]
-    return Method(f"{label} {number}", name, banks)
+    return Method(name, name, NUMBERED[name.rstrip("0123456789")])
+
+
+def method_of_policy(policy: str) -> str:
+    """The method that reads a selection of this policy from our own banks; most are called like it."""
+    return "adaptive" if policy == METHODS["adaptive"].policy else policy

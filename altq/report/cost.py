@@ -140,7 +140,7 @@ def _notes(frame: pandas.DataFrame) -> Iterable[str]:
     yield f"Before calibration come the states, once for all rows of a model and seed: {'; '.join(states)}."
     yield (
         "s: seconds by the clock, which other work on the machine prolongs; CPU s: seconds of processor time; MB: main "
-        "memory at its peak. A bank counts in every method that reads it. A job that was stopped and went on counts "
+        "memory at its peak. A bank counts in every method that reads it; what a selection took stands in Tables 4 and 7. A job that was stopped and went on counts "
         "its last process only."
     )
     if (seeds := frame["seed"].nunique()) > 1:

@@ -74,6 +74,6 @@ def _draw(frame: pandas.DataFrame, correlations: pandas.DataFrame, pdf: Path) ->
                     loc="left",
                 )
                 panel.set_xlabel("excess kurtosis")
-                panel.set_ylabel("gain of rotation, %")
+                panel.set_ylabel("gain of rotation, 100 ln(ratio)")
                 panel.legend(loc="best", handletextpad=0.2)
         write_figure(figure, pdf)

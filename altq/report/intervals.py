@@ -32,10 +32,10 @@ def mean_interval(values: Sequence[float]) -> Interval:
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> Interval:
     """Spearman's rho with its interval by Fisher's z (Bonett and Wright, Psychometrika 65, 2000, Eq. 4).
 
-    ValueError for fewer than five pairs, and where one side is constant, so that nothing can be ranked.
+    ValueError for fewer than four pairs, and where one side is constant, so that nothing can be ranked.
     """
-    if len(x) != len(y) or len(x) < 5:
-        raise ValueError(f"a rank correlation needs five pairs or more, not {len(x)} and {len(y)}")
+    if len(x) != len(y) or len(x) < 4:
+        raise ValueError(f"a rank correlation needs four pairs or more, not {len(x)} and {len(y)}")
     if len(set(x)) == 1 or len(set(y)) == 1:
         raise ValueError("a rank correlation of constant values is not defined")
     rho = stats.spearmanr(x, y).statistic.item()

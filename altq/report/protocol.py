@@ -12,7 +12,7 @@ from altq.methods.baselines import BASELINES, DIFFERENCES, END_TO_END, FLATQUANT
 from altq.methods.rounding import RoundingOptions
 from altq.methods.table import FULL, METHODS
 from altq.report.wording import SAID, differences, listed, matters, say
-from altq.selection.options import HeuristicOptions
+from altq.selection.options import HeuristicOptions, SearchOptions
 from altq.sources.description import ModelDescription, split_address
 from altq.study import Table
 
@@ -29,6 +29,8 @@ PAPER_RECIPE = FLATQUANT.model_copy(update={"start": "random"})
 """The paper builds on FlatQuant; of the start it says that it is random."""
 PAPER_ROUNDING = RoundingOptions(weights="gptq", windows=128)
 PAPER_HEURISTIC = HeuristicOptions()
+PAPER_SEARCH = SearchOptions(steps=480, windows_per_step=4, mixture_rate=0.005)
+"""Lambda and the rate are the paper's; of the steps it says nothing, so that they are FlatQuant's."""
 
 
 class Captions(BaseModel):
@@ -95,16 +97,21 @@ def protocol(experiment: Experiment) -> list[str]:
 def policies(experiment: Experiment) -> list[str]:
     """How the methods choose that look at something, a sentence each."""
     selection, search = experiment.selection, experiment.selection.search
+    probe_steps = experiment.recipe_of("probe-affine").steps
     said = {
         "learned": f"differentiable search, {search.steps} steps of {search.windows_per_step} windows, entropy weight "
         f"{search.entropy_weight:g}, learning rate {search.mixture_rate:g} of the mixture",
         "oracle": f"the kind with the lower reconstruction error on {selection.held_out_windows} windows that no "
         "calibration saw, weights rounded to nearest",
-        "probe": f"the same from banks with {selection.probe_share:.0%} of the steps "
-        f"({experiment.recipe_of('probe-affine').steps} of {experiment.recipe.steps})",
-        "predicted": "the kind with the higher signal-to-quantization-noise ratio in closed form from second moments",
+        "probe": f"the same from banks of {probe_steps} steps instead of {experiment.recipe.steps} (of halves on which "
+        "no steps are spent it is the oracle)",
+        "predicted": "the kind with the higher signal-to-quantization-noise ratio in closed form from second moments of "
+        "the inputs and of the gradients that stand for the weights that read them",
     }
-    return [f"{METHODS[method].label}: {said[method]}." for method in experiment.methods if method in said]
+    sentences = [f"{METHODS[method].label}: {said[method]}." for method in experiment.methods if method in said]
+    if any(METHODS[method].banks is None for method in experiment.methods if method != FULL):
+        sentences.append(f"Selections that are not the heuristic's are among {listed(selection.candidates)}.")
+    return sentences
 
 
 def departures(experiment: Experiment) -> list[str]:
@@ -128,6 +135,8 @@ def departures(experiment: Experiment) -> list[str]:
         ours = getattr(experiment, section)
         names = [name for name in SAID[section] if section != "recipe" or kinds and matters(ours, name, kinds)]
         found += differences(section, ours, paper, "paper", names)
+    if "learned" in experiment.methods:
+        found += differences("search", experiment.selection.search, PAPER_SEARCH, "paper", SAID["search"])
     if experiment.selection.heuristic != PAPER_HEURISTIC:
         found.append("the options of the heuristic")
     return [f"Departs from the paper in {'; '.join(found)}."] if found else []

@@ -8,11 +8,11 @@ import pandas
 from altq.report.perplexity import Presentation, format_perplexity, perplexity_frame, read_results, write_table
 from altq.report.published import PERPLEXITY_CORPORA, published
 from altq.report.selections import calibration_seconds, read_selections, selection_of, selection_seconds
-from altq.report.table import Cell, Column, Row, Table
+from altq.report.table import ABSENT, Cell, Column, Row, Table
 from altq.selection.agreement import agreement
 
 TITLE = "The learned selection (differentiable search) against the heuristic."
-METHODS = {"learned": "Learned", "adaptive": "Heuristic"}
+PAIR = {"learned": "Learned", "adaptive": "Heuristic"}
 PAPERS = {"learned": "search", "adaptive": "adaptive"}
 """What the published Table 4 calls our methods."""
 
@@ -26,8 +26,8 @@ def write_table4(results: Iterable[Path], selections: Iterable[Path], csv: Path,
 def table4_frame(results: Iterable[Path], selections: Iterable[Path], presentation: Presentation) -> pandas.DataFrame:
     """A row for each perplexity, with seconds of processor time and the agreement of both methods' selections.
 
-    agreement: decisions that are the same, of 2 num_blocks; agreement_attention, agreement_ffn and agreement_blocks
-    (both halves the same): of num_blocks.
+    agreement: decisions that are the same, of 2 num_blocks, and how many are expected by chance; agreement_attention,
+    agreement_ffn and agreement_blocks (both halves the same): of num_blocks.
     """
     given, read = read_selections(selections), read_results(results)
     frame = perplexity_frame(read, presentation)
@@ -36,7 +36,7 @@ def table4_frame(results: Iterable[Path], selections: Iterable[Path], presentati
     for row in frame.itertuples():
         result = by_place[row.setting, row.method, row.model, row.corpus]
         learned, heuristic = (
-            selection_of(by_place[row.setting, method, row.model, row.corpus], given) for method in METHODS
+            selection_of(by_place[row.setting, method, row.model, row.corpus], given) for method in PAIR
         )
         agreed = agreement(learned, heuristic)
         added.append(
@@ -45,6 +45,7 @@ def table4_frame(results: Iterable[Path], selections: Iterable[Path], presentati
                 "calibration_seconds": calibration_seconds(result, selection_of(result, given)),
                 "num_blocks": agreed.num_blocks,
                 "agreement": agreed.decisions,
+                "agreement_by_chance": agreed.by_chance,
                 **{f"agreement_{half}": count for half, count in agreed.by_half.items()},
                 "agreement_blocks": agreed.blocks,
             }
@@ -55,20 +56,21 @@ def table4_frame(results: Iterable[Path], selections: Iterable[Path], presentati
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     """A row for each setting and model."""
     corpora = list(frame["corpus"].unique())
-    columns = [Column((f"{presentation.label(corpus)} ↓", label)) for corpus in corpora for label in METHODS.values()]
-    columns += [Column(("Agreement", name)) for name in ("all", "attention", "ffn", "blocks")]
+    columns = [Column((f"{presentation.label(corpus)} ↓", label)) for corpus in corpora for label in PAIR.values()]
+    columns += [Column(("Agreement", name)) for name in ("all", "by chance", "attention", "ffn", "blocks")]
     columns += [
-        Column((heading, label)) for heading in ("Selection, CPU s", "and calibration") for label in METHODS.values()
+        Column((heading, label)) for heading in ("Selection, CPU s", "and calibration") for label in PAIR.values()
     ]
     columns += [
-        Column((f"paper: {corpus} ↓", label), muted=True) for corpus in PERPLEXITY_CORPORA for label in METHODS.values()
+        Column((f"paper: {corpus} ↓", label), muted=True) for corpus in PERPLEXITY_CORPORA for label in PAIR.values()
     ]
     columns += [Column(("paper: agreement", "blocks"), muted=True)]
+    columns += [Column(("paper: hours", label), muted=True) for label in PAIR.values()]
     groups = [
         tuple(
             Row(
                 (setting, presentation.label(model)),
-                (*_cells(rows, corpora), *_paper(setting, presentation.orientation)),
+                (*_cells(rows, corpora), *_paper(setting, _papers_model(model, presentation))),
             )
             for model, rows in of_setting.groupby("model", sort=False)
         )
@@ -76,42 +78,43 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     ]
     notes = (
         *presentation.notes,
-        "Agreement: decisions that are the same, of all, of attention and of ffn, and blocks with both the same. Two "
-        "selections with as many rotations as these, drawn at random, would agree on about half of the decisions.",
+        "Agreement: decisions that are the same, of all, of attention and of ffn, and blocks with both the same. By "
+        "chance: of two selections that take each kind as often as these in each half, at random places.",
         "Seconds of processor time. Selection: all that is done before the choice is known (search: the states are not "
-        "counted; heuristic: statistics of the weights); and calibration: with that of the kinds that were chosen.",
-        f"Columns headed “paper” are the paper's own numbers ({', '.join(presentation.orientation)}), for orientation "
-        "only; its search took 11 hours with calibration, its heuristic 4.",
+        "counted; heuristic: statistics of the weights); and calibration: with that of the kinds that were chosen, each "
+        "bank by the share of sublayers that are read from it.",
+        "Columns headed “paper” are the paper's own numbers: of the same model where it has it, otherwise of "
+        f"{', '.join(presentation.orientation)} for orientation; hours with calibration.",
     )
     return Table("Table 4", TITLE, ("Setting", "Model"), tuple(columns), tuple(groups), notes)
 
 
 def _cells(rows: pandas.DataFrame, corpora: Sequence[str]) -> list[Cell]:
     of = {(row.corpus, row.method): row for row in rows.itertuples()}
-    first = [of[corpora[0], method] for method in METHODS]
-    texts = [format_perplexity(of[corpus, method].perplexity) for corpus in corpora for method in METHODS]
+    first = [of[corpora[0], method] for method in PAIR]
+    texts = [format_perplexity(of[corpus, method].perplexity) for corpus in corpora for method in PAIR]
     n = first[0].num_blocks
-    for name, total in (
-        ("agreement", 2 * n),
-        ("agreement_attention", n),
-        ("agreement_ffn", n),
-        ("agreement_blocks", n),
-    ):
-        count = getattr(first[0], name)
-        texts.append(f"{count}/{total} ({100 * count / total:.1f} %)")
+    for name in ("agreement", "agreement_by_chance", "agreement_attention", "agreement_ffn", "agreement_blocks"):
+        count, total = getattr(first[0], name), n if name.endswith(("attention", "ffn", "blocks")) else 2 * n
+        texts.append(f"{count:g}/{total} ({100 * count / total:.1f} %)")
     texts += [f"{row.selection_seconds:.0f}" for row in first]
     texts += [f"{row.selection_seconds + row.calibration_seconds:.0f}" for row in first]
     return [Cell(text) for text in texts]
 
 
-def _paper(setting: str, models: Sequence[str]) -> list[Cell]:
-    """The paper's numbers at a setting, of the first of these models."""
-    model = models[0] if models else ""
-    entries = [
-        published("table4", setting, PAPERS[method], model, corpus)
-        for corpus in PERPLEXITY_CORPORA
-        for method in METHODS
-    ]
-    cells = [Cell() if entry is None else Cell(f"{entry.value:.2f}") for entry in entries]
-    agreeing, total = (published("table4", setting, "adaptive", model, name) for name in ("layers agreeing", "layers"))
-    return [*cells, Cell() if total is None else Cell(f"{agreeing.value:.0f}/{total.value:.0f}")]
+def _papers_model(model: str, presentation: Presentation) -> str | None:
+    """The paper's model whose numbers stand beside one of ours."""
+    return presentation.published_models.get(model, next(iter(presentation.orientation), None))
+
+
+def _paper(setting: str, model: str | None) -> list[Cell]:
+    """The paper's numbers of a model at a setting."""
+
+    def cell(method: str, column: str, digits: int) -> Cell:
+        entry = published("table4", setting, PAPERS[method], model, column)
+        return Cell() if entry is None else Cell(f"{entry.value:.{digits}f}")
+
+    perplexities = [cell(method, corpus, 2) for corpus in PERPLEXITY_CORPORA for method in PAIR]
+    agreeing, total = (cell("adaptive", column, 0).text for column in ("layers agreeing", "layers"))
+    agreed = Cell() if total == ABSENT else Cell(f"{agreeing}/{total}")
+    return [*perplexities, agreed, *(cell(method, "hours", 1) for method in PAIR)]

@@ -7,8 +7,8 @@ from typing import Any
 import pandas
 
 from altq.files import read_json
-from altq.methods.table import METHODS
-from altq.report.perplexity import Presentation, format_perplexity, places_of, read_results, write_table
+from altq.methods.table import method_of_policy
+from altq.report.perplexity import Presentation, format_perplexity, read_results, write_table
 from altq.report.selections import read_selections, selection_of
 from altq.report.table import Cell, Column, Row, Table
 from altq.selection.agreement import agreement
@@ -29,7 +29,7 @@ def write_table6(
     presentation: Presentation,
 ) -> None:  # fmt: skip
     """Read all and write `csv`, a row for each point and text, and beside it the table as .md, .tex and .png."""
-    same = {path.parent.name: read_json(path) for path in distinct}
+    same = {path.parent.name: read_json(path)["first"] for path in distinct}
     frame = table6_frame(read_results(results), read_selections(selections), same, grid)
     write_table(frame, wide_table(frame, presentation), csv)
 
@@ -48,15 +48,14 @@ def table6_frame(
     """
     by_method = {(r["setting"], r["model"], r["method"], r["corpus"]): r for r in results}
     of_point = {(selection.model, Path(path).stem): selection for path, selection in selections.items()}
-    policies = {METHODS[method].policy: method for method in METHODS}
     rows = []
     for (setting, model, method, corpus), learned in by_method.items():
         if method != LEARNED:
             continue
         reference = selection_of(learned, selections)
-        for point, options in grid.points.items():
+        for point, options in grid.named.items():
             first = same[model][point]
-            result = by_method[setting, model, policies.get(first, first), corpus]
+            result = by_method[setting, model, method_of_policy(first), corpus]
             selection = of_point[model, point]
             halves = {half: selection.thresholds[half] for half in HALVES}
             rows.append(
@@ -86,21 +85,17 @@ def table6_frame(
 
 
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
-    """A group of rows for each setting: a row for each point, then the learned selection."""
-    places = places_of(frame)
-    columns = [Column((f"{presentation.label(c)} ↓", presentation.label(m))) for c, m in places]
-    columns += [Column(("Agreement with learned", presentation.label(model))) for model in frame["model"].unique()]
+    """A group of rows for each setting and model: a row for each point, then the learned selection."""
+    corpora = list(frame["corpus"].unique())
+    columns = [Column((f"{presentation.label(corpus)} ↓",)) for corpus in corpora]
+    columns += [Column(("Agreement with learned",))]
     groups = []
-    for setting, of_setting in frame.groupby("setting", sort=False):
-        by_point = list(of_setting.groupby("point", sort=False))
-        perplexities = [[_perplexity(rows, *place) for place in places] for _, rows in by_point]
-        best = [min(column) for column in zip(*perplexities)]
+    for (setting, model), rows in frame.groupby(["setting", "model"], sort=False):
+        best = rows.groupby("corpus")["perplexity"].min()
         groups.append(
             tuple(
-                Row(
-                    (setting, *_stub(point, rows)), (*_cells(values, best), *_agreements(rows, frame["model"].unique()))
-                )
-                for (point, rows), values in zip(by_point, perplexities)
+                Row((setting, presentation.label(model), *_stub(of_point.iloc[0])), _cells(of_point, corpora, best))
+                for _, of_point in rows.groupby("point", sort=False)
             )
         )
     notes = (
@@ -108,34 +103,22 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
         "β: share of the L rotated layers that comes from the upper tail of the kurtosis, attention / ffn, as it came "
         "out; L: rotated layers of each half, attention / ffn. The paper announces this ablation for an appendix that "
         "its text does not have, so nothing of it stands beside ours. Points that select alike are evaluated once.",
-        "The best of each column within a setting is marked. The CSV file has 95 % bootstrap intervals over windows.",
+        "The best of each column within a group is marked. The CSV file has 95 % bootstrap intervals over windows.",
     )
-    return Table("Table 6", TITLE, ("Setting", "β", "L"), tuple(columns), tuple(groups), notes)
+    return Table("Table 6", TITLE, ("Setting", "Model", "β", "L"), tuple(columns), tuple(groups), notes)
 
 
-def _stub(point: str, rows: pandas.DataFrame) -> tuple[str, str]:
-    row = rows.iloc[0]
+def _stub(row: pandas.Series) -> tuple[str, str]:
     rotated = f"{row['num_rotation_attention']} / {row['num_rotation_ffn']}"
-    if point == LEARNED:
+    if row["point"] == LEARNED:
         return "learned", rotated
     rule = " (z-mass)" if row["beta_rule"] == "z_mass" else ""
     return f"{row['beta_attention']:.2g} / {row['beta_ffn']:.2g}{rule}", rotated
 
 
-def _perplexity(rows: pandas.DataFrame, corpus: str, model: str) -> float:
-    (value,) = rows.loc[(rows["corpus"] == corpus) & (rows["model"] == model), "perplexity"]
-    return value
-
-
-def _cells(values: Sequence[float], best: Sequence[float]) -> list[Cell]:
-    texts = [(format_perplexity(value), format_perplexity(lowest)) for value, lowest in zip(values, best)]
-    return [Cell(text, bold=text == lowest) for text, lowest in texts]
-
-
-def _agreements(rows: pandas.DataFrame, models: Iterable[str]) -> list[Cell]:
-    cells = []
-    for model in models:
-        row = rows.loc[rows["model"] == model].iloc[0]
-        total = 2 * row["num_blocks"]
-        cells.append(Cell(f"{row['agreement']}/{total} ({100 * row['agreement'] / total:.1f} %)"))
-    return cells
+def _cells(rows: pandas.DataFrame, corpora: Sequence[str], best: Mapping[str, float]) -> tuple[Cell, ...]:
+    of_text = rows.set_index("corpus")["perplexity"]
+    texts = [(format_perplexity(of_text[corpus]), format_perplexity(best[corpus])) for corpus in corpora]
+    agreeing, total = rows["agreement"].iloc[0], 2 * rows["num_blocks"].iloc[0]
+    agreement_text = f"{agreeing}/{total} ({100 * agreeing / total:.1f} %)"
+    return (*(Cell(text, bold=text == lowest) for text, lowest in texts), Cell(agreement_text))

@@ -23,6 +23,7 @@ from altq.report.selections import selection_seconds
 from altq.report.table import Cell, Column, Row, Table
 from altq.study import REFERENCE
 
+JUDGED = "best_random"
 TITLE = "Every policy against affine everywhere, over calibration seeds."
 COLUMNS = (
     "setting", "method", "model", "corpus", "weights", "num_seeds", "perplexity", "perplexity_low", "perplexity_high",
@@ -41,7 +42,8 @@ def table7_frame(results: Sequence[Mapping[str, Any]], presentation: Presentatio
 
     perplexity: the geometric mean over seeds with its 95 % interval. difference: of the mean negative log-likelihood
     (nats a token) to all-affine of the same seed and windows, paired, with its interval; empty for all-affine itself.
-    better: -1, 0 or 1, worse, undecided or better than it, by whether that interval excludes zero. selection_seconds:
+    better: -1, 0 or 1, worse, undecided or better than it, by whether that interval excludes zero; empty for
+    all-affine, and for best_random, which was chosen by these very perplexities. selection_seconds:
     processor seconds, the mean over seeds. ValueError where a seed has no all-affine result to be paired with.
     """
     tidy = perplexity_frame(results, presentation)
@@ -65,7 +67,7 @@ def table7_frame(results: Sequence[Mapping[str, Any]], presentation: Presentatio
         if method != REFERENCE:
             difference = mean_interval([logs[seed] - math.log(reference[seed]) for seed in logs.index])
             row |= dict(zip(COLUMNS[9:12], difference))
-            row["better"] = _verdict(difference)
+            row["better"] = None if method == JUDGED else _verdict(difference)
         spent = [seconds[(*place, seed)] for seed in logs.index]
         row["selection_seconds"] = math.fsum(spent) / len(spent)
         rows.append(row)
@@ -79,7 +81,8 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     for corpus, model in places:
         heading = f"{presentation.label(corpus)}, {presentation.label(model)}"
         columns += [Column((heading, "perplexity ↓")), Column((heading, "difference to affine"))]
-    columns += [Column(("Selection", "CPU s"))]
+    models = list(frame["model"].unique())
+    columns += [Column(("Selection, CPU s", presentation.label(model))) for model in models]
     papers = paper_places(presentation.orientation)
     columns += [Column((f"paper: {corpus} ↓", model), muted=True) for corpus, model in papers]
     groups = []
@@ -90,7 +93,8 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
             for corpus, model in places:
                 row = of_method.loc[(of_method["corpus"] == corpus) & (of_method["model"] == model)].iloc[0]
                 cells += [Cell(_perplexity(row)), _difference(row)]
-            cells += [Cell(f"{of_method['selection_seconds'].mean():.0f}")]
+            seconds = of_method.groupby("model")["selection_seconds"].mean()
+            cells += [Cell(f"{seconds[model]:.0f}") for model in models]
             cells += [_paper(setting, method, corpus, model) for corpus, model in papers]
             rows.append(Row((setting, METHODS[method].label), tuple(cells)))
         groups.append(tuple(rows))
@@ -105,7 +109,8 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
         "those of calibration; the test text is the same in all.",
         "Selection: processor seconds of all that is done before the choice is known, states not counted; next to none "
         "where nothing is looked at. Best random is the best of Table 1's random selections, chosen by these very "
-        "perplexities at the first seed: what it gains there is partly luck.",
+        "perplexities at the experiment's first seed, so that nothing is said of it.",
+        "Columns headed “paper” are the paper's own numbers, for its models and texts, for orientation only.",
     )
     return Table("Table 7", TITLE, ("Setting", "Policy"), tuple(columns), tuple(groups), notes)
 
@@ -128,7 +133,7 @@ def _difference(row: pandas.Series) -> Cell:
     if pandas.isna(row["difference"]):
         return Cell()
     value, low, high = (100 * math.expm1(row[name]) for name in COLUMNS[9:12])
-    word = {1: "better", 0: "", -1: "worse"}[int(row["better"])]
+    word = "" if pandas.isna(row["better"]) else {1: "better", 0: "", -1: "worse"}[int(row["better"])]
     return Cell(f"{value:+.1f} % [{low:+.1f}, {high:+.1f}] {word}".rstrip(), bold=bool(word))
 
 

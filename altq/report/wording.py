@@ -58,6 +58,12 @@ SAID: dict[str, dict[str, Any]] = {
         "asymmetric": {True: "asymmetric activations", False: "symmetric activations"},
         "weight_clip": {True: "weight rows clipped", False: "weight rows not clipped"},
     },
+    "search": {
+        "entropy_weight": "entropy weighted by {} of the first reconstruction error",
+        "steps": "{} steps of the search",
+        "windows_per_step": "{} windows in each",
+        "mixture_rate": "learning rate {} of its mixture",
+    },
     "rounding": {
         "weights": {"gptq": "GPTQ", "rtn": "weights rounded to nearest"},
         "windows": "Hessians summed over {} windows",

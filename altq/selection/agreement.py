@@ -1,5 +1,6 @@
 """How far two selections agree (Table 4)."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from altq.selection.selection import HALVES, Selection
@@ -7,20 +8,20 @@ from altq.selection.selection import HALVES, Selection
 
 @dataclass(frozen=True)
 class Agreement:
-    """Counts: decisions (of 2n) that are the same, by half (of n each), and blocks with both halves the same (of n)."""
+    """Counts: decisions (of 2n) that are the same, by half (of n each), and blocks with both halves the same (of n).
+
+    by_chance: how many decisions two selections are expected to have alike that take each kind as often as these in
+    each half, at random places.
+    """
 
     num_blocks: int
     by_half: dict[str, int]
     blocks: int
+    by_chance: float
 
     @property
     def decisions(self) -> int:
         return sum(self.by_half.values())
-
-    @property
-    def share(self) -> float:
-        """Of all 2n decisions."""
-        return self.decisions / (2 * self.num_blocks)
 
 
 def agreement(first: Selection, second: Selection) -> Agreement:
@@ -33,4 +34,6 @@ def agreement(first: Selection, second: Selection) -> Agreement:
     same = [a == b for a, b in zip(first.kinds, second.kinds, strict=True)]
     by_half = {half: sum(same[offset::2]) for offset, half in enumerate(HALVES)}
     blocks = sum(a and b for a, b in zip(same[::2], same[1::2], strict=True))
-    return Agreement(first.num_blocks, by_half, blocks)
+    counts = [(Counter(first.kinds[half::2]), Counter(second.kinds[half::2])) for half in range(len(HALVES))]
+    by_chance = sum(a[kind] * b[kind] for a, b in counts for kind in a) / first.num_blocks
+    return Agreement(first.num_blocks, by_half, blocks, by_chance)

@@ -75,11 +75,16 @@ class SearchOptions(BaseModel):
 
 
 class Grid(BaseModel):
-    """The points of Table 6, by the names of their selections."""
+    """The points of Table 6, in its order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    points: dict[str, HeuristicOptions] = Field(description="the heuristic's options at each point")
+    points: tuple[HeuristicOptions, ...] = Field(description="the heuristic's options at each point")
+
+    @property
+    def named(self) -> dict[str, HeuristicOptions]:
+        """The points by the names of their selections."""
+        return {f"grid{number}": point for number, point in enumerate(self.points)}
 
 
 class SelectionOptions(BaseModel):

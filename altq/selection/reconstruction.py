@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from altq.calibration.bank import read_entry
-from altq.calibration.states import run_sublayer
+from altq.calibration.bank import read_entry, read_index
+from altq.calibration.states import batches, run_sublayer, token_weights
 from altq.calibration.unit import Problem, Unit
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer
@@ -24,7 +24,7 @@ def reconstruction_errors(
     """
     skeleton = Skeleton(model)
     states, arguments = skeleton.embed(torch.from_numpy(tokens).long()), skeleton.block_arguments(tokens.shape[1])
-    everything = torch.arange(len(tokens))
+    _check(banks, setting)
     errors = []
     for s in progress(range(2 * skeleton.num_blocks), f"reconstruction error at {setting}"):
 
@@ -36,7 +36,27 @@ def reconstruction_errors(
         of_kind = {}
         for kind, bank in banks.items():
             unit = Unit([read_entry(bank, s).restore(sublayer(), setting)], arguments[s // 2])
-            of_kind[kind] = problem.settled(unit, everything)
+            of_kind[kind] = _error(unit, problem)
         errors.append(of_kind)
         states = outputs
     return errors
+
+
+@torch.no_grad()
+def _error(unit: Unit, problem: Problem) -> float:
+    """The error over all windows, a batch at a time."""
+    unit.prepare()
+    total = weight = 0.0
+    for rows in batches(len(problem.inputs)):
+        windows = torch.arange(len(problem.inputs))[rows]
+        of_batch = token_weights(problem.loss, problem.outputs[rows]).sum().item()
+        total += problem.evaluate(unit, windows).item() * of_batch
+        weight += of_batch
+    return total / weight
+
+
+def _check(banks: Mapping[str, str | Path], setting: Setting) -> None:
+    for kind, bank in banks.items():
+        index = read_index(bank)
+        if (index["kind"], index["setting"]) != (kind, str(setting)):
+            raise ValueError(f"bank {bank} is of {index['kind']} at {index['setting']}, not of {kind} at {setting}")

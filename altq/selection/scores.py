@@ -1,13 +1,16 @@
 """What was measured of every candidate kind at every sublayer, and the selection of the best by it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from altq.files import read_json, write_json
 from altq.selection.selection import Layer, Selection
+
+TIE = 1e-7
+"""The relative difference up to which two scores are the same."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Scores:
             if set(scores) != set(self.kinds):
                 raise ValueError(f"{where}: sublayer {sublayer} has {', '.join(scores)}, not {', '.join(self.kinds)}")
             for kind, score in scores.items():
-                if not isfinite(score):
+                if not math.isfinite(score):
                     raise ValueError(f"{where} is {score} for {kind} at sublayer {sublayer}; it must be finite")
 
     @property
@@ -56,13 +59,13 @@ class Scores:
 def best_selection(policy: str, scores: Scores) -> Selection:
     """The kind with the best score at every sublayer (Eq. 7, where the scores are pi).
 
-    ValueError where two are equally good: nothing speaks for either.
+    ValueError where two are equally good, to the rounding of float32: nothing speaks for either.
     """
     layers = []
     for sublayer, of_kind in enumerate(scores.values):
         ranked = sorted(of_kind, key=of_kind.get, reverse=not scores.lower_is_better)
         best = ranked[0]
-        if len(ranked) > 1 and of_kind[best] == of_kind[ranked[1]]:
+        if len(ranked) > 1 and math.isclose(of_kind[best], of_kind[ranked[1]], rel_tol=TIE):
             raise ValueError(
                 f"policy {policy!r} cannot choose at sublayer {sublayer}: {best} and {ranked[1]} both have a "
                 f"{scores.quantity} of {of_kind[best]:g}"

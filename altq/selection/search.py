@@ -1,13 +1,14 @@
 """Differentiable search: a softmax mixture of candidate kinds at each sublayer (Eq. 5-7).
 
 Every candidate starts as its own calibration starts, then transforms, clipping factors and mixture are trained together
-against the full-precision output. Sublayers are independent, so that a search goes on where it was stopped. Only the
+against the full-precision output: transforms at the recipe's rates, which fall as in calibration, alpha at its own. Sublayers are independent, so that a search goes on where it was stopped. Only the
 mixture is kept: what is assembled comes from the banks.
 """
 
 import copy
 import logging
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
@@ -86,6 +87,7 @@ def _train(
     """Take the search's steps; the curve, and what went wrong, or None."""
     trace = Trace([], [], [])
     optimisers = make_optimisers(mixture.candidates, recipe, reduction)
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, options.steps) for o in optimisers]
     optimisers.append(torch.optim.AdamW([mixture.alpha], options.mixture_rate * reduction, weight_decay=0.0))
     for step in range(options.steps):
         try:
@@ -103,8 +105,8 @@ def _train(
             optimiser.zero_grad(set_to_none=True)
         reference = max(trace.loss[0], torch.finfo(reconstruction.dtype).tiny)
         (reconstruction / reference + options.entropy_weight * entropy).backward()
-        for optimiser in optimisers:
-            optimiser.step()
+        for stepped in (*optimisers, *schedules):
+            stepped.step()
     trace.pi.append(mixture.alpha.detach().softmax(0).tolist())
     if not all(map(math.isfinite, trace.pi[-1])):
         return trace, f"the mixture became {trace.pi[-1]}"
@@ -137,13 +139,15 @@ def search_model(
         expected = fingerprint(common | {"sublayer": s})
         found = _finished(path, expected)
         if found is None:
+            began = time.process_time()
             problem, observed = Problem(known.state(s), known.state(s + 1), known.loss), [known.observed(s)]
             started = [start_sublayers(skeleton, [s], observed, setting, kind, seed, recipe) for kind in candidates]
             mixture = Mixture([Unit(sublayers, arguments[s // 2]) for sublayers in started])
             for unit in mixture.candidates:
                 start_clips(unit, problem, observed, recipe)
             found = search_sublayer(mixture, problem, recipe, options, sublayer_name(s))
-            write_json(path, {"trace": asdict(found), "fingerprint": expected})
+            spent = time.process_time() - began
+            write_json(path, {"trace": asdict(found), "processor_seconds": spent, "fingerprint": expected})
             chosen = dict(zip(candidates, found.pi[-1]))
             log.info("%s: pi %s", sublayer_name(s), ", ".join(f"{kind} {pi:.3f}" for kind, pi in chosen.items()))
         traces.append(found)
@@ -158,6 +162,12 @@ def curve(candidates: Sequence[str], traces: Sequence[Trace]) -> str:
         for step, (loss, entropy, pi) in enumerate(rows):
             lines.append(",".join(map(str, [sublayer, step, loss, entropy, *pi])))
     return "\n".join(lines) + "\n"
+
+
+def searched_seconds(folder: str | Path) -> float:
+    """Processor seconds of all sublayers of a finished search, whichever process searched them."""
+    paths = Path(folder).glob("sublayer_*.json")
+    return math.fsum(read_json(path)["processor_seconds"] for path in paths)
 
 
 def _finished(path: Path, expected: str) -> Trace | None:

@@ -1,15 +1,15 @@
 """Signal-to-quantization-noise ratio in closed form from second moments (CAT, arXiv 2603.04359): no training.
 
-With x' = x T of covariance Sx' and weights W T^-T of covariance Sw', a quantizer of 2^b - 1 steps over the range of a
-token (of an output channel) gives
+With x' = x T of covariance Sx' and weights W T^-T of covariance Sw', a symmetric quantizer of 2^b - 2 steps over the
+range of a token (of an output channel) gives
 
-    SQNR_x = 3 (2^b_x - 1)^2 C(x') A        concentration C(x') = E|x'|^2 / (d E max x'^2)
-    SQNR_w = 3 (2^b_w - 1)^2 C(w') A        alignment     A     = d tr(Sx Sw) / (tr Sx' tr Sw')
+    SQNR_x = 3 (2^b_x - 2)^2 C(x') A        concentration C(x') = E|x'|^2 / (d E max x'^2)
+    SQNR_w = 3 (2^b_w - 2)^2 C(w') A        alignment     A     = d tr(Sx Sw) / (tr Sx' tr Sw')
     1 / SQNR = 1 / SQNR_x + 1 / SQNR_w
 
 A transform changes concentration and alignment; a rotation changes concentration alone. The expected maximum is that of
 independent Gaussians with the variances on the diagonal. Second moments are all that is known, so outliers that no
-Gaussian has are not seen.
+Gaussian has are not seen, and no clipping is.
 """
 
 import math
@@ -68,7 +68,7 @@ def predict(transform: Transform, moment_x: Tensor, moment_w: Tensor, setting: S
     alignment = (len(seen) * signal / (seen.trace() * read.trace())).item()
     concentrations = concentration(seen), concentration(read)
     noise = sum(
-        1 / (3 * (2**bits - 1) ** 2 * c * alignment)
+        1 / (3 * (2**bits - 2) ** 2 * c * alignment)
         for bits, c in zip((setting.activations, setting.weights), concentrations)
     )
     return Prediction(*concentrations, alignment, -10 * math.log10(noise))
@@ -79,9 +79,11 @@ def predict_model(
 ) -> list[dict[str, Prediction]]:
     """{kind: prediction} of each sublayer at its selected site, for the closed-form start of each kind.
 
+    The start is `balance`, whatever the recipe says: random factors are the same for both kinds, and say nothing.
     The moments are those of the states: activations weighted by their sensitivity, which stands for W^T W.
     """
     skeleton, known = Skeleton(model), States(states)
+    recipe = recipe.model_copy(update={"start": "balance"})
     predictions = []
     for s in progress(range(2 * skeleton.num_blocks), f"predicting at {setting}"):
         observed = known.observed(s)

@@ -290,14 +290,14 @@ class NanOnce:
 
 def rates(monkeypatch):
     """The learning rates of the optimisers as they are made."""
-    seen, original = [], module._optimisers
+    seen, original = [], module.make_optimisers
 
     def optimisers(*arguments):
         made = original(*arguments)
         seen.append(made[0].param_groups[0]["lr"])
         return made
 
-    monkeypatch.setattr(module, "_optimisers", optimisers)
+    monkeypatch.setattr(module, "make_optimisers", optimisers)
     return seen
 
 

@@ -6,22 +6,37 @@ from pydantic import ValidationError
 from altq.calibration.end_to_end_recipe import EndToEndRecipe
 from altq.calibration.recipe import Recipe
 from altq.methods.baselines import BASELINES, DIFFERENCES, END_TO_END
-from altq.methods.table import BANKS, FULL, METHODS
+from altq.methods.table import BANKS, FULL, MEASURED, METHODS, method_of, method_of_policy
 from altq.selection.selection import KINDS
 
 
 def test_every_bank_is_a_baseline_s_or_that_of_its_kind():
     for name, method in METHODS.items():
-        for kind, bank in method.banks.items():
+        for kind, bank in (method.banks or {}).items():
             assert kind in KINDS, name
             assert bank in BASELINES or bank == kind, name
-    assert BANKS.keys() == {bank for method in METHODS.values() for bank in method.banks.values()}
+    probes = {f"probe-{kind}" for kind in KINDS}
+    assert BANKS.keys() == {*BASELINES, *KINDS, *probes}
+    assert all(BANKS[f"probe-{kind}"] == BANKS[kind] == kind for kind in KINDS)
 
 
 def test_a_bank_holds_one_kind_wherever_it_is_named():
     for method in METHODS.values():
-        for kind, bank in method.banks.items():
+        for kind, bank in (method.banks or {}).items():
             assert BANKS[bank] == kind
+
+
+def test_numbered_methods_read_our_own_banks():
+    assert method_of("random12").policy == "random12" and method_of("random12").banks is None
+    assert method_of("grid3").banks == method_of("adaptive").banks == {"affine": "affine", "rotation": "rotation"}
+    assert method_of("quarot") is METHODS["quarot"]
+    with pytest.raises(KeyError):
+        method_of("gird3")
+
+
+def test_a_policy_leads_back_to_its_method():
+    for name in ("affine", "rotation", "adaptive", "learned", "grid3", "random0"):
+        assert method_of_policy(method_of(name).policy) == name
 
 
 def test_a_baseline_is_a_method_with_a_bank_of_its_own_and_a_difference_that_is_told():
@@ -36,8 +51,10 @@ def test_a_policy_that_chooses_one_kind_reads_that_kind_s_bank():
         if method.policy in KINDS:
             # Without a bank it is identity: round-to-nearest.
             assert set(method.banks) == {method.policy} or (name == "rtn" and not method.banks)
+        elif method.policy == "heuristic":
+            assert set(method.banks) == {"affine", "rotation"}
         else:
-            assert method.policy == "heuristic" and set(method.banks) == {"affine", "rotation"}
+            assert method.policy in MEASURED and method.banks is None
 
 
 def test_labels_and_names_are_of_one_method_each():
@@ -48,7 +65,7 @@ def test_labels_and_names_are_of_one_method_each():
 
 def test_a_rotated_stream_and_one_that_is_not_are_never_mixed_in_a_method():
     for method in METHODS.values():
-        assert len({bank in END_TO_END for bank in method.banks.values()}) <= 1
+        assert len({bank in END_TO_END for bank in (method.banks or {}).values()}) <= 1
 
 
 @pytest.mark.parametrize("name", BASELINES)

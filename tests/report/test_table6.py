@@ -1,4 +1,9 @@
+import argparse
+import shlex
+
 import pytest
+
+from altq.options import add_options, read_options, to_flags
 
 from altq.report.perplexity import Presentation
 from altq.report.table6 import table6_frame, wide_table
@@ -21,7 +26,7 @@ def options(rule="fixed"):
 
 @pytest.fixture
 def frame():
-    grid = Grid(points={"grid0": options(), "grid1": options(), "grid2": options("z_mass")})
+    grid = Grid(points=(options(), options(), options("z_mass")))
     selections = {
         selection_path("learned"): selection("learned", "affine", "rotation", "rotation", "rotation"),
         "results/selections/tiny/grid0.json": selection(
@@ -57,8 +62,16 @@ def test_each_point_has_the_perplexity_of_the_first_that_selects_alike(frame):
 
 
 def test_the_table_to_read(frame):
-    rows = {row.stub[1:]: row.cells for row in wide_table(frame, PLAIN).rows}
+    rows = {row.stub[2:]: row.cells for row in wide_table(frame, PLAIN).rows}
     assert [cell.text for cell in rows["0.5 / 0.9", "1 / 2"]] == ["19.00", "2/4 (50.0 %)"]
     assert rows["0.5 / 0.9", "1 / 2"][0].bold and not rows["learned", "1 / 2"][0].bold
     assert ("0.17 / 0.75 (z-mass)", "1 / 1") in rows
     assert len(rows) == 4
+
+
+def test_the_points_keep_their_order_on_the_command_line():
+    points = tuple(HeuristicOptions(attention={"beta": number / 20}) for number in range(12))
+    parser = argparse.ArgumentParser()
+    add_options(parser, Grid)
+    read = read_options(parser.parse_args(shlex.split(to_flags(Grid(points=points)))), Grid)
+    assert read.points == points and list(read.named) == [f"grid{number}" for number in range(12)]

@@ -80,3 +80,24 @@ def test_the_file_reads_back(tmp_path):
     frame = table7_frame(made(oracle=[19.0, 23.5, 21.0]), PLAIN)
     write_table(frame, wide_table(frame, PLAIN), tmp_path / "table7.csv")
     assert wide_table(read_tidy(tmp_path / "table7.csv"), PLAIN) == wide_table(frame, PLAIN)
+
+
+def test_no_claim_is_made_of_what_was_chosen_by_these_perplexities():
+    frame = table7_frame(made(best_random=[p * 0.9 for p in AFFINE]), PLAIN)
+    assert frame.set_index("method")["better"].isna().all()
+    (cell,) = [row.cells[1] for row in wide_table(frame, PLAIN).rows if row.stub[1] == "Best random"]
+    assert cell.text.startswith("-10.0 %") and not cell.bold
+
+
+def test_time_to_select_stands_by_model():
+    other = [r | {"model": "large"} for r in made()]
+    for r in other:
+        for record in r["provenance"]["upstream"].values():
+            if record.get("command") == "select":
+                record["processor_seconds"] = 9.0
+    table = wide_table(table7_frame(made() + other, PLAIN), PLAIN)
+    assert [column.headings for column in table.columns][-2:] == [
+        ("Selection, CPU s", "tiny"),
+        ("Selection, CPU s", "large"),
+    ]
+    assert [cell.text for cell in table.rows[0].cells][-2:] == ["1", "9"]

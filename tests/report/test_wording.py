@@ -7,6 +7,7 @@ from altq.calibration.recipe import Recipe
 from altq.configuration import CalibrationOptions, EvaluationOptions
 from altq.methods.baselines import BASELINES, END_TO_END
 from altq.methods.table import BANKS
+from altq.selection.options import SearchOptions
 from altq.report.wording import OF_KIND, OF_STEPS, SAID, differences, listed, say
 
 
@@ -17,6 +18,7 @@ from altq.report.wording import OF_KIND, OF_STEPS, SAID, differences, listed, sa
         ("end_to_end", EndToEndRecipe, {"windows_in_memory"}),
         ("calibration", CalibrationOptions, {"corpus"}),
         ("evaluation", EvaluationOptions, set()),
+        ("search", SearchOptions, set()),
     ],
 )
 def test_every_option_can_be_said(section, options, unsaid):

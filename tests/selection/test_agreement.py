@@ -15,14 +15,16 @@ def test_decisions_halves_and_blocks_by_hand():
     found = agreement(first, second)
     assert found.by_half == {"attention": 2, "ffn": 2}
     assert (found.decisions, found.blocks, found.num_blocks) == (4, 1, 3)
-    assert found.share == pytest.approx(4 / 6)
+    # Attention: 2 of 3 affine against all; ffn: 2 of 3 rotation against all.
+    assert found.by_chance == pytest.approx((2 * 3 + 1 * 0) / 3 + (2 * 3 + 1 * 0) / 3)
     assert agreement(second, first) == found
 
 
 def test_itself_and_its_opposite():
     affine, rotation = fixed_selection("m", 4, "affine"), fixed_selection("m", 4, "rotation")
-    assert (agreement(affine, affine).share, agreement(affine, affine).blocks) == (1.0, 4)
-    assert (agreement(affine, rotation).share, agreement(affine, rotation).blocks) == (0.0, 0)
+    same, opposite = agreement(affine, affine), agreement(affine, rotation)
+    assert (same.decisions, same.blocks, same.by_chance) == (8, 4, 8.0)
+    assert (opposite.decisions, opposite.blocks, opposite.by_chance) == (0, 0, 0.0)
 
 
 def test_other_models_cannot_be_compared():

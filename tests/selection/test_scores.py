@@ -30,6 +30,10 @@ def test_a_tie_is_an_error_and_a_tie_among_losers_is_not():
             "learned",
             scores({"affine": 1.0, "rotation": 0.0}, {"affine": 0.5, "rotation": 0.5}, lower=False, quantity="pi"),
         )
+    with pytest.raises(ValueError, match="cannot choose at sublayer 0"):
+        best_selection(
+            "predicted", scores({"affine": 10.0949327677, "rotation": 10.0949327649}, {"affine": 1.0, "rotation": 2.0})
+        )
     values = {"affine": 1.0, "rotation": 2.0, "balance": 2.0}
     assert best_selection("oracle", scores(values, values)).kinds == ("affine", "affine")
 

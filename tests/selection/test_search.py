@@ -13,7 +13,7 @@ from altq.calibration.states import record_states
 from altq.calibration.unit import Problem
 from altq.selection.options import SearchOptions
 from altq.selection.scores import Scores, best_selection
-from altq.selection.search import Mixture, curve, search_model, search_sublayer
+from altq.selection.search import Mixture, curve, search_model, search_sublayer, searched_seconds
 from altq.setting import Setting
 from models_for_tests import Workspace, recipe
 
@@ -81,27 +81,37 @@ def test_the_provably_better_kind_is_picked_and_entropy_falls(better):
     assert chosen.kinds == (["affine", "rotation"][better],) * 2
 
 
-@pytest.mark.parametrize("better", [0, 1])
-def test_on_a_real_sublayer_the_better_kind_is_picked(tmp_path, better):
+def with_an_outlier(weights):
     """One channel's inputs ten times the others', which identity rounds to zero; a rotation spreads it."""
-    workspace = Workspace("llama_tied", tmp_path)
-    kinds = ["identity", "rotation"] if better else ["rotation", "identity"]
-    setting = Setting.parse("W16A3K16V16")
-    options = SearchOptions(steps=30, windows_per_step=2, mixture_rate=0.2)
-    weights = load_file(workspace.model / "model.safetensors")
     for name in weights:
         if name.endswith("layernorm.weight"):
             weights[name][3] *= 10
         elif any(part in name for part in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")):
             weights[name][:, 3] /= 10
+
+
+def with_equal_magnitudes(weights):
+    """Inputs that are all 1 or -1, which identity rounds exactly; a rotation makes them unequal."""
+    weights["model.embed_tokens.weight"].sign_()
+    weights["model.layers.0.input_layernorm.weight"].fill_(1.0)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize(("change", "better"), [(with_an_outlier, "rotation"), (with_equal_magnitudes, "identity")])
+def test_on_a_real_sublayer_the_better_kind_is_picked(tmp_path, change, better, order):
+    workspace = Workspace("llama_tied", tmp_path)
+    weights = load_file(workspace.model / "model.safetensors")
+    change(weights)
     save_file(weights, workspace.model / "model.safetensors", metadata={"format": "pt"})
-    states = tmp_path / "outlier-states"
+    states, kinds = tmp_path / "changed", ["identity", "rotation"][:: 1 - 2 * order]
     record_states(workspace.model, workspace.tokens, "relative", states)
-    fitted = recipe(scaling="none", start="hadamard", learning_rate=1e-3)
-    traces = search_model(workspace.model, states, setting, 0, kinds, fitted, options, tmp_path / "search", "code")
-    for trace in traces:
-        assert trace.pi[-1][better] > 0.6
-        assert trace.entropy[-1] < trace.entropy[0]
+    options = SearchOptions(steps=30, windows_per_step=2, mixture_rate=0.2)
+    fitted, setting = recipe(scaling="none", start="hadamard"), Setting.parse("W16A3K16V16")
+    attention, *_ = search_model(
+        workspace.model, states, setting, 0, kinds, fitted, options, tmp_path / "search", "code"
+    )
+    assert attention.pi[-1][kinds.index(better)] > 0.6
+    assert all(after < before for before, after in zip(attention.entropy, attention.entropy[1:5]))
 
 
 def test_candidates_that_are_the_same_stay_a_tie_which_is_an_error():
@@ -174,8 +184,19 @@ def test_a_stopped_search_goes_on_and_ends_the_same(workspace, tmp_path, monkeyp
         run(workspace, tmp_path / "parts")
     assert searched == ["block 0 attention", "block 0 ffn"]
     assert run(workspace, tmp_path / "parts") == expected
-    whole, parts = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("whole", "parts"))
-    assert whole == parts
+    whole, parts = (
+        {p.name: {**json.loads(p.read_text()), "processor_seconds": 0} for p in (tmp_path / n).iterdir()}
+        for n in ("whole", "parts")
+    )
+    assert whole == parts and len(whole) == 4
+
+
+def test_the_time_of_a_search_is_that_of_all_its_processes(workspace, tmp_path):
+    run(workspace, tmp_path)
+    spent = searched_seconds(tmp_path)
+    assert spent > 0
+    run(workspace, tmp_path)  # finds all of it done
+    assert searched_seconds(tmp_path) == spent
 
 
 @pytest.mark.parametrize("change", [{"code": "other"}, {"seed": 1}, {"entropy_weight": 0.5}])

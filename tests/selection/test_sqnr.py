@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from altq.quantizers.uniform import fake_quantize
+from altq.quantizers.uniform import fake_quantize, symmetric_scale
 from altq.selection.sqnr import concentration, expected_squared_maximum, predict, predict_model
 from altq.setting import Setting
 from altq.transforms.balance import balance_matrix
@@ -81,11 +81,9 @@ def test_it_predicts_the_noise_of_real_quantizers_on_gaussian_data(bits):
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(4096, 64, generator=generator, dtype=torch.float64) * torch.linspace(0.5, 2, 64)
     w = torch.randn(256, 64, generator=generator, dtype=torch.float64) * torch.linspace(2, 0.5, 64)
-    steps = 2**bits - 1
 
     def rounded(rows):
-        scale = 2 * rows.abs().amax(1, keepdim=True) / steps
-        return fake_quantize(rows, scale, 16)
+        return fake_quantize(rows, symmetric_scale(rows, bits, signed=True), bits)
 
     exact = x @ w.T
     noise = (rounded(x) @ w.T - exact).square().mean() + (x @ rounded(w).T - exact).square().mean()
