@@ -9,14 +9,20 @@ from altq.files import read_json
 PERPLEXITY_CORPORA = ("WikiText-2", "C4")
 
 COUNTERPARTS = {
-    "rotation": ("table1", "rotation"),
-    "best_random": ("table1", "best_random"),
-    "learned": ("table4", "search"),
+    "rotation": ("table1", "rotation", "fixed rotation"),
+    "best_random": ("table1", "best_random", "best random selection"),
+    "learned": ("table4", "search", "learned selection"),
 }
-"""The table and row that stand beside a method of ours where it is not Table 2's row of the same name.
+"""The table, the row and its name that stand beside a method of ours where it is not Table 2's row of the same name.
 
 `affine` has none: it is FlatQuant's transform with our recipe, and the paper's FlatQuant stands beside `flatquant`.
 """
+
+
+def counterpart_name(method: str) -> str:
+    """What stands beside a method of COUNTERPARTS, e.g. "the fixed rotation of the paper's Table 1"."""
+    table, _, name = COUNTERPARTS[method]
+    return f"the {name} of the paper's {table.replace('table', 'Table ')}"
 
 
 class Published(NamedTuple):
@@ -65,6 +71,6 @@ def published_perplexity(setting: str, method: str, model: str, corpus: str, tab
             )
     counterpart = method
     if table == "table2":
-        table, counterpart = COUNTERPARTS.get(method, ("table2", method))
+        table, counterpart, _ = COUNTERPARTS.get(method, ("table2", method, ""))
     entry = published(table, setting, counterpart, model, corpus)
     return entry.value if entry else None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas
 
-from altq.methods.table import FULL
+from altq.methods.table import FULL, METHODS
 from altq.report.labels import ROUNDINGS, method_label
 from altq.report.perplexity import (
     Presentation,
@@ -18,7 +18,7 @@ from altq.report.perplexity import (
     read_results,
     write_table,
 )
-from altq.report.published import published_perplexity
+from altq.report.published import COUNTERPARTS, counterpart_name, published_perplexity
 from altq.report.table import Cell, Row, Table
 from altq.setting import FULL_PRECISION
 
@@ -96,9 +96,10 @@ def _reading_notes(frame: pandas.DataFrame, presentation: Presentation, several_
         "The CSV file has 95 % bootstrap intervals over windows."
     )
     if presentation.orientation:
-        methods = set(quantized["method"])
+        methods = list(quantized["method"].unique())
         beside = "each in the row of the same method"
-        beside += "; Rotation has the fixed rotation of the paper's Table 1" if "rotation" in methods else ""
+        for method in (method for method in methods if method in COUNTERPARTS):
+            beside += f"; {METHODS[method].label} has {counterpart_name(method)}"
         beside += "; Affine, FlatQuant's transform with our recipe, has none" if "affine" in methods else ""
         notes.append(
             "Columns headed “paper” are the paper's own numbers, for its models and texts and with GPTQ, for "
