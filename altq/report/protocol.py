@@ -103,8 +103,8 @@ def policies(experiment: Experiment) -> list[str]:
         f"{search.entropy_weight:g}, learning rate {search.mixture_rate:g} of the mixture",
         "oracle": f"the kind with the lower reconstruction error on {selection.held_out_windows} windows that no "
         "calibration saw, weights rounded to nearest",
-        "probe": f"the same from banks of {probe_steps} steps instead of {experiment.recipe.steps} (of halves on which "
-        "no steps are spent it is the oracle)",
+        "probe": f"the same from banks with {probe_steps} of the {experiment.recipe.steps} steps (of halves on which no "
+        "steps are spent it is the oracle)",
         "predicted": "the kind with the higher signal-to-quantization-noise ratio in closed form from second moments of "
         "the inputs and of the gradients that stand for the weights that read them",
     }
