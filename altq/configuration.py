@@ -4,7 +4,6 @@ All problems of a configuration are reported in one message before any work begi
 """
 
 import math
-from difflib import get_close_matches
 from itertools import product
 from typing import Annotated, Any, Self
 
@@ -17,7 +16,7 @@ from altq.methods.rounding import RoundingOptions
 from altq.methods.table import FULL, METHODS, PROBE, method_of
 from altq.selection.options import Grid, HeuristicOptions, SelectionOptions
 from altq.sources.description import CorpusDescription, ModelDescription
-from altq.study import Study, Table, checked_seeds, checked_settings, distinct
+from altq.study import Study, Table, checked_methods, checked_seeds, checked_settings
 
 
 class _Section(BaseModel):
@@ -91,13 +90,7 @@ class Experiment(_Section):
     @field_validator("methods")
     @classmethod
     def _known_methods(cls, methods: list[str]) -> list[str]:
-        known = [FULL, *METHODS]
-        for method in methods:
-            if method not in known:
-                near = get_close_matches(method, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise ValueError(f"method {method!r} is not known{hint} (known: {', '.join(known)})")
-        return distinct(methods)
+        return checked_methods(methods, [FULL, *METHODS])
 
     @field_validator("seeds")
     @classmethod

@@ -3,6 +3,7 @@
 Imports nothing heavy, since the workflow reads it.
 """
 
+from difflib import get_close_matches
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -12,7 +13,6 @@ from altq.setting import FULL_PRECISION, Setting
 
 REFERENCE = "affine"
 """The method that others are compared with in pairs."""
-
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -51,12 +51,9 @@ class Table7(Table):
     @field_validator("policies")
     @classmethod
     def _known_policies(cls, policies: list[str]) -> list[str]:
-        for policy in policies:
-            if policy not in METHODS:
-                raise ValueError(f"method {policy!r} is not known (known: {', '.join(METHODS)})")
-        if REFERENCE not in policies:
+        if REFERENCE not in checked_methods(policies, list(METHODS)):
             raise ValueError(f"{REFERENCE} is missing, with which all others are compared")
-        return distinct(policies)
+        return policies
 
     @field_validator("seeds")
     @classmethod
@@ -82,6 +79,16 @@ def checked_settings(settings: list[str]) -> list[str]:
     if str(FULL_PRECISION) in parsed:
         raise ValueError(f"{FULL_PRECISION} quantizes nothing; list the method `{FULL}` instead")
     return distinct(parsed)
+
+
+def checked_methods(methods: list[str], known: list[str]) -> list[str]:
+    """Methods; ValueError for one that is not known, with the nearest that is, or listed twice."""
+    for method in methods:
+        if method not in known:
+            near = get_close_matches(method, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"method {method!r} is not known{hint} (known: {', '.join(known)})")
+    return distinct(methods)
 
 
 def checked_seeds(seeds: list[int]) -> list[int]:

@@ -49,7 +49,7 @@ METHODS: dict[str, Method] = {
 NUMBERED: dict[str, dict[str, str] | None] = {"random": None, "grid": OURS}
 """The banks of methods that are numbered: random3 is the fourth random selection, grid5 the sixth heuristic."""
 
-MEASURED = ("learned", "oracle", "probe", "predicted", "best_random")
+MEASURED = tuple(method.policy for method in METHODS.values() if method.banks is None)
 """Policies that choose by what was measured at a setting and seed; all others know nothing of either."""
 
 PROBE = "probe-"

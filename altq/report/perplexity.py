@@ -1,6 +1,7 @@
 """Perplexity results as a tidy table, and how perplexities are printed: what all tables of perplexities share."""
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,13 @@ def format_perplexity(value: float, like: float | None = None) -> str:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa}e{int(exponent)}"
     return f"{value:.{2 if scale < 99.995 else 1 if scale < 999.95 else 0}f}"
+
+
+def format_mean(values: Sequence[float]) -> str:
+    """The mean of perplexities, with their standard deviation where there are several."""
+    mean = statistics.fmean(values)
+    spread = f" ± {format_perplexity(statistics.stdev(values), like=mean)}" if len(values) > 1 else ""
+    return format_perplexity(mean) + spread
 
 
 def write_table(frame: pandas.DataFrame, table: Table, csv: str | Path) -> None:

@@ -1,6 +1,5 @@
 """Table 1: random selections against one kind everywhere, tidy (CSV) and as the paper prints it."""
 
-import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pandas
 from altq.methods.table import FULL
 from altq.report.perplexity import (
     Presentation,
-    format_perplexity,
+    format_mean,
     paper_places,
     perplexity_columns,
     perplexity_frame,
@@ -89,11 +88,7 @@ def _perplexities(frame: pandas.DataFrame, name: str, best: dict[str, str], corp
 
 
 def _cell(values: Sequence[float]) -> Cell:
-    if not values:
-        return Cell()
-    mean = statistics.fmean(values)
-    spread = f" ± {format_perplexity(statistics.stdev(values), like=mean)}" if len(values) > 1 else ""
-    return Cell(format_perplexity(mean) + spread)
+    return Cell(format_mean(values)) if values else Cell()
 
 
 def _paper(setting: str, name: str, models: Sequence[str]) -> list[Cell]:

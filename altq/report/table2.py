@@ -10,6 +10,7 @@ from altq.methods.table import FULL, METHODS
 from altq.report.labels import ROUNDINGS, method_label
 from altq.report.perplexity import (
     Presentation,
+    format_mean,
     format_perplexity,
     paper_places,
     perplexity_columns,
@@ -72,10 +73,7 @@ def _best(column: Sequence[list[float]]) -> str | None:
 def _cell(values: list[float], best: str | None) -> Cell:
     if not values:
         return Cell()
-    mean = statistics.fmean(values)
-    text = format_perplexity(mean)
-    spread = f" ± {format_perplexity(statistics.stdev(values), like=mean)}" if len(values) > 1 else ""
-    return Cell(text + spread, bold=text == best)
+    return Cell(format_mean(values), bold=format_perplexity(statistics.fmean(values)) == best)
 
 
 def _reference(setting: str, method: str, model: str, corpus: str) -> Cell:
