@@ -18,9 +18,10 @@ from altq.methods.baselines import END_TO_END
 from altq.methods.table import BANKS, FULL, MEASURED, METHODS, NUMBERED, PROBE, method_of, method_of_policy
 from altq.options import to_flags
 from altq.files import read_json
-from altq.report.protocol import captions, study_captions
+from altq.report.protocol import captions, study_captions, zero_shot_captions
 from altq.selection.selection import KINDS
 from altq.setting import FULL_PRECISION
+from altq.tasks import TASKS
 
 
 # Snakemake would merge a --configfile into this one; an experiment is one file.
@@ -46,6 +47,7 @@ shell.prefix(
 wildcard_constraints:
     model="|".join(map(re.escape, EXPERIMENT.models)),
     corpus="|".join(map(re.escape, EXPERIMENT.corpora)),
+    task="|".join(EXPERIMENT.tasks or TASKS),
     policy=r"[a-z_]+\d*",
     number=r"\d+",
     method="|".join([*METHODS, *(rf"{family}\d+" for family in NUMBERED)]),
@@ -54,10 +56,11 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-# The experiment: Table 2 and what it cost.
+# The experiment: Tables 2 and 3 and what they cost.
 rule all:
     input:
         "results/table2.csv",
+        "results/table3.csv" if EXPERIMENT.tasks else [],
         "results/cost.csv" if EXPERIMENT.methods != [FULL] else [],
     default_target: True
 

@@ -15,8 +15,9 @@ from altq.methods.baselines import BASELINES, FLATQUANT, OSTQUANT, QUAROT, SMOOT
 from altq.methods.rounding import RoundingOptions
 from altq.methods.table import FULL, METHODS, PROBE, method_of
 from altq.selection.options import Grid, HeuristicOptions, SelectionOptions
-from altq.sources.description import CorpusDescription, ModelDescription
-from altq.study import Study, Table, checked_methods, checked_seeds, checked_settings
+from altq.sources.description import CorpusDescription, ModelDescription, TaskDescription
+from altq.study import Study, Table, ZeroShotOptions, checked_methods, checked_seeds, checked_settings
+from altq.tasks import TASKS, checked_task
 
 
 class _Section(BaseModel):
@@ -70,6 +71,7 @@ class Experiment(_Section):
 
     models: dict[Name, ModelDescription] = Field(min_length=1, description="models, by the name used in results/")
     corpora: dict[Name, CorpusDescription] = Field(min_length=1, description="corpora, by the name used in results/")
+    tasks: dict[str, TaskDescription] = Field({}, description=f"data of zero-shot tasks: {', '.join(TASKS)}")
     settings: list[str] = Field(min_length=1, description="bit widths, written W4A4K4V4")
     methods: list[str] = Field(min_length=1, description=f"{FULL}, {', '.join(METHODS)}")
     seeds: list[int] = Field(min_length=1, description="calibration seeds: tokens and starts")
@@ -80,7 +82,14 @@ class Experiment(_Section):
     selection: SelectionOptions = SelectionOptions()
     study: Study = Study()
     evaluation: EvaluationOptions
+    zero_shot: ZeroShotOptions = ZeroShotOptions()
     notes: list[str] = Field(default=[], description="sentences for the tables' captions: departures from the paper")
+
+    @field_validator("tasks")
+    @classmethod
+    def _in_the_papers_order(cls, tasks: dict[str, TaskDescription]) -> dict[str, TaskDescription]:
+        known = {checked_task(name): description for name, description in tasks.items()}
+        return {name: known[name] for name in TASKS if name in known}
 
     @field_validator("settings")
     @classmethod
@@ -116,6 +125,9 @@ class Experiment(_Section):
                     f"{place}.windows_per_step is {recipe.windows_per_step}, but calibration.num_windows is "
                     f"{self.calibration.num_windows}"
                 )
+        asking = [name for name, table in self.study if getattr(table, "zero_shot", False)]
+        if asking and not self.tasks:
+            problems.append(f"study.{asking[0]}.zero_shot asks for zero-shot results, but there are no tasks")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -137,8 +149,13 @@ class Experiment(_Section):
         return {kind: kind for kind in self.selection.candidates} if banks is None else banks
 
     def settings_of(self, table: Table) -> list[str]:
-        """The settings that a table of the study covers."""
+        """The settings that a table covers."""
         return table.settings or self.settings
+
+    @property
+    def zero_shot_methods(self) -> list[str]:
+        """The methods of Table 3."""
+        return self.zero_shot.methods or self.methods
 
     @property
     def random_methods(self) -> list[str]:

@@ -49,6 +49,11 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint(content: dict[str, Any]) -> str:
+    """Hexadecimal hash of plain content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def require_space(folder: str | Path, num_bytes: int) -> None:
     """Raise OSError unless the disk that holds `folder` has `num_bytes` free."""
     folder = Path(folder)

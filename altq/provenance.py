@@ -15,8 +15,8 @@ from altq.code_hash import code_hash
 from altq.files import read_json, sha256, write_json
 
 PACKAGES = (
-    "altq", "torch", "transformers", "tokenizers", "safetensors", "datasets", "geoopt", "gguf", "numpy", "pandas",
-    "matplotlib", "snakemake",
+    "altq", "torch", "transformers", "tokenizers", "safetensors", "datasets", "geoopt", "gguf", "lm-eval", "numpy",
+    "pandas", "pyarrow", "matplotlib", "snakemake",
 )  # fmt: skip
 FILE_NAME = "provenance.json"
 START = time.monotonic()
@@ -30,7 +30,7 @@ def provenance(command: str, options: Mapping[str, Any], inputs: Iterable[str | 
     """
     hashes, upstream = {}, {}
     for path in map(Path, inputs):
-        hashes[str(path)] = sha256(_note_of(path) if path.is_dir() else path)
+        hashes[str(path)] = sha256(note_of(path) if path.is_dir() else path)
         record = dict(read_record(path))
         upstream |= record.pop("upstream", {})
         upstream[str(path)] = record
@@ -55,17 +55,17 @@ def write_provenance(folder: str | Path, record: Mapping[str, Any]) -> None:
 
 def read_record(path: str | Path) -> dict[str, Any]:
     """What is known of how a file or folder was made; empty where nothing is."""
-    note = _note_of(Path(path))
+    note = note_of(Path(path))
     if note.suffix != ".json" or not note.is_file():
         return {}
     content = read_json(note)
     return content.get("provenance", content if note != Path(path) else {})
 
 
-def _note_of(path: Path) -> Path:
+def note_of(path: Path) -> Path:
     """The file that says how `path` was made: itself, or the one beside it."""
     if not path.is_dir():
-        return path.with_suffix(".json") if path.suffix == ".npy" else path
+        return path.with_suffix(".json") if path.suffix in (".npy", ".parquet") else path
     notes = [path / name for name in (FILE_NAME, "source.json") if (path / name).is_file()]
     if not notes:
         raise ValueError(f"{path} has neither {FILE_NAME} nor source.json: it is not complete; make it again")

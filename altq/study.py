@@ -1,4 +1,4 @@
-"""What the study of selections covers: Tables 1, 4, 6 and 7, Figures 1 and 2.
+"""What tables and figures cover: Table 3, and the study of selections (Tables 1, 4, 6 and 7, Figures 1 and 2).
 
 Imports nothing heavy, since the workflow reads it.
 """
@@ -30,6 +30,31 @@ class Table(BaseModel):
         return checked_settings(settings)
 
 
+class ZeroShotOptions(Table):
+    """Table 3: accuracy on the `tasks`, of methods and settings of its own."""
+
+    methods: list[str] = Field([], description="methods that are compared; those of the experiment when absent")
+    reference: str = Field("flatquant", description="the method that others are compared with on the same items")
+    limit: int | None = Field(None, ge=2, description="items of each task, drawn at random; all when absent")
+    seed: int = Field(0, ge=0, description="seed by which they are drawn")
+
+    @field_validator("methods")
+    @classmethod
+    def _known_methods(cls, methods: list[str]) -> list[str]:
+        return checked_methods(methods, [FULL, *METHODS])
+
+    @field_validator("reference")
+    @classmethod
+    def _known_reference(cls, reference: str) -> str:
+        return checked_methods([reference], list(METHODS))[0]
+
+
+class AccuracyTable(Table):
+    """A table of perplexities that may have the zero-shot average beside them."""
+
+    zero_shot: bool = Field(False, description="whether the zero-shot average is measured for its rows, too")
+
+
 class Table6(Table):
     """Two grids of the heuristic's options, beta and share (L / n), around what `selection.heuristic` says."""
 
@@ -39,7 +64,7 @@ class Table6(Table):
     share_ffn: list[Share] = Field([0.3, 0.5, 0.7], description="share of ffn")
 
 
-class Table7(Table):
+class Table7(AccuracyTable):
     """Every policy on every setting, over calibration seeds of its own."""
 
     seeds: list[int] = Field([0, 1, 2], min_length=3, description="calibration seeds; three at least, for intervals")
@@ -66,8 +91,8 @@ class Study(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    table1: Table = Table()
-    table4: Table = Table()
+    table1: AccuracyTable = AccuracyTable()
+    table4: AccuracyTable = AccuracyTable()
     table6: Table6 = Table6()
     table7: Table7 = Table7()
     figures: Table = Table()

@@ -1,4 +1,4 @@
-# Models, corpora and tokens.
+# Models, corpora, tasks and tokens.
 
 
 # A model as one verified folder, wherever it comes from.
@@ -43,6 +43,54 @@ rule fetch_corpus:
     shell:
         "python3 -m altq fetch-corpus --threads {threads} --source {params.flags} "
         "--output results/corpora/{wildcards.corpus} 2> >(tee {log} >&2)"
+
+
+# The items of a zero-shot task.
+rule fetch_task:
+    output:
+        rows="results/tasks/{task}/items.parquet",
+        source="results/tasks/{task}/source.json",
+    log:
+        "results/logs/fetch_task/{task}.log",
+    benchmark:
+        "results/benchmarks/fetch_task/{task}.tsv"
+    params:
+        flags=lambda wildcards: source_flags(EXPERIMENT.tasks[wildcards.task]),
+        code=code_hash("altq.commands.fetch_task"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+    conda:
+        "../envs/quantize.yaml"
+    shell:
+        "python3 -m altq fetch-task --threads {threads} --task {wildcards.task} --source {params.flags} "
+        "--output results/tasks/{wildcards.task} 2> >(tee {log} >&2)"
+
+
+# What a task asks of a model, in its tokens; the same for every method.
+rule requests:
+    input:
+        model=rules.fetch_model.output,
+        task=rules.fetch_task.output,
+    output:
+        requests="results/requests/{model}/{task}.parquet",
+        drawn="results/requests/{model}/{task}.json",
+    log:
+        "results/logs/requests/{model}/{task}.log",
+    benchmark:
+        "results/benchmarks/requests/{model}/{task}.tsv"
+    params:
+        flags=f"--seed {EXPERIMENT.zero_shot.seed}"
+        + (f" --limit {EXPERIMENT.zero_shot.limit}" if EXPERIMENT.zero_shot.limit else ""),
+        code=code_hash("altq.commands.requests"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+    conda:
+        "../envs/quantize.yaml"
+    shell:
+        "python3 -m altq requests --threads {threads} --model results/models/{wildcards.model} --task {wildcards.task} "
+        "--items results/tasks/{wildcards.task} {params.flags} --output {output.requests} 2> >(tee {log} >&2)"
 
 
 # Windows of the calibration text at random places, a draw for each seed.

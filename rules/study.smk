@@ -5,10 +5,10 @@ FIRST = EXPERIMENT.seeds[:1]
 """The seed of all but Table 7."""
 
 
-def perplexities(methods, settings, seeds, model=tuple(EXPERIMENT.models)):
-    """Perplexity results of methods, on every text."""
-    places = dict(model=model, weights=EXPERIMENT.rounding.weights, corpus=EXPERIMENT.corpora)
-    return expand(rules.perplexity.output, method=methods, setting=settings, seed=seeds, **places)
+def results_of_table(table, methods, seeds):
+    """The results that a table reads: perplexities, and accuracies where it asks for them."""
+    of = (methods, EXPERIMENT.settings_of(table), seeds)
+    return {"results": perplexities(*of), "zero_shot": accuracies(*of) if table.zero_shot else []}
 
 
 def selections(policies, settings=(), seeds=()):
@@ -28,10 +28,7 @@ def selections(policies, settings=(), seeds=()):
 # Random selections against one kind everywhere.
 rule table1:
     input:
-        results=expand(rules.perplexity_full.output, model=EXPERIMENT.models, corpus=EXPERIMENT.corpora)
-        + perplexities(
-            ["affine", "rotation", *EXPERIMENT.random_methods], EXPERIMENT.settings_of(STUDY.table1), FIRST
-        ),
+        **results_of_table(STUDY.table1, [FULL, "affine", "rotation", *EXPERIMENT.random_methods], FIRST),
     output:
         csv=report(
             "results/table1.csv", caption="captions/table1.rst", category="Tables", labels={"table": "1", "as": "CSV"}
@@ -55,14 +52,14 @@ rule table1:
     conda:
         "../envs/report.yaml"
     shell:
-        "python3 -m altq table1 --threads {threads} --results {input.results} {params.flags} "
-        "--output {output.csv} 2> >(tee {log} >&2)"
+        "python3 -m altq table1 --threads {threads} --results {input.results} --zero-shot {input.zero_shot} "
+        "{params.flags} --output {output.csv} 2> >(tee {log} >&2)"
 
 
 # The learned selection against the heuristic.
 rule table4:
     input:
-        results=perplexities(["learned", "adaptive"], EXPERIMENT.settings_of(STUDY.table4), FIRST),
+        **results_of_table(STUDY.table4, ["learned", "adaptive"], FIRST),
         selections=selections(["learned", "heuristic"], EXPERIMENT.settings_of(STUDY.table4), FIRST),
     output:
         csv=report(
@@ -87,8 +84,8 @@ rule table4:
     conda:
         "../envs/report.yaml"
     shell:
-        "python3 -m altq table4 --threads {threads} --results {input.results} --selections {input.selections} "
-        "{params.flags} --output {output.csv} 2> >(tee {log} >&2)"
+        "python3 -m altq table4 --threads {threads} --results {input.results} --zero-shot {input.zero_shot} "
+        "--selections {input.selections} {params.flags} --output {output.csv} 2> >(tee {log} >&2)"
 
 
 def distinct_of_grid(wildcards):
@@ -138,7 +135,7 @@ rule table6:
 # Every policy at every setting, over calibration seeds.
 rule table7:
     input:
-        results=perplexities(STUDY.table7.policies, EXPERIMENT.settings_of(STUDY.table7), STUDY.table7.seeds),
+        **results_of_table(STUDY.table7, STUDY.table7.policies, STUDY.table7.seeds),
     output:
         csv=report(
             "results/table7.csv", caption="captions/table7.rst", category="Tables", labels={"table": "7", "as": "CSV"}
@@ -162,8 +159,8 @@ rule table7:
     conda:
         "../envs/report.yaml"
     shell:
-        "python3 -m altq table7 --threads {threads} --results {input.results} {params.flags} "
-        "--output {output.csv} 2> >(tee {log} >&2)"
+        "python3 -m altq table7 --threads {threads} --results {input.results} --zero-shot {input.zero_shot} "
+        "{params.flags} --output {output.csv} 2> >(tee {log} >&2)"
 
 
 # Kurtosis of each layer, with the kind that the search chose.

@@ -4,22 +4,7 @@
 # Table 2: perplexity of every method at every setting; tidy, and in the paper's layout.
 rule table2:
     input:
-        expand(
-            rules.perplexity_full.output,
-            model=EXPERIMENT.models,
-            corpus=EXPERIMENT.corpora,
-        )
-        if FULL in EXPERIMENT.methods
-        else [],
-        expand(
-            rules.perplexity.output,
-            model=EXPERIMENT.models,
-            method=[method for method in EXPERIMENT.methods if method != FULL],
-            setting=EXPERIMENT.settings,
-            weights=EXPERIMENT.rounding.weights,
-            seed=EXPERIMENT.seeds,
-            corpus=EXPERIMENT.corpora,
-        ),
+        perplexities(EXPERIMENT.methods, EXPERIMENT.settings, EXPERIMENT.seeds),
     output:
         csv=report(
             "results/table2.csv", caption="captions/table2.rst", category="Tables", labels={"table": "2", "as": "CSV"}
@@ -44,6 +29,44 @@ rule table2:
         "../envs/report.yaml"
     shell:
         "python3 -m altq table2 --threads {threads} --results {input} {params.flags} --output {output.csv} "
+        "2> >(tee {log} >&2)"
+
+
+def results_of_table3(wildcards):
+    if not EXPERIMENT.tasks:
+        raise WorkflowError("Table 3 needs `tasks` in the configuration; config.yaml has those of the paper")
+    options = EXPERIMENT.zero_shot
+    return accuracies(EXPERIMENT.zero_shot_methods, EXPERIMENT.settings_of(options), EXPERIMENT.seeds)
+
+
+# Table 3: zero-shot accuracy.
+rule table3:
+    input:
+        results_of_table3,
+    output:
+        csv=report(
+            "results/table3.csv", caption="captions/table3.rst", category="Tables", labels={"table": "3", "as": "CSV"}
+        ),
+        png=report(
+            "results/table3.png", caption="captions/table3.rst", category="Tables", labels={"table": "3", "as": "image"}
+        ),
+        markdown="results/table3.md",
+        latex="results/table3.tex",
+        record="results/table3.json",
+    log:
+        "results/logs/table3.log",
+    benchmark:
+        "results/benchmarks/table3.tsv"
+    params:
+        flags=f"--reference {EXPERIMENT.zero_shot.reference} {to_flags(zero_shot_captions(EXPERIMENT))}",
+        code=code_hash("altq.commands.table3"),
+    threads: 1
+    resources:
+        mem_mb=1000,
+    conda:
+        "../envs/report.yaml"
+    shell:
+        "python3 -m altq table3 --threads {threads} --results {input} {params.flags} --output {output.csv} "
         "2> >(tee {log} >&2)"
 
 

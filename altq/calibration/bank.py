@@ -5,7 +5,6 @@ what the fit reached, and a fingerprint of all that went into it. A bank that wa
 the residual stream beside its entries. index.json, written last, says what the bank was made from.
 """
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass
@@ -114,8 +113,3 @@ def read_entry(folder: str | Path, sublayer: int) -> Entry:
         transforms[site] = restore(description, parts)
     clips = {n.removeprefix("clip."): t for n, t in tensors.items() if n.startswith("clip.")}
     return Entry(transforms, clips, **described["options"])
-
-
-def fingerprint(content: dict[str, Any]) -> str:
-    """Hexadecimal hash of plain content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

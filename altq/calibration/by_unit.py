@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altq.calibration.bank import entry_path, finished_record, fingerprint, write_entry, write_index
+from altq.calibration.bank import entry_path, finished_record, write_entry, write_index
 from altq.calibration.fit import fit_unit
 from altq.calibration.recipe import Recipe
 from altq.calibration.start import start_sublayer
 from altq.calibration.states import States
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.calibration.unit import Problem, Unit
+from altq.files import fingerprint
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer, sublayer_name
 from altq.progress import progress

@@ -5,11 +5,13 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from altq.selection.selection import KINDS
+from altq.setting import Setting
+from altq.tasks import TASKS, checked_task
 
 Description = TypeVar("Description", bound=BaseModel)
 
@@ -46,6 +48,38 @@ def _parse_bank(text: str) -> tuple[str, Path]:
     return match[1], Path(match[2])
 
 
+def add_evaluated(parser: argparse.ArgumentParser) -> None:
+    """What is evaluated: --folder, and what a result says of it."""
+    parser.add_argument("--folder", type=Path, required=True, help="model folder or checkpoint folder")
+    parser.add_argument("--method", required=True, metavar="NAME", help="what was evaluated: the method")
+    parser.add_argument("--setting", required=True, metavar="WaAbKcVd", help="its bit widths")
+    parser.add_argument("--weights", choices=("gptq", "rtn", "none"), required=True, help="its weight rounding")
+    parser.add_argument("--seed", type=int, required=True, metavar="N", help="its calibration seed")
+
+
+def read_evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a result says of what was evaluated; ValueError for a setting that cannot be read."""
+    setting = str(Setting.parse(arguments.setting))
+    return {"method": arguments.method, "setting": setting, "weights": arguments.weights, "seed": arguments.seed}
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", type=_parse_task, required=True, metavar="NAME", help=f"among {', '.join(TASKS)}")
+
+
+def _parse_task(text: str) -> str:
+    try:
+        return checked_task(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_items(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--items", type=Path, required=True, metavar="FOLDER", help="folder that `altq fetch-task` wrote"
+    )
+
+
 def add_loss(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loss", choices=("relative", "mse"), required=True, help="how tokens are weighted: calibration.loss"
@@ -64,7 +98,7 @@ def add_source(parser: argparse.ArgumentParser, kind: str) -> None:
 
 def source_flags(description: BaseModel) -> str:
     """The value of --source, quoted, that gives back `description`; names that only tables print are left out."""
-    given = description.model_dump(mode="json", exclude_unset=True, exclude={"published"})
+    given = description.model_dump(mode="json", exclude_unset=True, exclude={"published", "departure"})
     return shlex.quote(json.dumps(given, sort_keys=True))
 
 

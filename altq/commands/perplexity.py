@@ -11,25 +11,20 @@ all of it was made. --method, --setting, --weights and --seed say what is evalua
 import argparse
 from pathlib import Path
 
-from altq.commands.command import add_output
+from altq.commands.command import add_evaluated, add_output, read_evaluated
 from altq.provenance import provenance
-from altq.setting import Setting
 
 BOOTSTRAP_SEED = 0
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--folder", type=Path, required=True, help="model folder or checkpoint folder")
+    add_evaluated(parser)
     parser.add_argument("--tokens", type=Path, required=True, metavar="FILE", help="test tokens (.npy)")
-    parser.add_argument("--method", required=True, metavar="NAME", help="what was evaluated: the method")
-    parser.add_argument("--setting", required=True, metavar="WaAbKcVd", help="its bit widths")
-    parser.add_argument("--weights", choices=("gptq", "rtn", "none"), required=True, help="its weight rounding")
-    parser.add_argument("--seed", type=int, required=True, metavar="N", help="its calibration seed")
     add_output(parser, ".json file")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    setting = Setting.parse(arguments.setting)
+    of = read_evaluated(arguments)
     import numpy as np
 
     from altq.evaluation.bootstrap import perplexity_interval
@@ -41,7 +36,6 @@ def run(arguments: argparse.Namespace) -> None:
     num_windows, window_length = tokens.shape
     nll = window_losses(arguments.folder, tokens)
     interval = perplexity_interval(nll, window_length - 1, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))
-    of = {"method": arguments.method, "setting": str(setting), "weights": arguments.weights, "seed": arguments.seed}
     result = {
         **of,
         "model": drawn["model"],

@@ -1,6 +1,6 @@
 """Write Table 1: one kind everywhere against random selections.
 
-Reads the files that `altq perplexity` wrote. Writes the tidy table as CSV, a row for every selection and text, and,
+Reads the files that `altq perplexity` and, for its average, `altq zero-shot` wrote. Writes the tidy table as CSV, a row for every selection and text, and,
 beside it, the paper's summary as .md, .tex and .png, and a .json with captions and provenance.
 
   altq table1 --results results/perplexity/smollm2/{full,affine,rotation,random*}/*/*/seed0/*.json \\
@@ -9,14 +9,18 @@ beside it, the paper's summary as .md, .tex and .png, and a .json with captions 
 
 import argparse
 
-from altq.commands.tables import add_table, run_table
+from altq.commands.tables import add_table, add_zero_shot, run_table
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add_table(parser)
+    add_zero_shot(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     from altq.report.table1 import write_table1
 
-    run_table("table1", arguments, lambda shown: write_table1(arguments.results, arguments.output, shown))
+    def write(shown) -> None:
+        write_table1(arguments.results, arguments.zero_shot, arguments.output, shown)
+
+    run_table("table1", arguments, write, arguments.zero_shot)

@@ -21,6 +21,12 @@ def add_table(parser: argparse.ArgumentParser) -> None:
     add_options(parser, Captions)
 
 
+def add_zero_shot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--zero-shot", type=Path, nargs="*", default=[], metavar="FILE", help="zero-shot results of the same"
+    )
+
+
 def add_selections(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--selections", type=Path, nargs="+", required=True, metavar="FILE", help="their selections")
 

@@ -64,17 +64,24 @@ def perplexity_frame(
     """
     rows = [[*(result[name] for name in COLUMNS[:-1]), _published(result, presentation, table)] for result in results]
     frame = pandas.DataFrame(rows, columns=list(COLUMNS)).astype({"published": float})
-    key = ["setting", "method", "weights", "model", "corpus", "seed"]
-    if frame.duplicated(key).any():
-        place = ", ".join(str(value) for value in frame.loc[frame.duplicated(key), key].iloc[0])
-        raise ValueError(f"two results for {place}: the table has room for one")
     for name in ("perplexity", "perplexity_low", "perplexity_high"):
         for value in frame[name]:
             if not math.isfinite(value):
                 raise ValueError(f"a result has {name} {value}; only finite perplexities are tabulated")
+    return in_order(frame, ["setting", "method", "weights", "model", "corpus", "seed"])
+
+
+def in_order(frame: pandas.DataFrame, key: Sequence[str]) -> pandas.DataFrame:
+    """The rows by first appearance of the values of each column of `key`, full precision first.
+
+    ValueError for two rows that are alike in all of them.
+    """
+    if frame.duplicated(key).any():
+        place = ", ".join(str(value) for value in frame.loc[frame.duplicated(key), key].iloc[0])
+        raise ValueError(f"two results for {place}: the table has room for one")
     order = pandas.DataFrame({name: pandas.factorize(frame[name])[0] for name in key})
-    order["setting"] = order["setting"].where(frame["method"] != FULL, -1)
-    return frame.loc[order.sort_values(key, kind="stable").index].reset_index(drop=True)
+    order["setting"] = order["setting"].where(frame["method"].to_numpy() != FULL, -1)
+    return frame.iloc[order.sort_values(key, kind="stable").index].reset_index(drop=True)
 
 
 def places_of(frame: pandas.DataFrame) -> list[tuple[str, str]]:
@@ -88,10 +95,13 @@ def paper_places(models: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def perplexity_columns(frame: pandas.DataFrame, presentation: Presentation) -> list[Column]:
-    """A column for each place, then the paper's in grey."""
-    ours = [Column((f"{presentation.label(c)} ↓", presentation.label(m))) for c, m in places_of(frame)]
-    papers = [Column((f"paper: {c} ↓", m), muted=True) for c, m in paper_places(presentation.orientation)]
-    return ours + papers
+    """A column for each place."""
+    return [Column((f"{presentation.label(c)} ↓", presentation.label(m))) for c, m in places_of(frame)]
+
+
+def paper_columns(presentation: Presentation) -> list[Column]:
+    """A grey column for each of the paper's places."""
+    return [Column((f"paper: {c} ↓", m), muted=True) for c, m in paper_places(presentation.orientation)]
 
 
 def format_perplexity(value: float, like: float | None = None) -> str:

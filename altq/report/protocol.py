@@ -15,6 +15,10 @@ from altq.report.wording import SAID, differences, listed, matters, say
 from altq.selection.options import HeuristicOptions, SearchOptions
 from altq.sources.description import ModelDescription, split_address
 from altq.study import Table
+from altq.tasks import TASKS
+
+HARNESS = "0.4.13"
+"""Its version, as pyproject.toml pins it."""
 
 PAPER_MODELS = (
     "meta-llama/Llama-2-7b-hf",
@@ -45,13 +49,36 @@ class Captions(BaseModel):
 
 
 def captions(experiment: Experiment) -> Captions:
-    """What stands around the tables of an experiment: notes of the configuration, protocol, departures."""
+    """What stands around Table 2: notes of the configuration, protocol, departures."""
+    return _captions(experiment, [perplexity(experiment)])
+
+
+def zero_shot_captions(experiment: Experiment) -> Captions:
+    """The same of Table 3, which has methods and settings of its own."""
+    covered = {"methods": experiment.zero_shot_methods, "settings": experiment.settings_of(experiment.zero_shot)}
+    experiment = experiment.model_copy(update=covered)
+    return _captions(experiment, [zero_shot(experiment)])
+
+
+def study_captions(experiment: Experiment, table: Table, methods: Iterable[str], seeds: Iterable[int]) -> Captions:
+    """The same of a table of the study."""
+    covered = {"methods": list(methods), "settings": experiment.settings_of(table), "seeds": list(seeds)}
+    experiment = experiment.model_copy(update=covered)
+    measured = [perplexity(experiment)]
+    if getattr(table, "zero_shot", False):
+        measured.append(zero_shot(experiment))
+    return _captions(experiment, measured)
+
+
+def _captions(experiment: Experiment, measured: Iterable[str]) -> Captions:
     models = {name: model.published for name, model in experiment.models.items() if model.published}
     corpora = {name: corpus.published for name, corpus in experiment.corpora.items() if corpus.published}
     return Captions(
         notes=(
             *experiment.notes,
-            *protocol(experiment),
+            _models(experiment),
+            *measured,
+            *calibration(experiment),
             *policies(experiment),
             *departures(experiment),
             *baselines(experiment),
@@ -62,20 +89,35 @@ def captions(experiment: Experiment) -> Captions:
     )
 
 
-def study_captions(experiment: Experiment, table: Table, methods: Iterable[str], seeds: Iterable[int]) -> Captions:
-    """The same of a table of the study, which has methods and seeds of its own."""
-    covered = {"methods": list(methods), "settings": experiment.settings_of(table), "seeds": list(seeds)}
-    return captions(experiment.model_copy(update=covered))
-
-
-def protocol(experiment: Experiment) -> list[str]:
-    """What was computed, a sentence each: models, evaluation, calibration, recipe."""
-    calibration, evaluation, recipe = experiment.calibration, experiment.evaluation, experiment.recipe
-    models = "; ".join(f"{name} is {_origin(model)}" for name, model in experiment.models.items())
+def perplexity(experiment: Experiment) -> str:
+    """How perplexity is measured."""
+    evaluation = experiment.evaluation
     windows = "all" if evaluation.num_windows is None else f"the first {evaluation.num_windows}"
+    return f"Perplexity over {windows} non-overlapping windows of {evaluation.window_length} tokens of each test text."
+
+
+def zero_shot(experiment: Experiment) -> str:
+    """How accuracy is measured, and how the items differ from those of the harness."""
+    options = experiment.zero_shot
+    drawn = "all items" if options.limit is None else (
+        f"{options.limit} items of each, drawn at random with the seed {options.seed} from each part of the set in "
+        "proportion (paper: all)"
+    )  # fmt: skip
+    sentence = f"Zero-shot tasks as lm-evaluation-harness {HARNESS} defines and scores them: {drawn}."
+    for name, task in experiment.tasks.items():
+        sentence += f" {TASKS[name].label}: {task.departure}." if task.departure else ""
+    return sentence
+
+
+def _models(experiment: Experiment) -> str:
+    models = "; ".join(f"{name} is {_origin(model)}" for name, model in experiment.models.items())
+    return f"Model: {models}." if len(experiment.models) == 1 else f"Models: {models}."
+
+
+def calibration(experiment: Experiment) -> list[str]:
+    """What was calibrated on what and how, a sentence each."""
+    calibration, recipe = experiment.calibration, experiment.recipe
     sentences = [
-        f"Model: {models}." if len(experiment.models) == 1 else f"Models: {models}.",
-        f"Perplexity over {windows} non-overlapping windows of {evaluation.window_length} tokens of each test text.",
         f"Calibrated on {calibration.num_windows} windows of {calibration.window_length} tokens of "
         f"{calibration.corpus} at random places (seed {', '.join(map(str, experiment.seeds))}), the same for every "
         "method.",

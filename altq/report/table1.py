@@ -6,9 +6,11 @@ from pathlib import Path
 import pandas
 
 from altq.methods.table import FULL
+from altq.report.accuracy import ZERO_SHOT, format_accuracy, with_zero_shot, zero_shot_models
 from altq.report.perplexity import (
     Presentation,
     format_mean,
+    paper_columns,
     paper_places,
     perplexity_columns,
     perplexity_frame,
@@ -17,7 +19,7 @@ from altq.report.perplexity import (
     write_table,
 )
 from altq.report.published import published
-from altq.report.table import Cell, Row, Table
+from altq.report.table import Cell, Column, Row, Table
 from altq.selection.random import best_of
 from altq.setting import FULL_PRECISION
 
@@ -32,9 +34,9 @@ ROWS = {
 """The rows of a setting, by the paper's names of them."""
 
 
-def write_table1(paths: Iterable[str | Path], csv: str | Path, presentation: Presentation) -> None:
+def write_table1(paths: Iterable[Path], zero_shot: Sequence[Path], csv: Path, presentation: Presentation) -> None:
     """Read the results and write `csv`, a row for each, and beside it the summary as .md, .tex and .png."""
-    frame = perplexity_frame(read_results(paths), presentation, table="table1")
+    frame = with_zero_shot(perplexity_frame(read_results(paths), presentation, table="table1"), zero_shot, presentation)
     write_table(frame, wide_table(frame, presentation), csv)
 
 
@@ -43,7 +45,7 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
 
     The best is one selection for each model: that with the lowest geometric mean over texts.
     """
-    places = places_of(frame)
+    places, averaged = places_of(frame), zero_shot_models(frame)
     settings = [setting for setting in frame["setting"].unique() if setting != str(FULL_PRECISION)]
     groups, said = [], []
     for setting in settings:
@@ -53,9 +55,17 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
             best[model] = best_of(rows.to_dict("records"))
             said.append(f"{presentation.label(model)} at {setting}: {best[model]}")
         values = {name: [_perplexities(of_setting, name, best, *place) for place in places] for name in ROWS}
+        average = {name: [_accuracies(of_setting, name, best, model) for model in averaged] for name in ROWS}
         groups.append(
             tuple(
-                Row((setting, label), (*map(_cell, values[name]), *_paper(setting, name, presentation.orientation)))
+                Row(
+                    (setting, label),
+                    (
+                        *(Cell(format_mean(cell)) if cell else Cell() for cell in values[name]),
+                        *(Cell(format_accuracy(cell)) if cell else Cell() for cell in average[name]),
+                        *_paper(setting, name, presentation.orientation, bool(averaged)),
+                    ),
+                )
                 for name, label in ROWS.items()
                 if any(values[name])
             )
@@ -69,9 +79,13 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
         f"is better than what the choice would reach on other text: {'; '.join(said)}.",
         "Columns headed “paper” are the paper's own numbers, for its models and texts, for orientation only.",
     )
-    return Table(
-        "Table 1", TITLE, ("Setting", "Selection"), tuple(perplexity_columns(frame, presentation)), tuple(groups), notes
+    columns = (
+        *perplexity_columns(frame, presentation),
+        *(Column((f"{ZERO_SHOT} ↑", presentation.label(model))) for model in averaged),
+        *paper_columns(presentation),
+        *(Column((f"paper: {ZERO_SHOT} ↑", model), muted=True) for model in presentation.orientation if averaged),
     )
+    return Table("Table 1", TITLE, ("Setting", "Selection"), columns, tuple(groups), notes)
 
 
 def _is_random(frame: pandas.DataFrame) -> pandas.Series:
@@ -80,22 +94,28 @@ def _is_random(frame: pandas.DataFrame) -> pandas.Series:
 
 def _perplexities(frame: pandas.DataFrame, name: str, best: dict[str, str], corpus: str, model: str) -> list[float]:
     """What a row of the table says of a text and model: one perplexity, or those of all random selections."""
-    rows = frame.loc[(frame["corpus"] == corpus) & (frame["model"] == model)]
-    chosen = (
-        _is_random(rows) if name == "random" else rows["method"] == (best.get(model) if name == "best_random" else name)
-    )
-    return rows.loc[chosen, "perplexity"].tolist()
+    rows = _rows(frame, name, best, model)
+    return rows.loc[rows["corpus"] == corpus, "perplexity"].tolist()
 
 
-def _cell(values: Sequence[float]) -> Cell:
-    return Cell(format_mean(values)) if values else Cell()
+def _accuracies(frame: pandas.DataFrame, name: str, best: dict[str, str], model: str) -> list[float]:
+    """The same of the zero-shot average."""
+    return _rows(frame, name, best, model).drop_duplicates("method")["zero_shot"].tolist()
 
 
-def _paper(setting: str, name: str, models: Sequence[str]) -> list[Cell]:
+def _rows(frame: pandas.DataFrame, name: str, best: dict[str, str], model: str) -> pandas.DataFrame:
+    rows = frame.loc[frame["model"] == model]
+    if name == "random":
+        return rows.loc[_is_random(rows)]
+    return rows.loc[rows["method"] == (best.get(model) if name == "best_random" else name)]
+
+
+def _paper(setting: str, name: str, models: Sequence[str], with_average: bool) -> list[Cell]:
     """The paper's numbers of a row, for full precision in every group."""
     cells = []
-    for corpus, model in paper_places(models):
-        entry = published("table1", str(FULL_PRECISION) if name == FULL else setting, name, model, corpus)
+    places = paper_places(models) + ([(ZERO_SHOT, model) for model in models] if with_average else [])
+    for column, model in places:
+        entry = published("table1", str(FULL_PRECISION) if name == FULL else setting, name, model, column)
         spread = "" if entry is None or entry.std is None else f" ± {entry.std:.2f}"
         cells.append(Cell() if entry is None else Cell(f"{entry.value:.2f}{spread}"))
     return cells

@@ -12,6 +12,7 @@ from altq.report.perplexity import (
     Presentation,
     format_mean,
     format_perplexity,
+    paper_columns,
     paper_places,
     perplexity_columns,
     perplexity_frame,
@@ -29,7 +30,7 @@ TITLE = "Perplexity (lower is better) of quantized models."
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     """The paper's layout: a group of rows for each setting, columns corpus by model, the best of a setting in bold."""
     places, references = places_of(frame), paper_places(presentation.orientation)
-    columns = perplexity_columns(frame, presentation)
+    columns = perplexity_columns(frame, presentation) + paper_columns(presentation)
     several_roundings = frame.loc[frame["method"] != FULL, "weights"].nunique() > 1
     groups = []
     for setting, of_setting in frame.groupby("setting", sort=False):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas
 
+from altq.report.accuracy import ZERO_SHOT, format_accuracy, with_zero_shot, zero_shot_models
 from altq.report.perplexity import Presentation, format_perplexity, perplexity_frame, read_results, write_table
 from altq.report.published import PERPLEXITY_CORPORA, published
 from altq.report.selections import calibration_seconds, read_selections, selection_of, selection_seconds
@@ -17,9 +18,15 @@ PAPERS = {"learned": "search", "adaptive": "adaptive"}
 """What the published Table 4 calls our methods."""
 
 
-def write_table4(results: Iterable[Path], selections: Iterable[Path], csv: Path, presentation: Presentation) -> None:
+def write_table4(
+    results: Iterable[Path],
+    zero_shot: Sequence[Path],
+    selections: Iterable[Path],
+    csv: Path,
+    presentation: Presentation,
+) -> None:
     """Read results and selections and write `csv`, and beside it the table to read as .md, .tex and .png."""
-    frame = table4_frame(results, selections, presentation)
+    frame = with_zero_shot(table4_frame(results, selections, presentation), zero_shot, presentation)
     write_table(frame, wide_table(frame, presentation), csv)
 
 
@@ -57,6 +64,8 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     """A row for each setting and model."""
     corpora = list(frame["corpus"].unique())
     columns = [Column((f"{presentation.label(corpus)} ↓", label)) for corpus in corpora for label in PAIR.values()]
+    averaged = bool(zero_shot_models(frame))
+    columns += [Column((f"{ZERO_SHOT} ↑", label)) for label in PAIR.values() if averaged]
     columns += [Column(("Agreement", name)) for name in ("all", "by chance", "attention", "ffn", "blocks")]
     columns += [
         Column((heading, label)) for heading in ("Selection, CPU s", "and calibration") for label in PAIR.values()
@@ -64,13 +73,14 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     columns += [
         Column((f"paper: {corpus} ↓", label), muted=True) for corpus in PERPLEXITY_CORPORA for label in PAIR.values()
     ]
+    columns += [Column((f"paper: {ZERO_SHOT} ↑", label), muted=True) for label in PAIR.values() if averaged]
     columns += [Column(("paper: agreement", "blocks"), muted=True)]
     columns += [Column(("paper: hours", label), muted=True) for label in PAIR.values()]
     groups = [
         tuple(
             Row(
                 (setting, presentation.label(model)),
-                (*_cells(rows, corpora), *_paper(setting, _papers_model(model, presentation))),
+                (*_cells(rows, corpora, averaged), *_paper(setting, _papers_model(model, presentation), averaged)),
             )
             for model, rows in of_setting.groupby("model", sort=False)
         )
@@ -89,10 +99,11 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     return Table("Table 4", TITLE, ("Setting", "Model"), tuple(columns), tuple(groups), notes)
 
 
-def _cells(rows: pandas.DataFrame, corpora: Sequence[str]) -> list[Cell]:
+def _cells(rows: pandas.DataFrame, corpora: Sequence[str], averaged: bool) -> list[Cell]:
     of = {(row.corpus, row.method): row for row in rows.itertuples()}
     first = [of[corpora[0], method] for method in PAIR]
     texts = [format_perplexity(of[corpus, method].perplexity) for corpus in corpora for method in PAIR]
+    texts += [format_accuracy([row.zero_shot]) for row in first if averaged]
     n = first[0].num_blocks
     for name in ("agreement", "agreement_by_chance", "agreement_attention", "agreement_ffn", "agreement_blocks"):
         count, total = getattr(first[0], name), n if name.endswith(("attention", "ffn", "blocks")) else 2 * n
@@ -107,7 +118,7 @@ def _papers_model(model: str, presentation: Presentation) -> str | None:
     return presentation.published_models.get(model, next(iter(presentation.orientation), None))
 
 
-def _paper(setting: str, model: str | None) -> list[Cell]:
+def _paper(setting: str, model: str | None, averaged: bool) -> list[Cell]:
     """The paper's numbers of a model at a setting."""
 
     def cell(method: str, column: str, digits: int) -> Cell:
@@ -115,6 +126,7 @@ def _paper(setting: str, model: str | None) -> list[Cell]:
         return Cell() if entry is None else Cell(f"{entry.value:.{digits}f}")
 
     perplexities = [cell(method, corpus, 2) for corpus in PERPLEXITY_CORPORA for method in PAIR]
+    accuracies = [cell(method, ZERO_SHOT, 2) for method in PAIR if averaged]
     agreeing, total = (cell("adaptive", column, 0).text for column in ("layers agreeing", "layers"))
     agreed = Cell() if total == ABSENT else Cell(f"{agreeing}/{total}")
-    return [*perplexities, agreed, *(cell(method, "hours", 1) for method in PAIR)]
+    return [*perplexities, *accuracies, agreed, *(cell(method, "hours", 1) for method in PAIR)]

