@@ -36,7 +36,7 @@ TASKS = {
 def checked_task(name: str) -> str:
     """The name of a task; ValueError for one that is not known, with the nearest that are."""
     if name not in TASKS:
-        near = get_close_matches(name, TASKS, n=3, cutoff=0.4)
+        near = get_close_matches(name, TASKS, n=2, cutoff=0.35)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(f"task {name!r} is not known{hint} (known: {', '.join(TASKS)})")
     return name

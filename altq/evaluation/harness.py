@@ -41,7 +41,7 @@ def load_task(name: str, folder: str | Path, rows: Sequence[int]) -> Configurabl
 
     def items(**_: Any) -> datasets.DatasetDict:
         table = pyarrow.parquet.read_table(Path(folder) / ITEMS_FILE)
-        return datasets.DatasetDict({split: datasets.Dataset(table.take(rows))})
+        return datasets.DatasetDict({split: datasets.Dataset(table.take(list(rows)))})
 
     try:
         loaded = definitions.load({"group": "altq", "task": [{"task": name, "custom_dataset": items, **evaluated}]})

