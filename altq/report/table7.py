@@ -35,12 +35,12 @@ ZERO_SHOT_COLUMNS = ("zero_shot", "zero_shot_low", "zero_shot_high")
 
 def write_table7(results: Iterable[Path], zero_shot: Sequence[Path], csv: Path, presentation: Presentation) -> None:
     """Read the results of all seeds and write `csv`, and beside it the table as .md, .tex and .png."""
-    frame = table7_frame(read_results(results), zero_shot, presentation)
+    frame = table7_frame(read_results(results), presentation, zero_shot)
     write_table(frame, wide_table(frame, presentation), csv)
 
 
 def table7_frame(
-    results: Sequence[Mapping[str, Any]], zero_shot: Sequence[Path], presentation: Presentation
+    results: Sequence[Mapping[str, Any]], presentation: Presentation, zero_shot: Sequence[Path] = ()
 ) -> pandas.DataFrame:
     """The tidy table, a row for each setting, method, model and text.
 

@@ -6,7 +6,15 @@ import yaml
 from altq.configuration import Experiment
 from altq.methods.baselines import BASELINES, DIFFERENCES
 from altq.methods.table import METHODS
-from altq.report.protocol import PAPER_RECIPE, baselines, captions, departures, protocol
+from altq.report.protocol import (
+    PAPER_RECIPE,
+    baselines,
+    calibration,
+    captions,
+    departures,
+    study_captions,
+    zero_shot_captions,
+)
 
 
 @pytest.fixture
@@ -95,7 +103,7 @@ def test_balance_alone_has_runs(experiment):
 def test_our_recipe_is_said_where_it_is_used(experiment):
     only = experiment("configs/paper.yaml", methods=["full", "rtn", "flatquant"], recipe={"steps": 8})
     assert departures(only) == []
-    assert not any("fitted" in sentence for sentence in protocol(only))
+    assert not any("fitted" in sentence for sentence in calibration(only))
 
 
 def test_the_default_experiment_says_what_it_is(experiment):
@@ -167,7 +175,7 @@ def test_the_paper_follows_flatquant_but_for_its_start():
 
 
 def test_the_protocol_follows_the_configuration(experiment):
-    text = " ".join(protocol(experiment("configs/smoke.yaml")))
+    text = " ".join(captions(experiment("configs/smoke.yaml")).notes)
     assert "first 8 non-overlapping windows of 64 tokens" in text
     assert "Calibrated on 8 windows of 64 tokens of pydoc" in text and "2 optimiser steps" in text
     assert "Affine, Rotation and Adaptive are fitted sublayer by sublayer" in text
@@ -178,3 +186,21 @@ def test_published_names_are_the_labels(experiment):
     assert made.published_models["llama2-7b"] == made.labels["llama2-7b"] == "LLaMA-2-7B"
     assert made.published_corpora == {"wikitext2": "WikiText-2", "c4": "C4"}
     assert "llama2-70b" not in made.labels
+
+
+def test_zero_shot_is_said_where_it_is_measured(experiment):
+    default, paper = experiment("config.yaml"), experiment("configs/paper.yaml")
+    said = " ".join(zero_shot_captions(default).notes)
+    assert "300 items of each, drawn at random with the seed 0" in said and "LAMBADA: line breaks are spaces." in said
+    assert "Perplexity" not in said and "evaluation windows" not in said
+    assert "SpinQuant" not in said and "OSTQuant" in said  # the methods of Table 3 alone
+    assert "all items" in " ".join(zero_shot_captions(paper).notes)
+    asks, does_not = default.study.table4, default.study.table1
+    assert "Zero-shot tasks" in " ".join(study_captions(default, asks, ["learned"], [0]).notes)
+    assert "Zero-shot tasks" not in " ".join(study_captions(default, does_not, ["affine"], [0]).notes)
+
+
+def test_the_harnesss_version_is_the_pinned_one(project):
+    from altq.report.protocol import HARNESS
+
+    assert f'"lm-eval=={HARNESS}"' in (project / "pyproject.toml").read_text()

@@ -3,6 +3,8 @@ import pytest
 from altq.report.perplexity import Presentation, perplexity_frame, read_tidy
 from altq.report.table1 import wide_table, write_table1
 from altq.files import write_json
+from accuracies_for_tests import write_all
+from altq.report.accuracy import with_zero_shot
 from results_for_tests import full, result
 
 PLAIN = Presentation(notes=("Made numbers.",), orientation=())
@@ -67,7 +69,7 @@ def test_every_selection_is_in_the_file(tmp_path):
     for number, content in enumerate(made(20)):
         paths.append(tmp_path / f"{number}.json")
         write_json(paths[-1], content)
-    write_table1(paths, tmp_path / "table1.csv", PLAIN)
+    write_table1(paths, [], tmp_path / "table1.csv", PLAIN)
     frame = read_tidy(tmp_path / "table1.csv")
     assert len(frame) == 2 * 23 and frame.groupby("corpus")["method"].nunique().tolist() == [23, 23]
     assert {path.suffix for path in tmp_path.glob("table1.*")} == {".csv", ".md", ".tex", ".png"}
@@ -79,3 +81,16 @@ def test_a_nan_is_refused():
     results[-1]["perplexity"] = float("nan")
     with pytest.raises(ValueError, match="only finite perplexities"):
         perplexity_frame(results, PLAIN)
+
+
+def test_the_zero_shot_average_stands_beside(tmp_path):
+    shown = Presentation(orientation=("LLaMA-2-7B",))
+    zero_shot = write_all(tmp_path, "full", [1, 1], setting="W16A16K16V16", weights="none")
+    methods = ["affine", "rotation", *(f"random{k}" for k in range(4))]
+    for right, method in enumerate(methods):
+        zero_shot += write_all(tmp_path, method, [1] * right + [0] * (6 - right))
+    table = wide_table(with_zero_shot(perplexity_frame(made(), shown, table="table1"), zero_shot, shown), shown)
+    rows = cells(table)
+    assert [rows[name][2] for name in rows] == ["100.00", "0.00", "16.67", "58.33 ± 21.52", "83.33"]
+    assert [rows[name][-1] for name in rows] == ["69.79", "59.89", "58.91", "59.64 ± 0.75", "61.15"]
+    assert table.columns[2].headings[0] == "zero-shot average ↑" and table.columns[-1].muted

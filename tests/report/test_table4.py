@@ -3,6 +3,7 @@ import pytest
 from altq.files import write_json
 from altq.report.perplexity import Presentation, read_tidy
 from altq.report.table4 import table4_frame, wide_table, write_table4
+from accuracies_for_tests import write_all
 from results_for_tests import result, selection, selection_path, step
 
 PLAIN = Presentation()
@@ -53,7 +54,20 @@ def test_a_row_for_each_setting_and_model(files):
 
 
 def test_the_files_are_written_and_read_back(files, tmp_path):
-    write_table4(*files, tmp_path / "table4.csv", PLAIN)
+    results, selections = files
+    write_table4(results, [], selections, tmp_path / "table4.csv", PLAIN)
     frame = read_tidy(tmp_path / "table4.csv")
     assert wide_table(frame, PLAIN) == wide_table(table4_frame(*files, PLAIN), PLAIN)
     assert {path.suffix for path in tmp_path.glob("table4.*")} == {".csv", ".md", ".tex", ".png"}
+
+
+def test_the_zero_shot_average_stands_beside(files, tmp_path):
+    half, most = [1, 0], [1, 1, 1, 0]
+    zero_shot = write_all(tmp_path, "learned", half) + write_all(tmp_path, "adaptive", most)
+    results, selections = files
+    write_table4(results, zero_shot, selections, tmp_path / "table4.csv", PLAIN)
+    table = wide_table(read_tidy(tmp_path / "table4.csv"), PLAIN)
+    (row,) = table.rows
+    assert [cell.text for cell in row.cells[4:6]] == ["50.00", "75.00"]
+    paper = [column.headings[0] == "paper: zero-shot average ↑" for column in table.columns]
+    assert [cell.text for cell, is_papers in zip(row.cells, paper, strict=True) if is_papers] == ["61.45", "61.18"]

@@ -5,6 +5,7 @@ import pytest
 from altq.report.intervals import mean_interval
 from altq.report.perplexity import Presentation, read_tidy, write_table
 from altq.report.table7 import table7_frame, wide_table
+from accuracies_for_tests import write_all
 from results_for_tests import result, step
 
 PLAIN = Presentation(orientation=())
@@ -101,3 +102,15 @@ def test_time_to_select_stands_by_model():
         ("Selection, CPU s", "large"),
     ]
     assert [cell.text for cell in table.rows[0].cells][-2:] == ["1", "9"]
+
+
+def test_the_zero_shot_average_has_its_interval_over_seeds(tmp_path):
+    zero_shot = []
+    for seed, right in enumerate((5, 6, 7)):
+        zero_shot += write_all(tmp_path, "affine", [1] * right + [0] * (10 - right), seed=seed)
+    frame = table7_frame(made(), PLAIN, zero_shot)
+    row, expected = frame.iloc[0], mean_interval([0.5, 0.6, 0.7])
+    assert (row["zero_shot"], row["zero_shot_low"], row["zero_shot_high"]) == pytest.approx(expected)
+    table = wide_table(frame, PLAIN)
+    assert table.rows[0].cells[2].text == "60.00 [35.16, 84.84]"
+    assert table.columns[2].headings == ("zero-shot average ↑", "tiny")

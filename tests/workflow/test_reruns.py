@@ -24,7 +24,9 @@ TABLE = {f"results/table2.{suffix}" for suffix in ("csv", "json", "md", "png", "
 COST = {f"results/cost.{suffix}" for suffix in ("csv", "json", "md")}
 TABLES = TABLE | COST
 
-STUDY = ("results/table4.csv", "results/figure2.pdf")
+STUDY = ("results/table3.csv", "results/table4.csv", "results/figure2.pdf")
+TASKS = ("hellaswag", "lambada_openai")
+TABLE3 = {f"results/table3.{suffix}" for suffix in ("csv", "json", "md", "png", "tex")}
 TABLE4 = {f"results/table4.{suffix}" for suffix in ("csv", "json", "md", "png", "tex")}
 FIGURE2 = {f"results/figure2.{suffix}" for suffix in ("csv", "json", "pdf", "png")} | {
     "results/figure2-correlation.csv"
@@ -39,6 +41,7 @@ command, output = sys.argv[1], Path(sys.argv[sys.argv.index("--output") + 1])
 names = {
     "fetch-model": ["source.json"],
     "fetch-corpus": ["calibration.txt", "test.txt", "source.json"],
+    "fetch-task": ["items.parquet", "source.json"],
     "states": ["states.json"],
     "calibrate": ["index.json"],
     "calibrate-end-to-end": ["index.json"],
@@ -46,7 +49,7 @@ names = {
     "search": ["scores.json"],
 }
 paths = [output / name for name in names.get(command, [])] or [output]
-if command == "tokens":
+if command in ("tokens", "requests", "zero-shot"):
     paths.append(output.with_suffix(".json"))
 if command.startswith("table"):
     paths += [output.with_suffix(suffix) for suffix in (".json", ".md", ".png", ".tex")]
@@ -63,6 +66,15 @@ for path in paths:
 
 def perplexities(methods=METHODS, settings=SETTINGS):
     return {f"results/perplexity/made/{m}/{s}/gptq/seed0/pydoc.json" for m in methods for s in settings}
+
+
+def accuracies(methods, tasks=TASKS):
+    return {
+        f"results/zero_shot/made/{m}/W3A3K2V2/gptq/seed0/{task}.{suffix}"
+        for m in methods
+        for task in tasks
+        for suffix in ("json", "parquet")
+    }
 
 
 def checkpoints(methods=METHODS, settings=SETTINGS):
@@ -88,7 +100,19 @@ def assembled_and_evaluated(methods=METHODS, settings=SETTINGS):
     return checkpoints(methods, settings) | perplexities(methods, settings) | TABLES
 
 
+def learned():
+    """What is made anew where the search is, and the tables that have the learned selection."""
+    made = checkpoints(["learned"]) | perplexities(["learned"]) | accuracies(["learned"])
+    return measured("learned") | made | TABLE4
+
+
 FULL = {"results/perplexity/made/full/W16A16K16V16/none/seed0/pydoc.json"}
+FULL_ZERO_SHOT = {
+    f"results/zero_shot/made/full/W16A16K16V16/none/seed0/{task}.{suffix}"
+    for task in TASKS
+    for suffix in ("json", "parquet")
+}
+REQUESTS = {f"results/requests/made/{task}.{suffix}" for task in TASKS for suffix in ("json", "parquet")}
 TEST_TOKENS = {"results/tokens/made/pydoc/test.npy", "results/tokens/made/pydoc/test.json"}
 
 
@@ -172,7 +196,7 @@ def test_a_finished_study_has_nothing_to_do(finished):
 
 def test_the_search_s_options_rerun_the_search_and_what_is_learned(finished):
     planned = finished.planned(changed(finished, selection={"search": {"steps": 3}}), "all", *STUDY)
-    assert planned == measured("learned") | checkpoints(["learned"]) | perplexities(["learned"]) | TABLE4
+    assert planned == learned()
 
 
 def test_held_out_windows_rerun_what_is_measured_on_them(finished):
@@ -184,19 +208,43 @@ def test_held_out_windows_rerun_what_is_measured_on_them(finished):
 def test_another_candidate_needs_its_bank_and_leaves_the_others_alone(finished):
     candidates = {"candidates": ["affine", "rotation", "balance"]}
     planned = finished.planned(changed(finished, selection=candidates), "all", *STUDY)
-    learned = measured("learned") | checkpoints(["learned"]) | perplexities(["learned"]) | TABLE4
     oracle = {"results/scores/made/W3A3K2V2/seed0/oracle/scores.json"} | FIGURE2
-    assert planned == banks(["balance"]) | learned | oracle
+    assert planned == banks(["balance"]) | learned() | oracle
 
 
 def test_code_of_the_search_reruns_what_is_learned(finished):
     planned = finished.planned_after_edit("altq/selection/search.py", "\nADDED = 1\n", None, "all", *STUDY)
-    assert planned == measured("learned") | checkpoints(["learned"]) | perplexities(["learned"]) | TABLE4
+    assert planned == learned()
 
 
 def test_evaluation_windows_rerun_evaluation(finished):
     planned = finished.planned(changed(finished, evaluation={"num_windows": 9}))
     assert planned == TEST_TOKENS | FULL | perplexities() | TABLE
+
+
+def test_a_limit_asks_anew_and_calibrates_nothing(finished):
+    planned = finished.planned(changed(finished, zero_shot={"limit": 6}), "all", *STUDY)
+    methods = ["flatquant", "adaptive", "learned"]
+    assert planned == REQUESTS | FULL_ZERO_SHOT | accuracies(methods) | TABLE3 | TABLE4
+
+
+def test_a_new_task_is_asked_alone(finished):
+    tasks = finished.config["tasks"] | {"piqa": {"made": 8}}
+    planned = finished.planned(changed(finished, tasks=tasks), "results/table3.csv")
+    items = {f"results/tasks/piqa/{name}" for name in ("items.parquet", "source.json")}
+    requests = {f"results/requests/made/piqa.{suffix}" for suffix in ("json", "parquet")}
+    full = {path.replace("hellaswag", "piqa") for path in FULL_ZERO_SHOT if "hellaswag" in path}
+    assert planned == items | requests | full | accuracies(["flatquant", "adaptive"], ["piqa"]) | TABLE3
+
+
+def test_how_items_differ_is_said_and_reruns_no_fetch(finished):
+    tasks = {name: task | {"departure": "made"} for name, task in finished.config["tasks"].items()}
+    assert finished.planned(changed(finished, tasks=tasks), "all", *STUDY) == TABLE3 | TABLE4
+
+
+def test_another_reference_redraws_table_3(finished):
+    planned = finished.planned(changed(finished, zero_shot={"reference": "adaptive"}), "all", *STUDY)
+    assert planned == TABLE3
 
 
 def test_our_recipe_leaves_the_baselines_alone(finished):
