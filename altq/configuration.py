@@ -39,6 +39,7 @@ class CalibrationOptions(_Section):
         pattern="^(relative|mse)$",
         description="mse (the paper's), or relative: each token weighted by the inverse mean square of its residual",
     )
+    shards: int = Field(1, ge=1, description="jobs that each bank is split into, by ranges of blocks; the same bits")
 
 
 class BaselineRecipes(_Section):
@@ -112,6 +113,10 @@ class Experiment(_Section):
         if self.calibration.corpus not in self.corpora:
             problems.append(f"calibration.corpus {self.calibration.corpus!r} is not among the corpora")
         for name, model in self.models.items():
+            if self.calibration.shards > model.num_blocks:
+                problems.append(
+                    f"calibration.shards is {self.calibration.shards}, but {name} has {model.num_blocks} blocks"
+                )
             for half in ("attention", "ffn"):
                 count = getattr(self.selection.heuristic, half).count
                 if count is not None and count > model.num_blocks:
