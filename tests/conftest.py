@@ -13,6 +13,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 PROJECT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long tests of the workflow first; tests that share what is dear to make on one worker of pytest-xdist."""
+    items.sort(key=lambda item: item.path.parent.name != "workflow")
+    for item in items:
+        runs_smoke = "smoke" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("smoke" if runs_smoke else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def project() -> Path:
     """The root of the project."""
