@@ -1,0 +1,160 @@
+/* Entry points of the library: codes of activations, and a whole linear layer. Called through ctypes (library.py).
+
+   Both return 0, or -1 where there is no memory. Every output depends on one token and one row of the weights alone, so
+   the number of threads changes no bit. */
+#include "amx.h"
+#include "layer.h"
+#include "product.h"
+#include "quantize.h"
+#include "transform.h"
+#include <omp.h>
+
+enum { BLOCK = 256, CACHE_LINE = 64 };
+
+/* Memory that a thread keeps from call to call. */
+typedef struct {
+    void *memory;
+    long bytes;
+} Room;
+
+static _Thread_local Room codes_room, work_room;
+
+static void *reserve(Room *room, long bytes) {
+    if (bytes > room->bytes) {
+        free(room->memory);
+        room->bytes = round_up(bytes, 4096);
+        room->memory = aligned_alloc(CACHE_LINE, room->bytes);
+        if (!room->memory) room->bytes = 0;
+    }
+    return room->memory;
+}
+
+INLINE long max_of(long a, long b) { return a > b ? a : b; }
+INLINE long min_of(long a, long b) { return a < b ? a : b; }
+
+/* Transform and quantize x [tokens, d_in] of one share of the work. */
+static void read_tokens(const Layer *layer, const float *x, long tokens, int8_t *codes, long stride, float *scale,
+                        int32_t *sum, void *work) {
+    long columns = layer->left || layer->right ? padded_columns(layer) : layer->d_in;
+    long rows = layer->left || layer->right ? layer->d1 : 1, size = rows * columns;
+    long valid = rows == 1 ? layer->d_in : layer->d2;
+    for (long first = 0; first < tokens;) {
+        long together = 1;
+        const float *y = x + first * layer->d_in;
+#if defined(__AMX_INT8__)
+        if (layer->left_tiles) {
+            y = transform_token_amx(layer, y, work);
+            columns = tiles_of(layer).columns;
+        } else
+#endif
+        if (layer->left || layer->right) {
+            together = min_of(tokens_together(layer), tokens - first);
+            y = transform_tokens(layer, y, together, work);
+        }
+        for (long t = 0; t < together; t++, first++, y += size) {
+            int8_t *row = codes + first * stride;
+            quantize_token(layer, y, rows, valid, columns, row, scale + first, sum + first);
+            memset(row + layer->d_in, 0, stride - layer->d_in);
+        }
+    }
+}
+
+/* sums [tokens, 32] of unsigned weight codes -> out [tokens, d_out], the columns of this panel. */
+static void write_outputs(const Layer *layer, long panel, const int32_t *sums, long tokens, const float *scale,
+                          const int32_t *sum, float *out) {
+    long first = panel * PANEL, columns = min_of(PANEL, layer->d_out - first);
+    int32_t half = 1 << (layer->weight_bits - 1);
+    for (long t = 0; t < tokens; t++)
+        for (long c = 0; c < columns; c += LANES) {
+            ints product = add_ints(load_ints(sums + t * PANEL + c), fill_ints(-half * sum[t]));
+            floats y = times(as_floats(product), fill(scale[t]));
+            y = times(y, load(layer->weight_scale + first + c));
+            if (layer->bias) y = add(y, load(layer->bias + first + c));
+            float *place = out + t * layer->d_out + first + c;
+            if (columns - c >= LANES) store(place, y);
+            else store_some(place, y, columns - c);
+        }
+}
+
+static long work_bytes(const Layer *layer) {
+    long transform = transform_workspace(layer) * (long)sizeof(float);
+#if defined(__AMX_INT8__)
+    transform = max_of(transform, amx_workspace(layer));
+#endif
+    long product = BLOCK * PANEL * (long)sizeof(int32_t) + PANEL * DEPTH_OF_STRIP_AMX;
+    return max_of(transform, product);
+}
+
+/* Row stride of codes: away from multiples of 4096 bytes, so that rows do not share cache sets. */
+static long code_stride(const Layer *layer) { return layer->depth + CACHE_LINE; }
+
+/* One block of at most 256 tokens; out may be null: codes, scale and sum alone are made. */
+static int run_block(const Layer *layer, const float *x, long tokens, float *out, int8_t *codes, long stride,
+                     float *scale, int32_t *sum, int threads) {
+    int failed = 0;
+    long panels = (layer->d_out + PANEL - 1) / PANEL, share = max_of(1, min_of(16, tokens / threads));
+#pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : failed)
+    {
+        char *work = reserve(&work_room, work_bytes(layer));
+        failed = !work;
+#if defined(__AMX_INT8__)
+        configure_tiles();
+#endif
+#pragma omp for schedule(static)
+        for (long first = 0; first < tokens; first += share)
+            if (work)
+                read_tokens(layer, x + first * layer->d_in, min_of(share, tokens - first), codes + first * stride,
+                            stride, scale + first, sum + first, work);
+        if (out) {
+            int32_t *sums = (int32_t *)work;
+            uint8_t *strip = (uint8_t *)(sums + BLOCK * PANEL);
+#pragma omp for schedule(static)
+            for (long panel = 0; panel < panels; panel++) {
+                if (!work) continue;
+#if defined(__AMX_INT8__)
+                if (tokens >= TOKENS_WITH_AMX) multiply_panel_amx(layer, panel, codes, stride, tokens, sums, strip);
+                else
+#endif
+                    multiply_panel(layer, panel, codes, stride, tokens, sums, strip);
+                write_outputs(layer, panel, sums, tokens, scale, sum, out);
+            }
+        }
+#if defined(__AMX_INT8__)
+        _tile_release();
+#endif
+    }
+    return failed ? -1 : 0;
+}
+
+/* y [tokens, d_out] of x [tokens, d_in], both contiguous. */
+int altq_linear(const Layer *layer, const float *x, long tokens, float *out, int threads) {
+    long stride = code_stride(layer);
+    int8_t *codes = reserve(&codes_room, BLOCK * (stride + (long)(sizeof(float) + sizeof(int32_t))));
+    if (!codes) return -1;
+    float *scale = (float *)(codes + BLOCK * stride);
+    int32_t *sum = (int32_t *)(scale + BLOCK);
+    for (long first = 0; first < tokens; first += BLOCK)
+        if (run_block(layer, x + first * layer->d_in, min_of(BLOCK, tokens - first), out + first * layer->d_out, codes,
+                      stride, scale, sum, threads))
+            return -1;
+    return 0;
+}
+
+/* codes [tokens, stride], scale and sum [tokens] of x [tokens, d_in]; stride is at least depth. */
+int altq_quantize(const Layer *layer, const float *x, long tokens, int8_t *codes, long stride, float *scale,
+                  int32_t *sum, int threads) {
+    for (long first = 0; first < tokens; first += BLOCK)
+        if (run_block(layer, x + first * layer->d_in, min_of(BLOCK, tokens - first), 0, codes + first * stride, stride,
+                      scale + first, sum + first, threads))
+            return -1;
+    return 0;
+}
+
+/* Ask the system for what the variant needs beyond its instructions; 0 where it has it. */
+int altq_prepare(void) {
+#if defined(__AMX_INT8__)
+    return request_tiles();
+#else
+    return 0;
+#endif
+}
