@@ -21,7 +21,6 @@ class Layer(ctypes.Structure):
         *((name, c_int64) for name in ("d1", "d2")),
         *((name, c_void_p) for name in ("left", "right")),
         ("right_stride", c_int64),
-        *((name, c_void_p) for name in ("left_tiles", "right_tiles")),
         *((name, c_int64) for name in ("activation_bits", "is_signed", "asymmetric")),
         *((name, c_float) for name in ("low_clip", "high_clip")),
     ]

@@ -15,7 +15,7 @@ from kernels.cpu.torch_path import TorchLayer
 BITS = (2, 3, 4, 8)
 """Widths of codes that the kernels know. In memory a weight of 2 or 3 bits takes 4."""
 
-_PANEL, _GROUP, _DEPTH_MULTIPLE, _CACHE_LINE = 32, 4, 64, 64  # as in source/layer.h and source/kernels.c
+_PANEL, _GROUP, _DEPTH_MULTIPLE, _CACHE_LINE, _COLUMN_MULTIPLE = 32, 4, 64, 64, 16  # as in the C sources
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Activations:
     def __post_init__(self) -> None:
         _check_bits("activations", self.bits)
         if self.asymmetric and self.bits == 8:
-            raise ValueError("activations of 8 bits with a zero point do not fit the kernels' signed bytes; give 2 to 4")
+            raise ValueError(
+                "activations of 8 bits with a zero point do not fit the kernels' signed bytes; give 2 to 4"
+            )
 
     def clips(self) -> tuple[float, float]:
         """Factors of the minimum and the maximum; over the largest code, as the kernels read it, where symmetric."""
@@ -74,16 +76,14 @@ class QuantizedLinear:
         self.variant = variant or default_variant()
         scale = scale.detach().reshape(-1).float()
         bias = None if bias is None else bias.detach().float()
-        left, right = (None if factor is None else factor.detach() for factor in (left, right))
+
+        factors = prepare_factors(self.d_in, left, right)
         if self.variant == TORCH:
-            prepare_factors(self.d_in, left, right, lanes=1, tiles=False)  # the same errors
-            self._torch = TorchLayer(codes, scale, bias, left, right, activations)
+            self._torch = TorchLayer(codes, scale, bias, factors, activations)
             self.weight_bytes = self._torch.weight_bytes
             return
         self._library = load_library(self.variant)
         depth = _multiple(self.d_in, _DEPTH_MULTIPLE)
-        lanes = 8 if self.variant.startswith("avx2") else 16
-        factors = prepare_factors(self.d_in, left, right, lanes=lanes, tiles=self.variant == "amx")
         width = 8 if weight_bits == 8 else 4
         packed = pack_panels(codes, width, depth)
         rows = (0, -self.d_out % _PANEL)
@@ -92,13 +92,13 @@ class QuantizedLinear:
             "weights": packed,
             "weight_scale": F.pad(scale, rows),
             "bias": None if bias is None else F.pad(bias, rows),
-            **{name: getattr(factors, name) for name in ("left", "right", "left_tiles", "right_tiles")},
+            "left": factors.left,
+            "right": None if factors.right is None else F.pad(factors.right, (0, -factors.d2 % _COLUMN_MULTIPLE)),
         }
-        runs = factors.right is not None and factors.right.dim() == 3
         low, high = activations.clips()
         self._layer = Layer(
             d_in=self.d_in, d_out=self.d_out, depth=depth, weight_bits=width,
-            d1=factors.d1, d2=factors.d2, right_stride=factors.right.stride(0) if runs else 0,
+            d1=factors.d1, d2=factors.d2, right_stride=self._tensors["right"].stride(0) if factors.has_runs else 0,
             activation_bits=activations.bits, is_signed=activations.signed, asymmetric=activations.asymmetric,
             low_clip=low, high_clip=high,
             **{name: None if t is None else t.data_ptr() for name, t in self._tensors.items()},
@@ -168,6 +168,8 @@ def _check_weights(codes: Tensor, scale: Tensor, bias: Tensor | None, bits: int)
         raise ValueError(f"codes from {low} to {high} do not fit in {bits} bits")
     if scale.numel() != len(codes) or (bias is not None and bias.shape != (len(codes),)):
         shapes = list(scale.shape), None if bias is None else list(bias.shape)
-        raise ValueError(f"{len(codes)} rows of codes need a scale each (and a bias): scale {shapes[0]}, bias {shapes[1]}")
+        raise ValueError(
+            f"{len(codes)} rows of codes need a scale each (and a bias): scale {shapes[0]}, bias {shapes[1]}"
+        )
     if codes.shape[1] > 1 << 16:
         raise ValueError(f"{codes.shape[1]} columns overflow the 32-bit sums of codes; at most {1 << 16}")

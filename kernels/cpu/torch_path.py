@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kernels.cpu.factors import Factors
+
 if TYPE_CHECKING:
     from kernels.cpu.linear import Activations
 
@@ -20,14 +22,12 @@ class TorchLayer:
         codes: Tensor,
         scale: Tensor,
         bias: Tensor | None,
-        left: Tensor | None,
-        right: Tensor | None,
+        factors: Factors,
         activations: "Activations",
     ) -> None:
         self._columns = codes.T.contiguous()  # [d_in, d_out]
         self._scale, self._bias = scale, bias
-        self._left = None if left is None else left.float().T
-        self._right = None if right is None else right.float()
+        self._factors = factors
         self._activations = activations
         self._clips = activations.clips()
         self.weight_bytes = codes.nbytes + scale.nbytes
@@ -64,14 +64,12 @@ class TorchLayer:
         return torch.where(finite, codes, 0).to(torch.int8), torch.where(finite, scale, torch.nan)
 
     def _transform(self, x: Tensor) -> Tensor:
-        if self._left is None and self._right is None:
-            return x
-        d1 = len(self._left) if self._left is not None else x.shape[-1] // self._right.shape[-1]
-        blocks = x.reshape(-1, d1, x.shape[-1] // d1)
-        if self._right is not None and self._right.dim() == 3:
-            blocks = (blocks.transpose(0, 1) @ self._right).transpose(0, 1)
-        elif self._right is not None:
-            blocks = blocks @ self._right
-        if self._left is not None:
-            blocks = self._left @ blocks
+        d1, d2, left, right = self._factors
+        blocks = x.view(-1, d1, d2)
+        if self._factors.has_runs:
+            blocks = (blocks.transpose(0, 1) @ right).transpose(0, 1)
+        elif right is not None:
+            blocks = blocks @ right
+        if left is not None:
+            blocks = left @ blocks
         return blocks.reshape(x.shape)

@@ -18,12 +18,12 @@ class Variant:
 
 _AVX2 = {"avx2", "fma"}
 _AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "fma"}
-_AMX = {"amx_tile", "amx_int8", "amx_bf16", "avx512_bf16"}
+_AMX = {"amx_tile", "amx_int8"}
 
 
 def _variant(name: str, features: set[str]) -> Variant:
-    """gcc and clang name the features as Linux does, but for underscores."""
-    spelled = {"amx_tile": "amx-tile", "amx_int8": "amx-int8", "amx_bf16": "amx-bf16"}
+    """gcc and clang name the features as Linux does, but for underscores (dashes in those of AMX)."""
+    spelled = {"amx_tile": "amx-tile", "amx_int8": "amx-int8"}
     flags = (f"-m{spelled.get(feature, feature.replace('_', ''))}" for feature in sorted(features))
     return Variant(name, frozenset(features), tuple(flags))
 
@@ -59,4 +59,6 @@ def find_variant(name: str) -> Variant:
             if missing:
                 raise ValueError(f"variant {name!r} needs {', '.join(missing)}, which this processor lacks")
             return variant
-    raise ValueError(f"there is no variant {name!r} of the CPU kernels; give one of {', '.join(v.name for v in VARIANTS)}")
+    raise ValueError(
+        f"there is no variant {name!r} of the CPU kernels; give one of {', '.join(v.name for v in VARIANTS)}"
+    )

@@ -41,12 +41,6 @@ static void read_tokens(const Layer *layer, const float *x, long tokens, int8_t 
     for (long first = 0; first < tokens;) {
         long together = 1;
         const float *y = x + first * layer->d_in;
-#if defined(__AMX_INT8__)
-        if (layer->left_tiles) {
-            y = transform_token_amx(layer, y, work);
-            columns = tiles_of(layer).columns;
-        } else
-#endif
         if (layer->left || layer->right) {
             together = min_of(tokens_together(layer), tokens - first);
             y = transform_tokens(layer, y, together, work);
@@ -78,10 +72,7 @@ static void write_outputs(const Layer *layer, long panel, const int32_t *sums, l
 
 static long work_bytes(const Layer *layer) {
     long transform = transform_workspace(layer) * (long)sizeof(float);
-#if defined(__AMX_INT8__)
-    transform = max_of(transform, amx_workspace(layer));
-#endif
-    long product = BLOCK * PANEL * (long)sizeof(int32_t) + PANEL * DEPTH_OF_STRIP_AMX;
+    long product = BLOCK * PANEL * (long)sizeof(int32_t) + PANEL * DEPTH_OF_STRIP;
     return max_of(transform, product);
 }
 

@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-enum { PANEL = 32, GROUP = 4, DEPTH_MULTIPLE = 64 };
+enum { PANEL = 32, GROUP = 4, COLUMN_MULTIPLE = 16 };
 
 /* y = s_x s_w (codes of x T) . (codes of W) + bias.
 
@@ -15,13 +15,11 @@ typedef struct {
     const uint8_t *weights;
     const float *weight_scale;  /* [d_out, padded to whole panels] */
     const float *bias;          /* the same, or null */
-    /* T = L (x) R: L^T [d1, d1] row by row, or null; R [d2, columns] padded with zeros, or null; right_stride floats
+    /* T = L (x) R: L^T [d1, d1] row by row, or null; R [d2, d2 padded with zeros to a multiple of 16], or null; right_stride floats
        from the matrix of one of the d1 runs to the next, 0 where they share it. */
     int64_t d1, d2;
     const float *left, *right;
     int64_t right_stride;
-    /* The same split into bfloat16 tiles (transform_amx.h), or null. */
-    const uint16_t *left_tiles, *right_tiles;
     /* Symmetric: scale = peak * low_clip, already over the largest code. Asymmetric: clip of minimum and maximum. */
     int64_t activation_bits, is_signed, asymmetric;
     float low_clip, high_clip;

@@ -63,7 +63,7 @@ INLINE void unpack_strip(const uint8_t *packed, long pairs, uint8_t *strip) {
         }
 }
 
-enum { DEPTH_OF_STRIP = 512, DEPTH_OF_STRIP_AMX = 512 };
+enum { DEPTH_OF_STRIP = 512 };
 
 /* Columns [first, first + depth) of a panel as bytes, in place or unpacked into `room`. */
 INLINE const uint8_t *strip_of(const Layer *layer, const uint8_t *panel, long first, long depth, uint8_t *room) {

@@ -58,7 +58,7 @@ static void multiply(long rows, long columns, long depth, const float *a, long a
 /* Tokens that are transformed together: enough rows for the tiles of `multiply`. */
 INLINE long tokens_together(const Layer *layer) { return layer->right_stride || layer->d1 < 32 ? 16 : 1; }
 
-INLINE long padded_columns(const Layer *layer) { return round_up(layer->d2, LANES); }
+INLINE long padded_columns(const Layer *layer) { return round_up(layer->d2, COLUMN_MULTIPLE); }
 
 /* Floats of workspace for `transform_tokens`. */
 INLINE long transform_workspace(const Layer *layer) {

@@ -1,0 +1,84 @@
+"""A quantized checkpoint on the packed kernels: 4 bits a weight in memory, one call for all projections of a site."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from altq.methods.quantized_model import CHECKPOINT_FILE, Operand, Products, Site, load_checkpoint, weight_codes
+from altq.models.joints import Projection
+from altq.setting import FULL_PRECISION_BITS
+from altq.transforms.balance import Balance
+from altq.transforms.heads import HeadMixing
+from altq.transforms.identity import Identity
+from altq.transforms.kronecker import Kronecker
+from altq.transforms.transform import Transform
+from kernels.cpu import Activations, QuantizedLinear
+
+
+def load_packed_model(folder: str | Path, variant: str | None = None) -> nn.Module:
+    """The model of a checkpoint with its projections on the CPU kernels, all else as `load_model` gives it.
+
+    variant: of kernels.cpu; the fastest that runs here where none is given. ValueError where the folder is no
+    checkpoint, or its bit widths are not those that the kernels know.
+    """
+    if not (Path(folder) / CHECKPOINT_FILE).is_file():
+        raise ValueError(f"{folder} has no {CHECKPOINT_FILE}: only a quantized checkpoint can run on packed weights")
+    return load_checkpoint(Path(folder), lambda site: _packed_products(site, variant))
+
+
+def _packed_products(site: Site, variant: str | None) -> Products:
+    """One layer for all projections of a site; each takes its columns of the outputs."""
+    bits = site.setting
+    if FULL_PRECISION_BITS in (bits.weights, bits.activations):
+        raise ValueError(f"setting {bits}: packed products need quantized weights and activations")
+    weights = [weight_codes(name, site.tensors, bits.weights) for name in site.names]
+    left, right = _factors(site.transform)
+    layer = QuantizedLinear(
+        torch.cat([codes for codes, _ in weights]),
+        torch.cat([scale for _, scale in weights]),
+        weight_bits=bits.weights,
+        activations=Activations(bits.activations, site.clip, **site.options),
+        left=left,
+        right=right,
+        bias=_bias(site, [len(codes) for codes, _ in weights]),
+        variant=variant,
+    )
+    operands, first = [], 0
+    for codes, _ in weights:
+        operands.append(Operand(slice(first, first + len(codes)), None))
+        first += len(codes)
+    return Products(layer, _columns, operands)
+
+
+def _columns(outputs: Tensor, columns: slice) -> Tensor:
+    return outputs[..., columns]
+
+
+def _bias(site: Site, rows: list[int]) -> Tensor | None:
+    """The biases of a site's projections one behind the other, zeros where one has none; None where none has."""
+    biases = [site.tensors.get(f"{name}.bias") for name in site.names]
+    if all(bias is None for bias in biases):
+        return None
+    return torch.cat([torch.zeros(n) if bias is None else bias.float() for bias, n in zip(biases, rows, strict=True)])
+
+
+def _factors(transform: Transform) -> tuple[Tensor | None, Tensor | None]:
+    """The Kronecker factors of an online transform, None for an identity."""
+    match transform:
+        case Identity():
+            return None, None
+        case Kronecker():
+            return transform.left, transform.right
+        case HeadMixing():
+            return transform.mixing, None
+        case Balance():
+            return transform.left, transform.runs
+    raise ValueError(f"the packed kernels do not know the transform {type(transform).__name__}")
+
+
+def projection_bytes(model: nn.Module) -> tuple[int, int]:
+    """The memory of a packed model's projections (codes and scales), and what they would take in float32."""
+    projections = [module for module in model.modules() if isinstance(module, Projection)]
+    layers = {id(p.shared): p.shared.function for p in projections}.values()
+    return sum(layer.weight_bytes for layer in layers), sum(4 * layer.d_in * layer.d_out for layer in layers)
