@@ -1,19 +1,28 @@
 """A quantized checkpoint on the packed kernels: 4 bits a weight in memory, one call for all projections of a site."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from altq.methods.quantized_model import CHECKPOINT_FILE, Operand, Products, Site, load_checkpoint, weight_codes
+from altq.methods.quantized_model import (
+    CHECKPOINT_FILE,
+    CacheReader,
+    Operand,
+    Products,
+    Site,
+    load_checkpoint,
+    weight_codes,
+)
 from altq.models.joints import Projection
-from altq.setting import FULL_PRECISION_BITS
+from altq.setting import FULL_PRECISION_BITS, Setting
 from altq.transforms.balance import Balance
-from altq.transforms.heads import HeadMixing
+from altq.transforms.heads import HeadMixing, HeadTransform
 from altq.transforms.identity import Identity
 from altq.transforms.kronecker import Kronecker
 from altq.transforms.transform import Transform
-from kernels.cpu import Activations, QuantizedLinear
+from kernels.cpu import Activations, CacheQuantizer, QuantizedLinear
 
 
 def load_packed_model(folder: str | Path, variant: str | None = None) -> nn.Module:
@@ -24,10 +33,31 @@ def load_packed_model(folder: str | Path, variant: str | None = None) -> nn.Modu
     """
     if not (Path(folder) / CHECKPOINT_FILE).is_file():
         raise ValueError(f"{folder} has no {CHECKPOINT_FILE}: only a quantized checkpoint can run on packed weights")
-    return load_checkpoint(Path(folder), lambda site: _packed_products(site, variant))
+    return load_checkpoint(
+        Path(folder), partial(_packed_products, variant=variant), partial(PackedCacheReader, variant=variant)
+    )
 
 
-def _packed_products(site: Site, variant: str | None) -> Products:
+class PackedCacheReader(CacheReader):
+    """The same joint with the kernels' quantizers of keys and values."""
+
+    def __init__(
+        self, transform: HeadTransform, clips: dict[str, Tensor], setting: Setting, *, variant: str | None
+    ) -> None:
+        super().__init__(transform, clips, setting)
+        ranges = {site: clip.expand(len(self.factors), 1, 2).squeeze(1) for site, clip in clips.items()}
+        self._keys = CacheQuantizer(_width(setting.keys), ranges["key"], self.factors, variant=variant)
+        self._values = CacheQuantizer(_width(setting.values), ranges["value"], variant=variant)
+
+    def keys_and_values(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        return self._keys(key), self._values(value)
+
+
+def _width(bits: int) -> int | None:
+    return None if bits == FULL_PRECISION_BITS else bits
+
+
+def _packed_products(site: Site, *, variant: str | None) -> Products:
     """One layer for all projections of a site; each takes its columns of the outputs."""
     bits = site.setting
     if FULL_PRECISION_BITS in (bits.weights, bits.activations):

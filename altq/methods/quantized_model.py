@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from altq.files import read_json
 from altq.models.family import family_of
-from altq.models.joints import ATTENTION, SharedInput, attach_cache_joint
+from altq.models.joints import ATTENTION, CacheJoint, SharedInput, attach_cache_joint
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer
 from altq.quantizers.integer import Codes, dequantized, integer_linear, quantize_tokens
@@ -32,7 +32,7 @@ WEIGHTS_FILE = "model.safetensors"
 def load_model(folder: str | Path) -> nn.Module:
     """The model of a folder, ready for a forward pass: a quantized checkpoint, or a full-precision model."""
     if (Path(folder) / CHECKPOINT_FILE).is_file():
-        return load_checkpoint(Path(folder), integer_products)
+        return load_checkpoint(Path(folder), integer_products, CacheReader)
     return Skeleton(folder).fill()
 
 
@@ -62,8 +62,12 @@ class Products(NamedTuple):
     operands: list[Operand]
 
 
-def load_checkpoint(folder: Path, products: Callable[[Site], Products]) -> nn.Module:
+def load_checkpoint(
+    folder: Path, products: Callable[[Site], Products], cache_reader: Callable[..., CacheJoint]
+) -> nn.Module:
     """The model of a checkpoint; `products` says how the projections of each input site are computed.
+
+    cache_reader: makes the joint of a block's attention from what `CacheReader` takes.
 
     ValueError where the checkpoint lacks something or cannot be read.
     """
@@ -81,7 +85,7 @@ def load_checkpoint(folder: Path, products: Callable[[Site], Products]) -> nn.Mo
             parts = {n.removeprefix(name): tensors[n] for n in tensors if n.startswith(name)}
             structure = description["blocks"][index][half]
             try:
-                _quantize_sublayer(Sublayer(block, family, half), parts, structure, setting, products)
+                _quantize_sublayer(Sublayer(block, family, half), parts, structure, setting, products, cache_reader)
             except KeyError as missing:
                 raise ValueError(
                     f"{folder / WEIGHTS_FILE} lacks {name}{missing.args[0]}; assemble the checkpoint again"
@@ -109,6 +113,7 @@ def _quantize_sublayer(
     structure: dict[str, Any],
     setting: Setting,
     products: Callable[[Site], Products],
+    cache_reader: Callable[..., CacheJoint],
 ) -> None:
     """Install the joints of one sublayer from the tensors of its block and the structure of its sites."""
     options = {name: structure[name] for name in ("signed", "asymmetric")}
@@ -128,7 +133,7 @@ def _quantize_sublayer(
             projections[name].weight, projections[name].bias = operand
     if sublayer.name == "attention":
         clips = {site: tensors[f"{site}.clip"] for site in ("key", "value")}
-        attach_cache_joint(sublayer.module, CacheReader(transforms["key"], clips, setting))
+        attach_cache_joint(sublayer.module, cache_reader(transforms["key"], clips, setting))
 
 
 def integer_products(site: Site) -> Products:
@@ -173,16 +178,18 @@ class CacheReader:
     """
 
     def __init__(self, transform: HeadTransform, clips: dict[str, Tensor], setting: Setting) -> None:
-        self.heads = transform.heads
         self.factors, self.dual_factors = transform.factors.detach(), transform.dual_factors.detach()
         self.clips, self.setting = clips, setting
         self.holds_read_cache = False
+        self._query_factors = self.dual_factors  # one for each query head, once their number is seen
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        dual = self.dual_factors.repeat_interleave(query.shape[-3] // self.heads, dim=0)
+        heads = query.shape[-3]
+        if len(self._query_factors) != heads:
+            self._query_factors = self.dual_factors.repeat_interleave(heads // len(self.dual_factors), dim=0)
         if not self.holds_read_cache:
             key, value = self.keys_and_values(key, value)
-        return query @ dual, key, value
+        return query @ self._query_factors, key, value
 
     def keys_and_values(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Transformed, quantized and dequantized, each token and head by itself: [b, kv_heads, t, d]."""

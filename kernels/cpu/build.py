@@ -10,7 +10,17 @@ from pathlib import Path
 from kernels.cpu.variant import Variant
 
 SOURCE = Path(__file__).resolve().parent / "source"
-FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fopenmp", "-Wall", "-Wextra", "-Werror=implicit")
+FLAGS = (
+    "-O3",
+    "-std=gnu11",
+    "-fPIC",
+    "-shared",
+    "-fopenmp",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+    "-Werror=implicit",
+)
 COMPILERS = ("cc", "gcc", "clang")
 
 

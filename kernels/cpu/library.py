@@ -40,6 +40,8 @@ def load_library(name: str) -> ctypes.CDLL:
         raise BuildError(f"the compiled kernels cannot be loaded: {error}") from error
     library.altq_linear.argtypes = c_void_p, c_void_p, c_long, c_void_p, c_int
     library.altq_quantize.argtypes = c_void_p, c_void_p, c_long, c_void_p, c_long, c_void_p, c_void_p, c_int
+    library.altq_cache.argtypes = c_void_p, *4 * (c_long,), c_void_p, c_void_p, c_long, c_void_p, c_int
+    library.altq_half_linear.argtypes = c_void_p, c_void_p, *3 * (c_long,), c_void_p, c_int
     if library.altq_prepare():
         raise BuildError(f"the system does not lend the registers that variant {name!r} needs")
     return library

@@ -1,6 +1,6 @@
-/* Entry points of the library: codes of activations, and a whole linear layer. Called through ctypes (library.py).
+/* Entry points of the library, called through ctypes (library.py). They return 0, or -1 where there is no memory.
 
-   Both return 0, or -1 where there is no memory. Every output depends on one token and one row of the weights alone, so
+   Every output depends on one token and one row of the weights alone, so
    the number of threads changes no bit. */
 #include "amx.h"
 #include "layer.h"
@@ -138,6 +138,54 @@ int altq_quantize(const Layer *layer, const float *x, long tokens, int8_t *codes
         if (run_block(layer, x + first * layer->d_in, min_of(BLOCK, tokens - first), 0, codes + first * stride, stride,
                       scale + first, sum + first, threads))
             return -1;
+    return 0;
+}
+
+/* What a cache of `bits` bits with a zero point makes of x [batch, heads, tokens, d], each row by itself.
+
+   factors: [heads, d, d padded to a multiple of 16], x becomes x A; or null. clips: [heads, 2], of minimum and maximum.
+   bits 0: no quantizer. */
+int altq_cache(const float *x, long batch, long heads, long tokens, long d, const float *factors, const float *clips,
+               long bits, float *out, int threads) {
+    int failed = 0;
+    long columns = round_up(d, COLUMN_MULTIPLE), tiles = (tokens + ROWS_OF_TILE - 1) / ROWS_OF_TILE;
+#pragma omp parallel for num_threads(threads) if (threads > 1 && batch * heads * tiles > 8) reduction(| : failed)
+    for (long item = 0; item < batch * heads * tiles; item++) {
+        long head = item / tiles % heads, first = item % tiles * ROWS_OF_TILE;
+        long rows = min_of(ROWS_OF_TILE, tokens - first), place = (item / tiles * tokens + first) * d;
+        float *inner = reserve(&work_room, ROWS_OF_TILE * columns * (long)sizeof(float));
+        if (!inner) {
+            failed = 1;
+            continue;
+        }
+        if (factors) multiply(rows, columns, d, x + place, d, factors + head * d * columns, columns, inner, columns);
+        for (long r = 0; r < rows; r++) {
+            float *y = out + place + r * d;
+            memcpy(y, factors ? inner + r * columns : x + place + r * d, d * sizeof(float));
+            if (bits) requantize_row(y, d, bits, clips[2 * head], clips[2 * head + 1]);
+        }
+    }
+    return failed ? -1 : 0;
+}
+
+/* out [tokens, d_out] = x [tokens, d_in] W^T for bfloat16 weights [d_out, d_in], in float32; d_in a multiple of 16. */
+int altq_half_linear(const uint16_t *weights, const float *x, long tokens, long d_in, long d_out, float *out,
+                     int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (long n = 0; n < d_out; n++)
+        for (long t = 0; t < tokens; t++) {
+            floats even = fill(0), odd = fill(0);
+            const uint16_t *row = weights + n * d_in;
+            _mm_prefetch((const char *)(row + 4 * d_in), _MM_HINT_T0);
+            long k = 0;
+            for (; k + 2 * LANES <= d_in; k += 2 * LANES) {
+                _mm_prefetch((const char *)(row + k + 4 * d_in), _MM_HINT_T0);
+                even = plus_product(even, load(x + t * d_in + k), load_halves(row + k));
+                odd = plus_product(odd, load(x + t * d_in + k + LANES), load_halves(row + k + LANES));
+            }
+            for (; k < d_in; k += LANES) even = plus_product(even, load(x + t * d_in + k), load_halves(row + k));
+            out[t * d_out + n] = sum_of(add(even, odd));
+        }
     return 0;
 }
 

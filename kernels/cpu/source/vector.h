@@ -19,6 +19,9 @@ INLINE floats load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE floats load_some(const float *p, long n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
 INLINE void store(float *p, floats x) { _mm512_storeu_ps(p, x); }
 INLINE void store_some(float *p, floats x, long n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), x); }
+INLINE floats load_halves(const uint16_t *p) {
+    return (floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
+}
 INLINE floats fill(float x) { return _mm512_set1_ps(x); }
 INLINE floats add(floats a, floats b) { return _mm512_add_ps(a, b); }
 INLINE floats times(floats a, floats b) { return _mm512_mul_ps(a, b); }
@@ -64,6 +67,9 @@ INLINE floats load(const float *p) { return _mm256_loadu_ps(p); }
 INLINE floats load_some(const float *p, long n) { return _mm256_maskload_ps(p, first_lanes(n)); }
 INLINE void store(float *p, floats x) { _mm256_storeu_ps(p, x); }
 INLINE void store_some(float *p, floats x, long n) { _mm256_maskstore_ps(p, first_lanes(n), x); }
+INLINE floats load_halves(const uint16_t *p) {
+    return (floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16);
+}
 INLINE floats fill(float x) { return _mm256_set1_ps(x); }
 INLINE floats add(floats a, floats b) { return _mm256_add_ps(a, b); }
 INLINE floats times(floats a, floats b) { return _mm256_mul_ps(a, b); }
