@@ -12,7 +12,7 @@ from altq.progress import LinesFromBars, Messages
 
 COMMANDS = (
     "fetch-model", "fetch-corpus", "tokens", "statistics", "states", "calibrate", "calibrate-end-to-end", "search",
-    "reconstruction", "predict", "select", "assemble", "perplexity", "distinct", "table1", "table2", "table4", "table6",
+    "reconstruction", "predict", "select", "assemble", "perplexity", "perplexity-packed", "generate", "distinct", "table1", "table2", "table4", "table6",
     "table7", "figure1", "figure2", "cost", "show", "config", "schema",
 )  # fmt: skip
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")

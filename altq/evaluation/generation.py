@@ -42,7 +42,7 @@ class Speed:
     decode_seconds: float = 0.0
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     model: nn.Module,
     prompt: list[int],

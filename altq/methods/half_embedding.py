@@ -9,6 +9,7 @@ from kernels.cpu import HalfLinear
 class _HalfHead(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
+        self.register_buffer("weight", weight)
         self.linear = HalfLinear(weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -25,6 +26,7 @@ def halve_embedding(model: nn.Module) -> None:
         raise ValueError("a head with a bias is not known")
     is_tied = head.weight is embedding.weight
     weight = embedding.weight.detach().bfloat16()
-    embedding.weight = nn.Parameter(weight, requires_grad=False)
+    del embedding.weight
+    embedding.register_buffer("weight", weight)
     embedding.register_forward_hook(lambda module, inputs, output: output.float())
     model.set_output_embeddings(_HalfHead(weight if is_tied else head.weight.detach().bfloat16()))

@@ -1,5 +1,6 @@
 """A quantized checkpoint on the packed kernels: 4 bits a weight in memory, one call for all projections of a site."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from altq.methods.quantized_model import (
     load_checkpoint,
     weight_codes,
 )
+from altq.models.family import family_of
 from altq.models.joints import Projection
 from altq.setting import FULL_PRECISION_BITS, Setting
 from altq.transforms.balance import Balance
@@ -107,8 +109,23 @@ def _factors(transform: Transform) -> tuple[Tensor | None, Tensor | None]:
     raise ValueError(f"the packed kernels do not know the transform {type(transform).__name__}")
 
 
-def projection_bytes(model: nn.Module) -> tuple[int, int]:
-    """The memory of a packed model's projections (codes and scales), and what they would take in float32."""
-    projections = [module for module in model.modules() if isinstance(module, Projection)]
-    layers = {id(p.shared): p.shared.function for p in projections}.values()
-    return sum(layer.weight_bytes for layer in layers), sum(4 * layer.d_in * layer.d_out for layer in layers)
+@dataclass(frozen=True)
+class WeightMemory:
+    """Bytes of a model's weights: its projections (codes and scales where packed), what these are in float32, the rest."""
+
+    projections: int
+    projections_in_float32: int
+    rest: int
+
+
+def weight_memory(model: nn.Module) -> WeightMemory:
+    """The memory of a packed model or of one in full precision; a tensor that is shared (tied) counts once."""
+    known = [module for module in model.modules() if isinstance(module, Projection)]
+    layers = {id(projection.shared): projection.shared.function for projection in known}.values()
+    packed, wide = sum(x.weight_bytes for x in layers), sum(4 * x.d_in * x.d_out for x in layers)
+    rest = {id(tensor): tensor.nbytes for tensor in model.state_dict(keep_vars=True).values()}
+    if not known:
+        blocks = model.get_submodule(family_of(model.config.model_type).blocks)
+        packed = wide = sum(m.weight.nbytes for m in blocks.modules() if isinstance(m, nn.Linear))
+        return WeightMemory(packed, wide, sum(rest.values()) - packed)
+    return WeightMemory(packed, wide, sum(rest.values()))
