@@ -1,6 +1,6 @@
 """Tile sizes by target and size: fixed tables, no search at run time, so that what is compiled and tested is what runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import triton
 
@@ -57,3 +57,90 @@ def kronecker_tiles(
         hold,
         num_warps,
     )
+
+
+@dataclass(frozen=True)
+class LinearTiles:
+    """A tile of a product: tokens by rows of the weight, in steps of `pairs` of channels; `splits` programs share it."""
+
+    tokens: int
+    rows: int
+    pairs: int
+    splits: int
+    num_warps: int
+    num_stages: int
+
+
+MULTIPROCESSORS = {80: 108, 89: 128, 90: 132, 100: 148}
+"""Of the A100, RTX 4090, H100 and B200."""
+
+# By the most tokens that they serve: tokens, rows, pairs, warps, stages.
+_DECODE = {16: (16, 64, 128, 4, 4), 32: (32, 64, 128, 4, 4), 64: (64, 64, 64, 4, 4), 128: (128, 64, 64, 4, 4)}
+_PREFILL = {
+    80: (128, 128, 64, 8, 3),
+    89: (128, 128, 64, 8, 3),
+    90: (128, 128, 64, 8, 4),
+    100: (128, 128, 64, 8, 4),
+}
+_MAX_SPLITS = 8
+
+
+def linear_tiles(target: int, num_tokens: int, num_rows: int, num_pairs: int, rows: tuple[int, ...]) -> LinearTiles:
+    """The tiles of a product; with several inputs they are narrow enough for each to read one of them."""
+    decode = next((most for most in _DECODE if num_tokens <= most), None)
+    tokens, tile_rows, pairs, num_warps, num_stages = _DECODE[decode] if decode else _PREFILL[target]
+    if len(rows) > 1 and any(n % tile_rows for n in rows):
+        tile_rows = 64
+    num_tiles = triton.cdiv(num_tokens, tokens) * triton.cdiv(num_rows, tile_rows)
+    splits = _splits(target, num_tiles, num_pairs, pairs)
+    return LinearTiles(tokens, tile_rows, pairs, splits, num_warps, num_stages)
+
+
+def _splits(target: int, num_tiles: int, num_pairs: int, pairs: int) -> int:
+    """How many programs share a tile so that each multiprocessor has two; each does at least 4 steps of `pairs`."""
+    return max(min(2 * MULTIPROCESSORS[target] // max(num_tiles, 1), num_pairs // (4 * pairs), _MAX_SPLITS), 1)
+
+
+@dataclass(frozen=True)
+class Int4Tiles:
+    """A tile of an int4 product. A warp has row_blocks x token_blocks tiles of 16 rows and 8 tokens, and loads `steps`
+    times 64 channels at a time; a program has row_warps x token_warps warps."""
+
+    row_blocks: int
+    token_blocks: int
+    row_warps: int
+    token_warps: int
+    steps: int
+    splits: int = 1
+
+    @property
+    def tokens(self) -> int:
+        return 8 * self.token_blocks * self.token_warps
+
+    @property
+    def rows(self) -> int:
+        return 16 * self.row_blocks * self.row_warps
+
+    @property
+    def num_warps(self) -> int:
+        return self.row_warps * self.token_warps
+
+
+# By the most tokens that they serve; the last one serves any number.
+_INT4 = {
+    8: Int4Tiles(1, 1, 4, 1, 8),
+    16: Int4Tiles(1, 2, 4, 1, 4),
+    32: Int4Tiles(1, 4, 4, 1, 4),
+    64: Int4Tiles(1, 8, 4, 1, 2),
+    128: Int4Tiles(2, 4, 2, 4, 2),
+    None: Int4Tiles(4, 8, 2, 2, 1),
+}
+
+
+def int4_tiles(target: int, num_tokens: int, num_rows: int, num_pairs: int, rows: tuple[int, ...]) -> Int4Tiles:
+    """The tiles of an int4 product, shared as those of `linear_tiles`."""
+    tiles = next(tiles for most, tiles in _INT4.items() if most is None or num_tokens <= most)
+    if len(rows) > 1 and any(n % tiles.rows for n in rows):
+        tiles = replace(tiles, row_blocks=tiles.row_blocks * 64 // tiles.rows)
+    num_tiles = triton.cdiv(num_tokens, tiles.tokens) * triton.cdiv(num_rows, tiles.rows)
+    return replace(tiles, splits=_splits(target, num_tiles, num_pairs, 32 * tiles.steps))
