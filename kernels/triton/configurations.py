@@ -144,3 +144,20 @@ def int4_tiles(target: int, num_tokens: int, num_rows: int, num_pairs: int, rows
         tiles = replace(tiles, row_blocks=tiles.row_blocks * 64 // tiles.rows)
     num_tiles = triton.cdiv(num_tokens, tiles.tokens) * triton.cdiv(num_rows, tiles.rows)
     return replace(tiles, splits=_splits(target, num_tiles, num_pairs, 32 * tiles.steps))
+
+
+APPEND_TOKENS = 16
+"""Tokens of a head that a program of the cache kernel takes: the fewest that a tensor core multiplies."""
+
+APPEND_WARPS = 4
+
+ATTENTION_TOKENS = 64
+"""Tokens of the cache that a program of the attention kernel takes at a time."""
+
+ATTENTION_WARPS = 4
+
+
+def attention_splits(target: int, num_heads: int, capacity: int) -> int:
+    """How many programs share the tokens of a key head: four for each multiprocessor, with at least 128 tokens each."""
+    wanted = min(triton.cdiv(4 * MULTIPROCESSORS[target], max(num_heads, 1)), capacity // (2 * ATTENTION_TOKENS), 32)
+    return 1 << max(wanted, 1).bit_length() - 1
