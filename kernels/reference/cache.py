@@ -93,7 +93,8 @@ def append(
     batch, tokens, _ = qkv.shape
     kv_heads, capacity = key_cache.codes.shape[1:3]
     head_dim = key_cache.codes.shape[-1] * 8 // key_bits
-    by_head = qkv.view(batch, tokens, -1, head_dim).transpose(1, 2)  # [batch, heads + 2 kv_heads, tokens, head_dim]
+    # [batch, heads + 2 kv_heads, tokens, head_dim]
+    by_head = qkv.view(batch, tokens, qkv.shape[-1] // head_dim, head_dim).transpose(1, 2)
     num_heads = by_head.shape[1] - 2 * kv_heads
     queries, keys, values = by_head.split((num_heads, kv_heads, kv_heads), dim=1)
     places = positions.long().unsqueeze(-1) + torch.arange(tokens, device=qkv.device)  # [batch, tokens]

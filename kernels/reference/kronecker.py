@@ -56,8 +56,8 @@ def transform_quantize(
     positive, so that it falls on the longer side of the codes. norm: weight [d] of an RMSNorm of x, with its epsilon.
 
     Returns codes uint8 [outputs, tokens, d * width / 8] and scales float32 [outputs, tokens]: code = clamp(round half
-    even(value / scale)). A row of zeros has scale 1. A row with a NaN or an infinity has scale NaN and codes 0, so that
-    whatever is computed from it is NaN: no finite number comes of it, and the host need not look.
+    even(value / scale)). A row of zeros has scale 1. A row with a NaN or an infinity has scale NaN and codes without
+    meaning: whatever is computed from it is NaN, no finite number comes of it, and the host need not look.
     Raises ValueError for bits or a width that the kernels do not know, and where codes do not fill whole bytes.
     """
     width = bits if width is None else width

@@ -103,9 +103,9 @@ def test_cache_and_attention_are_altqs(bits):
     assert torch.equal(dequantize(caches[1], bits)[1, :, 2:], values[1])
     torch.testing.assert_close(queries, q @ duals.repeat_interleave(3, 0), rtol=1e-4, atol=1e-4)
 
-    lengths = torch.tensor([5, 7], dtype=torch.int32)
-    caches[0].ranges[0, :, 5:] = torch.nan  # beyond the first sequence's length
-    output = decode_attention(queries[:, :, -1], *caches, lengths, key_bits=bits, value_bits=bits)
+    newest = torch.tensor([4, 6], dtype=torch.int32)
+    caches[0].ranges[0, :, 5:] = torch.nan  # beyond the first sequence's newest token
+    output = decode_attention(queries[:, :, -1], *caches, newest, key_bits=bits, value_bits=bits)
     zeros = torch.zeros(kv_heads, 2, head_dim)  # the second sequence starts behind two tokens of zeros
     for sequence, (k, v) in enumerate(((keys[0], values[0]), [torch.cat((zeros, t[1]), 1) for t in (keys, values)])):
         expected = scaled_dot_product_attention(queries[sequence, :, -1:], k, v, enable_gqa=True)
