@@ -1,9 +1,9 @@
 """Generate text from a quantized checkpoint on the packed CPU kernels, or from a full-precision model.
 
-Reads a checkpoint folder (or a model folder, with transformers' own linear layers). Prints the text as it comes; on
-the error stream, at the end, tokens per second and the memory of the weights. Without --temperature the likeliest token is taken
-each time; with it tokens are drawn, the same ones for the same --seed. Keys and values go through the quantizer of the
-checkpoint's setting and are kept as floats.
+Reads a checkpoint folder (or a model folder, with transformers' own linear layers). Writes the text as it comes and, on
+the error stream at the end, tokens per second and the memory of the weights. Without --temperature the likeliest token
+is taken each time; with it tokens are drawn, the same ones for the same --seed. Keys and values go through the
+quantizer of the checkpoint's setting and are kept as floats.
 
   altq generate --folder results/checkpoints/smollm2/adaptive/W4A4K4V4/gptq/seed0 --prompt 'The city of Paris is' \\
       --max-new-tokens 64
