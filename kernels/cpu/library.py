@@ -2,7 +2,7 @@
 
 import ctypes
 import warnings
-from ctypes import c_float, c_int, c_int64, c_long, c_void_p
+from ctypes import c_double, c_float, c_int, c_int64, c_long, c_void_p
 from functools import cache
 
 from kernels.cpu.build import BuildError, build
@@ -42,6 +42,8 @@ def load_library(name: str) -> ctypes.CDLL:
     library.altq_quantize.argtypes = c_void_p, c_void_p, c_long, c_void_p, c_long, c_void_p, c_void_p, c_int
     library.altq_cache.argtypes = c_void_p, *4 * (c_long,), c_void_p, c_void_p, c_long, c_void_p, c_int
     library.altq_half_linear.argtypes = c_void_p, c_void_p, *3 * (c_long,), c_void_p, c_int
+    library.altq_read.argtypes = c_void_p, c_long, c_int
+    library.altq_peak.argtypes, library.altq_peak.restype = (c_long, c_long), c_double
     if library.altq_prepare():
         raise BuildError(f"the system does not lend the registers that variant {name!r} needs")
     return library

@@ -4,6 +4,7 @@
    the number of threads changes no bit. */
 #include "amx.h"
 #include "layer.h"
+#include "peak.h"
 #include "product.h"
 #include "quantize.h"
 #include "transform.h"
@@ -196,4 +197,12 @@ int altq_prepare(void) {
 #else
     return 0;
 #endif
+}
+
+double altq_peak(long kind, long rounds) { return multiply_at_peak(kind, rounds); }
+
+void altq_read(const uint8_t *memory, long bytes, int threads) {
+    long share = round_up(bytes / threads, CACHE_LINE);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int t = 0; t < threads; t++) read_all(memory + t * share, min_of(share, bytes - t * share));
 }
