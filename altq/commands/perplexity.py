@@ -9,7 +9,9 @@ all of it was made. --method, --setting, --weights and --seed say what is evalua
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from altq.commands.command import add_evaluated, add_output, read_evaluated
 from altq.provenance import provenance
@@ -24,6 +26,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from altq.methods.quantized_model import load_model
+
+    measure(arguments, load_model, "perplexity")
+
+
+def measure(arguments: argparse.Namespace, load: Callable[[Path], Any], command: str, **notes: Any) -> None:
+    """Write the perplexity of the model that `load` makes of the folder; `notes` go into the result beside it."""
     of = read_evaluated(arguments)
     import numpy as np
 
@@ -34,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     tokens = np.load(arguments.tokens)
     drawn = read_json(arguments.tokens.with_suffix(".json"))
     num_windows, window_length = tokens.shape
-    nll = window_losses(arguments.folder, tokens)
+    nll = window_losses(arguments.folder, tokens, load)
     interval = perplexity_interval(nll, window_length - 1, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))
     result = {
         **of,
@@ -47,6 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         "perplexity": interval.perplexity,
         "perplexity_low": interval.low,
         "perplexity_high": interval.high,
-        "provenance": provenance("perplexity", of, [arguments.folder, arguments.tokens]),
+        **notes,
+        "provenance": provenance(command, of, [arguments.folder, arguments.tokens]),
     }
     write_json(arguments.output, result)

@@ -1,5 +1,6 @@
 """Perplexity by windows, each alone: exp of the mean negative log-likelihood over all windows (GPTQ's protocol)."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,15 @@ TOKENS_OF_LOGITS = 128
 
 
 @torch.no_grad()
-def window_losses(folder: str | Path, tokens: np.ndarray) -> list[float]:
+def window_losses(
+    folder: str | Path, tokens: np.ndarray, load: Callable[[str | Path], nn.Module] = load_model
+) -> list[float]:
     """The negative log-likelihood of each window, summed over its length - 1 predicted tokens, in float64.
 
-    folder: a model or a checkpoint; tokens: [windows, length]. ValueError where a loss is not finite.
+    folder: a model or a checkpoint, made a module by `load`; tokens: [windows, length]. ValueError where a loss is not
+    finite.
     """
-    model = load_model(folder)
+    model = load(folder)
     losses: list[float] = []
     for start in progress(range(0, len(tokens), WINDOWS_IN_MEMORY), "perplexity"):
         windows = torch.from_numpy(tokens[start : start + WINDOWS_IN_MEMORY]).long()
