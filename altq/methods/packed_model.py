@@ -7,15 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from altq.methods.quantized_model import (
-    CHECKPOINT_FILE,
-    CacheReader,
-    Operand,
-    Products,
-    Site,
-    load_checkpoint,
-    weight_codes,
-)
+from altq.methods.checkpoint import CHECKPOINT_FILE
+from altq.methods.quantized_model import CacheReader, Operand, Products, QuantizedSkeleton, Site, weight_codes
 from altq.models.family import family_of
 from altq.models.joints import Projection
 from altq.setting import FULL_PRECISION_BITS, Setting
@@ -27,17 +20,22 @@ from altq.transforms.transform import Transform
 from kernels.cpu import Activations, CacheQuantizer, QuantizedLinear
 
 
-def load_packed_model(folder: str | Path, variant: str | None = None) -> nn.Module:
-    """The model of a checkpoint with its projections on the CPU kernels, all else as `load_model` gives it.
+def open_packed_model(folder: str | Path, variant: str | None = None) -> QuantizedSkeleton:
+    """A checkpoint with its projections on the CPU kernels, all else as `open_model` gives it.
 
     variant: of kernels.cpu; the fastest that runs here where none is given. ValueError where the folder is no
     checkpoint, or its bit widths are not those that the kernels know.
     """
     if not (Path(folder) / CHECKPOINT_FILE).is_file():
         raise ValueError(f"{folder} has no {CHECKPOINT_FILE}: only a quantized checkpoint can run on packed weights")
-    return load_checkpoint(
-        Path(folder), partial(_packed_products, variant=variant), partial(PackedCacheReader, variant=variant)
+    return QuantizedSkeleton(
+        folder, partial(_packed_products, variant=variant), partial(PackedCacheReader, variant=variant)
     )
+
+
+def load_packed_model(folder: str | Path, variant: str | None = None) -> nn.Module:
+    """The same with all its blocks in memory."""
+    return open_packed_model(folder, variant).fill()
 
 
 class PackedCacheReader(CacheReader):

@@ -1,20 +1,16 @@
 """A quantized checkpoint as it runs: transformers' model, its joints transform, quantize and multiply codes."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from accelerate import init_empty_weights
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from altq.files import read_json
-from altq.models.family import family_of
-from altq.models.joints import ATTENTION, CacheJoint, SharedInput, attach_cache_joint
+from altq.methods.checkpoint import CHECKPOINT_FILE, CheckpointWeights
+from altq.models.joints import CacheJoint, SharedInput, attach_cache_joint
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer
 from altq.quantizers.integer import Codes, dequantized, integer_linear, quantize_tokens
@@ -25,15 +21,16 @@ from altq.transforms.heads import HeadTransform
 from altq.transforms.storage import restore
 from altq.transforms.transform import Transform
 
-CHECKPOINT_FILE = "quantization.json"
-WEIGHTS_FILE = "model.safetensors"
+
+def open_model(folder: str | Path) -> Skeleton:
+    """The model of a folder, of which blocks are read one at a time: a quantized checkpoint, or in full precision."""
+    is_checkpoint = (Path(folder) / CHECKPOINT_FILE).is_file()
+    return QuantizedSkeleton(folder) if is_checkpoint else Skeleton(folder)
 
 
 def load_model(folder: str | Path) -> nn.Module:
-    """The model of a folder, ready for a forward pass: a quantized checkpoint, or a full-precision model."""
-    if (Path(folder) / CHECKPOINT_FILE).is_file():
-        return load_checkpoint(Path(folder), integer_products, CacheReader)
-    return Skeleton(folder).fill()
+    """The same with all its blocks in memory, ready for a forward pass."""
+    return open_model(folder).fill()
 
 
 class Site(NamedTuple):
@@ -60,80 +57,6 @@ class Products(NamedTuple):
     read: Callable[[Tensor], Any]
     product: Callable[[Any, Any], Tensor]
     operands: list[Operand]
-
-
-def load_checkpoint(
-    folder: Path, products: Callable[[Site], Products], cache_reader: Callable[..., CacheJoint]
-) -> nn.Module:
-    """The model of a checkpoint; `products` says how the projections of each input site are computed.
-
-    cache_reader: makes the joint of a block's attention from what `CacheReader` takes.
-
-    ValueError where the checkpoint lacks something or cannot be read.
-    """
-    description = read_json(folder / CHECKPOINT_FILE)
-    setting = Setting.parse(description["setting"])
-    config = AutoConfig.from_pretrained(folder)
-    family = family_of(config.model_type)
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, dtype=torch.float32)
-    tensors = _read_tensors(folder / WEIGHTS_FILE)
-    blocks = model.get_submodule(family.blocks)
-    for index, block in enumerate(blocks):
-        for half in HALVES:
-            name = f"{family.blocks}.{index}."
-            parts = {n.removeprefix(name): tensors[n] for n in tensors if n.startswith(name)}
-            structure = description["blocks"][index][half]
-            try:
-                _quantize_sublayer(Sublayer(block, family, half), parts, structure, setting, products, cache_reader)
-            except KeyError as missing:
-                raise ValueError(
-                    f"{folder / WEIGHTS_FILE} lacks {name}{missing.args[0]}; assemble the checkpoint again"
-                ) from missing
-    known = model.state_dict().keys()
-    model.load_state_dict({n: t for n, t in tensors.items() if n in known}, strict=False, assign=True)
-    model.tie_weights()
-    left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if left:
-        raise ValueError(f"{folder / WEIGHTS_FILE} lacks {', '.join(left[:3])}; assemble the checkpoint again")
-    return model.eval().requires_grad_(False)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"checkpoint {path} cannot be read ({error}); delete it and assemble it again") from error
-
-
-def _quantize_sublayer(
-    sublayer: Sublayer,
-    tensors: dict[str, Tensor],
-    structure: dict[str, Any],
-    setting: Setting,
-    products: Callable[[Site], Products],
-    cache_reader: Callable[..., CacheJoint],
-) -> None:
-    """Install the joints of one sublayer from the tensors of its block and the structure of its sites."""
-    options = {name: structure[name] for name in ("signed", "asymmetric")}
-    transforms = {
-        site: restore(description, _below(f"{site}.transform.", tensors))
-        for site, description in structure["sites"].items()
-    }
-    made = {
-        site: products(Site(names, transforms[site], tensors[f"{site}.clip"], options, tensors, setting))
-        for site, names in sublayer.half.input_sites.items()
-    }
-    shared = {site: SharedInput(made[site].read, len(made[site].operands)) for site in made}
-    projections = sublayer.install(shared)
-    for site, names in sublayer.half.input_sites.items():
-        for name, operand in zip(names, made[site].operands, strict=True):
-            projections[name].product = made[site].product
-            projections[name].weight, projections[name].bias = operand
-    if sublayer.name == "attention":
-        clips = {site: tensors[f"{site}.clip"] for site in ("key", "value")}
-        attach_cache_joint(sublayer.module, cache_reader(transforms["key"], clips, setting))
 
 
 def integer_products(site: Site) -> Products:
@@ -203,3 +126,65 @@ class CacheReader:
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+class QuantizedSkeleton(Skeleton):
+    """A checkpoint driven block by block: transformers' blocks with our joints in them.
+
+    products: how the projections of each input site are computed. cache_reader: makes the joint of a block's attention
+    from what `CacheReader` takes. ValueError where the checkpoint lacks something or cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        products: Callable[[Site], Products] = integer_products,
+        cache_reader: Callable[..., CacheJoint] = CacheReader,
+    ) -> None:
+        super().__init__(folder)
+        self._products, self._cache_reader = products, cache_reader
+        self.setting = Setting.parse(self.weights.description["setting"])
+
+    def _open_weights(self, folder: str | Path) -> CheckpointWeights:
+        return CheckpointWeights(folder)
+
+    def block(self, block: int) -> nn.Module:
+        """A new module of block `block` with its weights and joints."""
+        module, tensors = copy.deepcopy(self._blocks[block]), self.weights.block(block)
+        try:
+            for half in HALVES:
+                self._quantize(Sublayer(module, self.family, half), tensors, self.weights.description["blocks"][block])
+        except KeyError as missing:
+            raise self._lacking(f"{self.weights.block_prefix(block)}{missing.args[0]}") from missing
+        known = module.state_dict().keys()
+        module.load_state_dict({n: t for n, t in tensors.items() if n in known}, strict=False, assign=True)
+        for name, parameter in module.named_parameters():
+            if parameter.is_meta:
+                raise self._lacking(f"{self.weights.block_prefix(block)}{name}")
+        return module.requires_grad_(False)
+
+    def _lacking(self, name: str) -> ValueError:
+        return ValueError(f"{self.weights.folder} lacks {name}; {self.weights.remedy}")
+
+    def _quantize(self, sublayer: Sublayer, tensors: dict[str, Tensor], structures: dict[str, Any]) -> None:
+        """Install the joints of one sublayer from the tensors of its block and the structure of its sites."""
+        structure = structures[sublayer.name]
+        options = {name: structure[name] for name in ("signed", "asymmetric")}
+        transforms = {
+            site: restore(description, _below(f"{site}.transform.", tensors))
+            for site, description in structure["sites"].items()
+        }
+        made = {
+            site: self._products(Site(names, transforms[site], tensors[f"{site}.clip"], options, tensors, self.setting))
+            for site, names in sublayer.half.input_sites.items()
+        }
+        projections = sublayer.install(
+            {site: SharedInput(products.read, len(products.operands)) for site, products in made.items()}
+        )
+        for site, names in sublayer.half.input_sites.items():
+            for name, operand in zip(names, made[site].operands, strict=True):
+                projections[name].product = made[site].product
+                projections[name].weight, projections[name].bias = operand
+        if sublayer.name == "attention":
+            clips = {site: tensors[f"{site}.clip"] for site in ("key", "value")}
+            attach_cache_joint(sublayer.module, self._cache_reader(transforms["key"], clips, self.setting))

@@ -5,14 +5,13 @@ import pytest
 import torch
 
 from altq.evaluation.generation import Sampling, Speed, generate
-from altq.evaluation.perplexity import window_losses
 from altq.methods.decoding_cache import decoding_cache
 from altq.methods.half_embedding import halve_embedding
-from altq.methods.packed_model import load_packed_model, weight_memory
-from altq.methods.quantized_model import load_model
+from altq.methods.packed_model import load_packed_model, open_packed_model, weight_memory
+from altq.methods.quantized_model import load_model, open_model
 from altq.methods.rounding import RoundingOptions
 from altq.setting import Setting
-from models_for_tests import Workspace, logits, make_tokens, relative_error
+from models_for_tests import Workspace, logits, make_tokens, perplexity_losses, relative_error
 
 KINDS = ["affine", "rotation", "balance", "identity"]
 
@@ -33,8 +32,8 @@ def perplexity(losses, tokens):
 def test_its_perplexity_is_that_of_the_checkpoint(made, variant):
     folder, _ = made
     tokens = make_tokens(windows=6, length=20, seed=3)
-    expected = perplexity(window_losses(folder, tokens), tokens)
-    packed = perplexity(window_losses(folder, tokens, lambda f: load_packed_model(f, variant)), tokens)
+    expected = perplexity(perplexity_losses(open_model(folder), tokens), tokens)
+    packed = perplexity(perplexity_losses(open_packed_model(folder, variant), tokens), tokens)
     assert packed == pytest.approx(expected, rel=1e-3)
 
 
@@ -48,8 +47,8 @@ def test_other_widths(setting, tmp_path):
     workspace = Workspace("llama_gqa", tmp_path)
     folder = workspace.checkpoint(setting, ["affine"] * 4, RoundingOptions(weights="rtn", windows=4))
     tokens = make_tokens(windows=6, length=20, seed=3)
-    expected = perplexity(window_losses(folder, tokens), tokens)
-    assert perplexity(window_losses(folder, tokens, load_packed_model), tokens) == pytest.approx(expected, rel=1e-3)
+    expected = perplexity(perplexity_losses(open_model(folder), tokens), tokens)
+    assert perplexity(perplexity_losses(open_packed_model(folder), tokens), tokens) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(
