@@ -5,6 +5,7 @@ from safetensors.torch import load_file, save_file
 
 from altq.methods.rounding import RoundingOptions
 from altq.evaluation import perplexity as module
+from altq.evaluation.perplexity import window_losses
 from altq.methods.quantized_model import load_model, open_model
 from altq.setting import Setting
 from models_for_tests import (
@@ -82,3 +83,37 @@ def test_a_uniform_model_has_the_perplexity_of_its_vocabulary(tmp_path):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     tokens = make_tokens(windows=2, length=9)
     assert perplexity_losses(open_model(folder), tokens) == pytest.approx(2 * [8 * np.log(48)], rel=1e-6)
+
+
+@pytest.mark.parametrize("stopped_at", [0, 1])
+def test_a_stopped_run_goes_on_at_its_block(tmp_path, monkeypatch, stopped_at):
+    folder, tokens = save_tiny_model("llama_gqa", tmp_path / "model"), make_tokens(windows=5, length=14)
+    expected = perplexity_losses(open_model(folder), tokens)
+    read, skeleton = [], open_model(folder)
+    original = skeleton.block
+
+    def block(index):
+        read.append(index)
+        if index == stopped_at and len(read) == stopped_at + 1:
+            raise KeyboardInterrupt
+        return original(index)
+
+    monkeypatch.setattr(skeleton, "block", block)
+    with pytest.raises(KeyboardInterrupt):
+        window_losses(skeleton, tokens, tmp_path / "scratch", "one")
+    assert window_losses(skeleton, tokens, tmp_path / "scratch", "one") == expected
+    assert read == [*range(stopped_at + 1), *range(stopped_at, 2)]
+    read.clear()
+    assert window_losses(skeleton, tokens, tmp_path / "scratch", "two") == expected and read == [0, 1]
+
+
+def test_a_block_at_a_time_gives_the_bits_of_the_whole_model(tmp_path):
+    kinds = ["affine", "rotation", "rotation", "affine"]
+    folder = Workspace("qwen3", tmp_path).checkpoint(Setting(4, 4, 4, 4), kinds, RoundingOptions(weights="rtn"))
+    tokens, skeleton = make_tokens(windows=2, length=14), open_model(folder)
+    whole = load_model(folder).get_decoder()(torch.from_numpy(tokens).long(), use_cache=False).last_hidden_state
+    states, arguments = skeleton.embed(torch.from_numpy(tokens).long()), skeleton.block_arguments(14)
+    with torch.no_grad():
+        for index in range(skeleton.num_blocks):
+            states = skeleton.block(index)(states, **arguments[index])
+    assert torch.equal(skeleton.finish(states), whole)
