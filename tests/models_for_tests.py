@@ -179,7 +179,7 @@ class Workspace:
         with pytest.MonkeyPatch.context() as patch:
             if full_products:  # none in reduced precision, also where the processor has them
                 patch.setattr("altq.precision._has_fast_bfloat16", lambda: False)
-            record_states(self.model, self.tokens, loss, self.states)
+            record_states(self.model, self.tokens, loss, self.states, "test")
 
     def bank(self, setting, kind: str, *, folder: str = "bank", seed: int = 0, code: str = "code", **options) -> Path:
         path = self.folder / folder / str(setting) / kind

@@ -381,7 +381,7 @@ def test_at_full_precision_smollm2_stays_itself(project, tmp_path):
     tokens = make_tokens(windows=1, length=24) * 97
     expected = logits(transformers_model(model), tokens)
     states = tmp_path / "states"
-    record_states(model, tokens, "relative", states)
+    record_states(model, tokens, "relative", states, "test")
     banks = {kind: tmp_path / kind for kind in ("affine", "rotation")}
     for kind, folder in banks.items():
         calibrate_bank(model, states, FULL_PRECISION, kind, 0, recipe(), folder, "")
