@@ -1,6 +1,5 @@
 """The embedding and the output head in bfloat16: half their memory, and rounding that the method does not have."""
 
-import torch
 from torch import Tensor, nn
 
 from kernels.cpu import HalfLinear

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from models_for_tests import Workspace, logits, make_tokens, relative_error
 
 from altq.evaluation.generation import Sampling, Speed, generate
 from altq.evaluation.perplexity import window_losses
@@ -12,7 +13,6 @@ from altq.methods.packed_model import load_packed_model, weight_memory
 from altq.methods.quantized_model import load_model
 from altq.methods.rounding import RoundingOptions
 from altq.setting import Setting
-from models_for_tests import Workspace, logits, make_tokens, relative_error
 
 KINDS = ["affine", "rotation", "balance", "identity"]
 
