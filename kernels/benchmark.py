@@ -65,16 +65,17 @@ def measure(
     rounds: int,
     seconds_per_case: float,
     clock: Callable[[], float],
+    warmups: int = 3,
     synchronise: Callable[[], None] = lambda: None,
 ) -> list[Row]:
     """Time the cases of one group by turns; the first is the baseline.
 
-    Each round calls a case so often that it takes about `seconds_per_case`, once at least; what a first call takes,
-    and three more, are warm-up and do not count.
+    Each round calls a case so often that it takes about `seconds_per_case`, once at least. The first `warmups` calls,
+    and the one that says how long a call is, do not count.
     """
     calls = []
     for case in cases:
-        for _ in range(3):
+        for _ in range(warmups):
             case.run()
         synchronise()
         start = clock()
@@ -126,7 +127,9 @@ def main() -> None:
     rows = []
     with torch.no_grad():
         for cases in cpu_groups(arguments.groups, arguments.variant, arguments.shapes, arguments.tokens):
-            for row in measure(cases, rounds=arguments.rounds, seconds_per_case=arguments.seconds, clock=clock):
+            for row in measure(
+                cases, rounds=arguments.rounds, seconds_per_case=arguments.seconds, clock=clock, warmups=1
+            ):
                 rows.append(row)
                 print(_line(row), flush=True)
     if arguments.output:

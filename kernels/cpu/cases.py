@@ -9,7 +9,16 @@ import torch
 from torch.nn import functional as F
 
 from kernels.benchmark import Case, Labels
-from kernels.cpu.layer import LAYERS, METHODS, Layer, float_layer, quantized_layer, random_factors, random_linear
+from kernels.cpu.layer import (
+    LAYERS,
+    METHODS,
+    Layer,
+    float_layer,
+    linear_shapes,
+    quantized_layer,
+    random_factors,
+    random_linear,
+)
 from kernels.cpu.library import TORCH, default_variant, load_library
 from kernels.cpu.variant import CPU_INFORMATION
 
@@ -17,6 +26,12 @@ LINEARS = {"4096x4096": (4096, 4096), "576x1536": (576, 1536)}
 TOKENS = (1, 256, 2048)
 KV_LENGTHS = (256, 2048)
 FLOAT32 = "fp32 torch"
+
+NOTE = (
+    "No CPU multiplies 4-bit integers: codes of activations are bytes in every product, so that W4A4 and W4A8 run "
+    "equally fast. One thread is timed in processor time; keys and values are quantized and kept as floats."
+)
+"""What a table of these rows must say."""
 
 _FLOATS, _BYTES, _TILES = 0, 1, 2  # kinds of multiplication of source/peak.h
 _TOKENS_WITH_TILES = 16
@@ -66,7 +81,7 @@ def layer_groups(name: str, tokens: Sequence[int], variant: str) -> Iterator[lis
         for method, layer in layers.items():
             run = lambda layer=layer: layer(x, rotary, caches, length)  # noqa: B023, E731
             phase = "decode" if number == 1 else "prefill"
-            cases.append(_case(phase, name, number, length, method, run, list(sizes.linears().values()), variant))
+            cases.append(_case(phase, name, number, length, method, run, list(linear_shapes(sizes).values()), variant))
         yield cases
 
 
@@ -118,6 +133,7 @@ def machine() -> dict[str, object]:
     kinds = {"float32": _FLOATS, "bytes": _BYTES} | ({"tiles": _TILES} if variant == "amx" else {})
     rates = {} if variant == TORCH else {name: round(peak_rate(variant, kind)) for name, kind in kinds.items()}
     return {
+        "note": NOTE,
         "cpu": model,
         "threads": torch.get_num_threads(),
         "variant": variant,

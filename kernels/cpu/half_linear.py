@@ -5,7 +5,6 @@ from torch import Tensor
 
 from kernels.cpu.library import TORCH, default_variant, load_library
 
-
 FEW_TOKENS = 16
 """So many tokens are multiplied one by one; more with torch, after the weights were widened."""
 

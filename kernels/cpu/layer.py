@@ -9,30 +9,9 @@ from torch.nn import functional as F
 
 from kernels.cpu.cache import CacheQuantizer
 from kernels.cpu.linear import Activations, QuantizedLinear
+from kernels.layer import LLAMA_2_7B, SMOLLM2_135M, LayerSizes
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """The shape of a decoder layer."""
-
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-
-    def linears(self) -> dict[str, tuple[int, int]]:
-        """Site -> (d_out, d_in) of the projections that read it, side by side."""
-        inner = self.heads * self.head_dim
-        return {
-            "qkv": (inner + 2 * self.kv_heads * self.head_dim, self.hidden),
-            "o": (self.hidden, inner),
-            "gate_up": (2 * self.intermediate, self.hidden),
-            "down": (self.hidden, self.intermediate),
-        }
-
-
-LAYERS = {"llama-2-7b": Sizes(4096, 32, 32, 128, 11008), "smollm2-135m": Sizes(576, 9, 3, 64, 1536)}
+LAYERS = {"llama-2-7b": LLAMA_2_7B, "smollm2-135m": SMOLLM2_135M}
 
 METHODS = {
     "INT4": frozenset(),
@@ -49,7 +28,7 @@ Map = Callable[[Tensor], Tensor]
 class Layer:
     """x + attention(norm(x)), then x + ffn(norm(x)), from the four products and what is done to keys and values."""
 
-    sizes: Sizes
+    sizes: LayerSizes
     products: dict[str, Map]
     read_keys: Map
     read_values: Map
@@ -79,24 +58,34 @@ class Layer:
         return F.rms_norm(x, x.shape[-1:], self.norms[index], 1e-5)
 
 
+def linear_shapes(sizes: LayerSizes) -> dict[str, tuple[int, int]]:
+    """Site -> (d_out, d_in) of the projections that read it, side by side."""
+    return {
+        "qkv": (sum(sizes.qkv_rows), sizes.hidden),
+        "o": (sizes.hidden, sizes.heads * sizes.head_dim),
+        "gate_up": (2 * sizes.intermediate, sizes.hidden),
+        "down": (sizes.hidden, sizes.intermediate),
+    }
+
+
 def _rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     return x * cosines + torch.cat((-second, first), dim=-1) * sines
 
 
-def float_layer(sizes: Sizes, generator: torch.Generator) -> Layer:
+def float_layer(sizes: LayerSizes, generator: torch.Generator) -> Layer:
     """A layer of random float32 weights."""
     products = {}
-    for site, (d_out, d_in) in sizes.linears().items():
+    for site, (d_out, d_in) in linear_shapes(sizes).items():
         weight = torch.randn(d_out, d_in, generator=generator) / d_in**0.5
         products[site] = lambda x, weight=weight: F.linear(x, weight)
     return Layer(sizes, products, _unchanged, _unchanged, None, _norms(sizes))
 
 
-def quantized_layer(sizes: Sizes, method: str, generator: torch.Generator, variant: str | None = None) -> Layer:
+def quantized_layer(sizes: LayerSizes, method: str, generator: torch.Generator, variant: str | None = None) -> Layer:
     """A W4A4K4V4 layer of random codes, with random transforms where the method has some."""
     sites, products = METHODS[method], {}
-    for site, (d_out, d_in) in sizes.linears().items():
+    for site, (d_out, d_in) in linear_shapes(sizes).items():
         left = right = None
         if site in sites:
             left, right = random_factors(d_in, generator, heads=sizes.heads if site == "o" else None)
@@ -133,5 +122,5 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def _norms(sizes: Sizes) -> tuple[Tensor, Tensor]:
+def _norms(sizes: LayerSizes) -> tuple[Tensor, Tensor]:
     return torch.ones(sizes.hidden), torch.ones(sizes.hidden)

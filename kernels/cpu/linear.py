@@ -76,7 +76,6 @@ class QuantizedLinear:
         self.variant = variant or default_variant()
         scale = scale.detach().reshape(-1).float()
         bias = None if bias is None else bias.detach().float()
-
         factors = prepare_factors(self.d_in, left, right)
         if self.variant == TORCH:
             self._torch = TorchLayer(codes, scale, bias, factors, activations)
@@ -88,13 +87,14 @@ class QuantizedLinear:
         packed = pack_panels(codes, width, depth)
         rows = (0, -self.d_out % _PANEL)
         # Whatever the structure points to lives as long as it does.
-        self._tensors = {
+        tensors = {
             "weights": packed,
             "weight_scale": F.pad(scale, rows),
             "bias": None if bias is None else F.pad(bias, rows),
             "left": factors.left,
             "right": None if factors.right is None else F.pad(factors.right, (0, -factors.d2 % _COLUMN_MULTIPLE)),
         }
+        self._tensors = {name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()}
         low, high = activations.clips()
         self._layer = Layer(
             d_in=self.d_in, d_out=self.d_out, depth=depth, weight_bits=width,

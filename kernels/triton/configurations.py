@@ -84,6 +84,9 @@ _PREFILL = {
 }
 _MAX_SPLITS = 8
 
+MOST_SHARED_TOKENS = 128
+"""Tokens of a product up to which programs share tiles, for which a workspace has to be there."""
+
 
 def linear_tiles(target: int, num_tokens: int, num_rows: int, num_pairs: int, rows: tuple[int, ...]) -> LinearTiles:
     """The tiles of a product; with several inputs they are narrow enough for each to read one of them."""
@@ -92,12 +95,14 @@ def linear_tiles(target: int, num_tokens: int, num_rows: int, num_pairs: int, ro
     if len(rows) > 1 and any(n % tile_rows for n in rows):
         tile_rows = 64
     num_tiles = triton.cdiv(num_tokens, tokens) * triton.cdiv(num_rows, tile_rows)
-    splits = _splits(target, num_tiles, num_pairs, pairs)
+    splits = _splits(target, num_tokens, num_tiles, num_pairs, pairs)
     return LinearTiles(tokens, tile_rows, pairs, splits, num_warps, num_stages)
 
 
-def _splits(target: int, num_tiles: int, num_pairs: int, pairs: int) -> int:
+def _splits(target: int, num_tokens: int, num_tiles: int, num_pairs: int, pairs: int) -> int:
     """How many programs share a tile so that each multiprocessor has two; each does at least 4 steps of `pairs`."""
+    if num_tokens > MOST_SHARED_TOKENS:
+        return 1
     return max(min(2 * MULTIPROCESSORS[target] // max(num_tiles, 1), num_pairs // (4 * pairs), _MAX_SPLITS), 1)
 
 
@@ -143,7 +148,7 @@ def int4_tiles(target: int, num_tokens: int, num_rows: int, num_pairs: int, rows
     if len(rows) > 1 and any(n % tiles.rows for n in rows):
         tiles = replace(tiles, row_blocks=tiles.row_blocks * 64 // tiles.rows)
     num_tiles = triton.cdiv(num_tokens, tiles.tokens) * triton.cdiv(num_rows, tiles.rows)
-    return replace(tiles, splits=_splits(target, num_tiles, num_pairs, 32 * tiles.steps))
+    return replace(tiles, splits=_splits(target, num_tokens, num_tiles, num_pairs, 32 * tiles.steps))
 
 
 APPEND_TOKENS = 16

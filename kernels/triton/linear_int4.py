@@ -170,6 +170,8 @@ def linear_int4(
     weight: Tensor,
     weight_scales: Tensor,
     *,
+    bits: int = 4,
+    weight_bits: int = 4,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     rows: Sequence[int] | None = None,
@@ -178,14 +180,16 @@ def linear_int4(
 ) -> Tensor:
     """`kernels.triton.linear.linear` for activations and weights of 4 bits and a multiple of 16 input channels.
 
-    Raises RuntimeError on a target without int4 tensor cores, ValueError as `linear` does and for other input channels.
+    Raises RuntimeError on a target without int4 tensor cores, ValueError as `linear` does and for other bits or channels.
     """
     target = target_of(codes)
     if target not in INT4_TARGETS:
         raise RuntimeError(
             f"compute capability {target / 10} has no int4 tensor cores (it would emulate them): use kernels.triton.linear"
         )
-    shape = check_linear(codes, scales, weight, weight_scales, 4, 4, bias, residual, rows, dtype)
+    shape = check_linear(codes, scales, weight, weight_scales, bits, weight_bits, bias, residual, rows, dtype)
+    if (bits, weight_bits) != (4, 4):
+        raise ValueError(f"int4 tensor cores multiply 4 bits by 4 bits, not {bits} by {weight_bits}")
     if shape.num_pairs % 8:
         raise ValueError(f"{2 * shape.num_pairs} input channels: the int4 path needs a multiple of 16")
     tiles = int4_tiles(target, shape.num_tokens, shape.num_rows, shape.num_pairs, shape.rows)

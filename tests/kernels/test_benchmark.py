@@ -8,7 +8,8 @@ import torch
 
 from kernels.benchmark import Case, Labels, measure, quartiles, write
 from kernels.cpu.cases import FLOAT32, LINEARS, cpu_groups
-from kernels.cpu.layer import LAYERS, METHODS, Sizes, float_layer, quantized_layer, random_factors
+from kernels.cpu.layer import LAYERS, METHODS, float_layer, quantized_layer, random_factors
+from kernels.layer import LayerSizes
 
 
 class Clock:
@@ -78,7 +79,7 @@ def test_the_issue_s_shapes_are_there():
     assert (len(left), len(right)) == (86, 128)
 
 
-TINY = Sizes(hidden=24, heads=4, kv_heads=2, head_dim=6, intermediate=40)
+TINY = LayerSizes(hidden=24, heads=4, kv_heads=2, head_dim=6, intermediate=40)
 
 
 @pytest.mark.parametrize("method", [None, *METHODS])

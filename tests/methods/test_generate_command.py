@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from models_for_tests import Workspace, make_tokens
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -11,7 +12,6 @@ from altq.cli import main
 from altq.methods.rounding import RoundingOptions
 from altq.provenance import write_provenance
 from altq.setting import Setting
-from models_for_tests import Workspace, make_tokens
 
 WORDS = {f"w{index}": index for index in range(47)} | {"<unk>": 47}
 

@@ -1,7 +1,6 @@
 /* Entry points of the library, called through ctypes (library.py). They return 0, or -1 where there is no memory.
 
-   Every output depends on one token and one row of the weights alone, so
-   the number of threads changes no bit. */
+   Every output depends on one token and one row of the weights alone, so the number of threads changes no bit. */
 #include "amx.h"
 #include "layer.h"
 #include "peak.h"
@@ -132,7 +131,7 @@ int altq_linear(const Layer *layer, const float *x, long tokens, float *out, int
     return 0;
 }
 
-/* codes [tokens, stride], scale and sum [tokens] of x [tokens, d_in]; stride is at least depth. */
+/* codes [tokens, stride], scale and sum [tokens] of x [tokens, d_in]; stride is at least depth + 64. */
 int altq_quantize(const Layer *layer, const float *x, long tokens, int8_t *codes, long stride, float *scale,
                   int32_t *sum, int threads) {
     for (long first = 0; first < tokens; first += BLOCK)

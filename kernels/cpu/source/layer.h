@@ -15,8 +15,8 @@ typedef struct {
     const uint8_t *weights;
     const float *weight_scale;  /* [d_out, padded to whole panels] */
     const float *bias;          /* the same, or null */
-    /* T = L (x) R: L^T [d1, d1] row by row, or null; R [d2, d2 padded with zeros to a multiple of 16], or null; right_stride floats
-       from the matrix of one of the d1 runs to the next, 0 where they share it. */
+    /* T = L (x) R: L^T [d1, d1] row by row, or null; R [d2, d2 padded with zeros to a multiple of 16], or null;
+       right_stride floats from the matrix of one of the d1 runs to the next, 0 where they share it. */
     int64_t d1, d2;
     const float *left, *right;
     int64_t right_stride;

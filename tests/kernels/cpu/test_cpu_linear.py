@@ -9,6 +9,7 @@ from altq.quantizers.integer import quantize_tokens
 from altq.transforms.balance import Balance
 from altq.transforms.kronecker import apply_kronecker
 from kernels.cpu import Activations, QuantizedLinear
+from kernels.cpu.variant import supported_variants
 from kernels.reference.kronecker import transform_quantize
 from kernels.reference.packing import unpack
 
@@ -136,6 +137,16 @@ def test_factors_may_be_laid_out_by_columns(variant):
     assert torch.equal(layer(x.T.double()), other(x.T.contiguous()))
 
 
+def test_scales_and_bias_may_be_strided(variant):
+    weights, weight_scale = made(48, 40)
+    strided = torch.stack((weight_scale, weight_scale + 1), dim=1)
+    options = {"weight_bits": 4, "activations": Activations(4), "variant": variant}
+    layer = QuantizedLinear(weights, strided[:, :1], bias=strided[:, 1], **options)
+    other = QuantizedLinear(weights, weight_scale, bias=weight_scale + 1, **options)
+    x = draw(3, 40)
+    assert torch.equal(layer(x), other(x))
+
+
 def test_threads_change_no_bit(variant, threads):
     weights, weight_scale = made(100, 24 * 24)
     layer = QuantizedLinear(
@@ -218,3 +229,18 @@ def test_bad_activations_are_refused(variant):
     for x in (torch.zeros(3, 7), torch.zeros(3, 6, dtype=torch.int32), torch.zeros(3, 6, device="meta")):
         with pytest.raises(ValueError, match="a layer of 6 channels reads"):
             layer(x)
+
+
+def test_compiled_variants_agree_to_the_bit():
+    names = [variant.name for variant in supported_variants()]
+    if len(names) < 2:
+        pytest.skip("this processor runs fewer than two variants")
+    weights, weight_scale = made(70, 24 * 36)
+    x, left, right = draw(40, 24 * 36), draw(24, 24, seed=7), draw(36, 36, seed=8)
+    outputs = [
+        QuantizedLinear(
+            weights, weight_scale, weight_bits=4, activations=Activations(4), left=left, right=right, bias=draw(70), variant=name
+        )(x)
+        for name in names
+    ]  # fmt: skip
+    assert all(torch.equal(outputs[0], other) for other in outputs[1:])

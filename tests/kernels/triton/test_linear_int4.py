@@ -41,6 +41,8 @@ def test_programs_that_share_a_tile_leave_the_workspace_zero(operands, assert_li
 def test_bad_operands_are_refused(operands):
     with pytest.raises(ValueError, match="24 input channels: the int4 path needs a multiple of 16"):
         linear_int4(*operands(1, 20, 24))
+    with pytest.raises(ValueError, match="not 8 by 4"):
+        linear_int4(*operands(1, 20, 32, bits=8), bits=8)
 
 
 @pytest.mark.parametrize("target", [90, 100])
