@@ -30,7 +30,7 @@ _KRONECKER = {
     4096: (2, 256, 256, True, 4),
     8192: (1, 256, 256, True, 4),
     16384: (1, 256, 256, True, 8),
-    32768: (1, 256, 32, True, 8),
+    32768: (1, 256, 32, False, 8),
     65536: (1, 32, 64, False, 8),
 }
 
@@ -44,6 +44,11 @@ def kronecker_tiles(
     if values not in _KRONECKER:
         raise ValueError(f"factors of {d1} and {d2} are too wide for the kernel; their padded product ends at 65536")
     tokens, rows, columns, hold, num_warps = _KRONECKER[values]
+    # A factor of 256 has to come in parts: whole, it would take 128 KB of shared memory.
+    if d1_padded >= 256:
+        rows = min(rows, 32)
+    if d2_padded >= 256:
+        columns = min(columns, 64)
     # With no left factor nothing is summed over rows, which then come in one piece.
     rows = min(rows, d1_padded) if has_left else d1_padded
     columns = min(columns, d2_padded)

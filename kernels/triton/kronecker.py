@@ -6,7 +6,7 @@ plain quantization (no factor).
 A program takes a few tokens, each a matrix X [d1, d2]; rows of the tile are (i, token), so that X R is one product for
 all of them, and its rows, laid out again as [d1, (token, column)], are the right operand of L^T (X R). The largest
 magnitude of a token needs all of its columns. Where they fit, the products stay in registers until it is known; of the
-widest ones (above `_HELD` values) they are computed twice.
+widest ones (`hold` in `kernels.triton.configurations`) they are computed twice.
 """
 
 import torch
