@@ -159,7 +159,7 @@ def cases() -> Iterator[Case]:
     yield _transform("q, k, v: 64 x 64, norm, 3 clips, prefill 2048", 2048, 64, 64, 4096, outputs=3, norm=True)
     yield _transform("o: 32 heads of 128, decode", 64, 32, None, 4096)
     yield _transform("down: 86 x 128, gate, prefill 2048", 2048, 86, 128, 11008, gate=True)
-    yield _transform("down: Hadamard 64 x 172, gate, decode", 64, 64, 172, 11008, gate=True)
+    yield _transform("down: Hadamard 172 x 64, gate, decode", 64, 172, 64, 11008, gate=True)
     yield _transform("LLaMA-2-70B down: 128 x 224, gate, prefill 2048", 2048, 128, 224, 28672, gate=True)
     yield _transform("Qwen2.5-32B down: 144 x 192, gate, prefill 2048", 2048, 144, 192, 27648, gate=True)
     yield _transform("SmolLM2-135M q, k, v: 24 x 24, norm, 3 clips, decode", 64, 24, 24, 576, outputs=3, norm=True)

@@ -5,8 +5,8 @@ plain quantization (no factor).
 
 A program takes a few tokens, each a matrix X [d1, d2]; rows of the tile are (i, token), so that X R is one product for
 all of them, and its rows, laid out again as [d1, (token, column)], are the right operand of L^T (X R). The largest
-magnitude of a token needs all of its columns. Where they fit, the products stay in registers until it is known; of the
-widest ones (`hold` in `kernels.triton.configurations`) they are computed twice.
+magnitude of a token needs all of its columns: where they do not fit in registers at once (28672 = 128 x 224), they come
+in tiles, and these are computed twice, once for the magnitude and once for the codes.
 """
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kernels.reference.packing import packed_length
 from kernels.triton.codes import integer_bits, pack_plane
-from kernels.triton.configurations import KroneckerTiles, kronecker_tiles
+from kernels.triton.configurations import kronecker_tiles
 from kernels.triton.launch import check_tensor, launch, target_of
 
 
@@ -94,7 +94,7 @@ def _transformed_tile(
 def transform_quantize_kernel(
     x, left, right, clips, norm, codes, scales, num_tokens, stride, epsilon,
     D1: tl.constexpr, D2: tl.constexpr, D1_PADDED: tl.constexpr, D2_PADDED: tl.constexpr,
-    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr, HOLD: tl.constexpr,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr,
     OUTPUTS: tl.constexpr, BITS: tl.constexpr, WIDTH: tl.constexpr, SIGNED: tl.constexpr,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, NORM: tl.constexpr, GATE: tl.constexpr,
 ):  # fmt: skip
@@ -108,7 +108,6 @@ def transform_quantize_kernel(
     # The sign bit goes below the magnitude: then the largest unsigned integer is the signed entry of largest magnitude,
     # the negative one of two, and a NaN or an infinity is larger than any number.
     largest = tl.zeros((TOKENS,), tl.uint32)
-    held = ()
     for tile in tl.static_range(TILES):
         z = _transformed_tile(
             x, left, right, norm, inverse_norm, tokens, tile * COLUMNS, stride, num_tokens, D1, D2, D1_PADDED,
@@ -117,8 +116,6 @@ def transform_quantize_kernel(
         bits = z.to(tl.uint32, bitcast=True)
         magnitude = tl.reshape((bits << 1) | (bits >> 31), (D1_PADDED, TOKENS, COLUMNS))
         largest = tl.maximum(largest, tl.max(tl.max(magnitude, axis=2), axis=0))
-        if HOLD:
-            held = held + (z,)
     peak = ((largest >> 1) | (largest << 31)).to(tl.float32, bitcast=True)
 
     token = tokens + tl.arange(0, TOKENS)
@@ -127,9 +124,7 @@ def transform_quantize_kernel(
     if not SIGNED:
         peak = -tl.abs(peak)
     for tile in tl.static_range(TILES):
-        if HOLD:
-            z = held[tile]
-        else:
+        if TILES > 1:
             z = _transformed_tile(
                 x, left, right, norm, inverse_norm, tokens, tile * COLUMNS, stride, num_tokens, D1, D2, D1_PADDED,
                 D2_PADDED, TOKENS, ROWS, COLUMNS, LEFT, RIGHT, NORM, GATE,
@@ -210,7 +205,7 @@ def transform_quantize(
     tensors of another type or shape, or that are not contiguous; for bits or a width that the kernels do not know; for
     rows of codes that do not fill whole bytes; for no clip or more than three.
     """
-    target = target_of(x)
+    target_of(x)
     if x.dim() != 2:
         raise ValueError(f"x is {list(x.shape)}; the kernel needs [tokens, d]")
     num_tokens, d = x.shape[0], x.shape[1] // (2 if gate else 1)
@@ -230,14 +225,12 @@ def transform_quantize(
 
     codes = torch.empty(len(clips), num_tokens, packed_length(d, width), dtype=torch.uint8, device=x.device)
     scales = torch.empty(len(clips), num_tokens, dtype=torch.float32, device=x.device)
-    tiles: KroneckerTiles = kronecker_tiles(
-        target, d1, d2, num_tokens, has_left=left is not None, has_right=right is not None
-    )
+    tiles = kronecker_tiles(d1, d2, num_tokens, has_left=left is not None)
     arguments = {
         "x": x, "left": left, "right": right, "clips": clips, "norm": norm, "codes": codes, "scales": scales,
         "num_tokens": num_tokens, "stride": x.shape[1], "epsilon": epsilon, "D1": d1, "D2": d2,
         "D1_PADDED": tiles.d1_padded, "D2_PADDED": tiles.d2_padded, "TOKENS": tiles.tokens, "ROWS": tiles.rows,
-        "COLUMNS": tiles.columns, "TILES": tiles.num_tiles, "HOLD": tiles.hold, "OUTPUTS": len(clips), "BITS": bits,
+        "COLUMNS": tiles.columns, "TILES": tiles.num_tiles, "OUTPUTS": len(clips), "BITS": bits,
         "WIDTH": width, "SIGNED": signed, "LEFT": left is not None, "RIGHT": right is not None,
         "NORM": norm is not None, "GATE": gate,
     }  # fmt: skip
