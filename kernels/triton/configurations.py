@@ -26,18 +26,20 @@ _KRONECKER = {
     4096: (2, 128, 128, 4),
     8192: (1, 128, 128, 4),
     16384: (1, 128, 128, 8),
-    32768: (1, 128, 32, 8),
-    65536: (1, 32, 64, 8),
+    32768: (1, 32, 32, 8),
+    65536: (1, 32, 32, 8),
 }
+_KRONECKER_OF_TARGET = {(89, 32768): (1, 64, 32, 8)}
+"""Where registers are given out otherwise: with 32 rows, a few would be spilled."""
 
 
-def kronecker_tiles(d1: int, d2: int, num_tokens: int, *, has_left: bool) -> KroneckerTiles:
+def kronecker_tiles(target: int, d1: int, d2: int, num_tokens: int, *, has_left: bool) -> KroneckerTiles:
     """The tiles of a transform with factors of d1 and d2; a factor that is multiplied has a side of at least 16."""
     d1_padded, d2_padded = (max(triton.next_power_of_2(d), 16) for d in (d1, d2))
     values = max(d1_padded * d2_padded, 1024)
     if values not in _KRONECKER:
         raise ValueError(f"factors of {d1} and {d2} are too wide for the kernel; their padded product ends at 65536")
-    tokens, rows, columns, num_warps = _KRONECKER[values]
+    tokens, rows, columns, num_warps = _KRONECKER_OF_TARGET.get((target, values), _KRONECKER[values])
     # A factor of 256 has to come in parts: whole, it would take 128 KB of shared memory.
     if d1_padded >= 256:
         rows = 32
