@@ -67,6 +67,13 @@ class EvaluationOptions(_Section):
     window_length: int = Field(ge=2, description="tokens in a window")
 
 
+class KernelOptions(_Section):
+    """Table 5: the speed of the kernels."""
+
+    rounds: int = Field(7, ge=3, description="turns in which the cases of a group are timed")
+    gpu: bool = Field(False, description="whether they are timed on a GPU as well; it has to be there")
+
+
 class Experiment(_Section):
     """The whole of config.yaml."""
 
@@ -84,6 +91,7 @@ class Experiment(_Section):
     study: Study = Study()
     evaluation: EvaluationOptions
     zero_shot: ZeroShotOptions = ZeroShotOptions()
+    kernels: KernelOptions = KernelOptions()
     notes: list[str] = Field(default=[], description="sentences for the tables' captions: departures from the paper")
 
     @field_validator("tasks")

@@ -106,34 +106,55 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return tuple(statistics.quantiles(values, n=4, method="inclusive")) if len(values) > 1 else 3 * (values[0],)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads (1: timed in processor time)")
-    parser.add_argument("--variant", help="of the CPU kernels (the fastest)")
-    parser.add_argument("--groups", nargs="+", default=["linear", "layer"], choices=["linear", "layer"])
-    parser.add_argument("--shapes", nargs="+", metavar="NAME", help="some of the shapes (all)")
-    parser.add_argument("--tokens", nargs="+", type=int, metavar="N", help="some of the token counts (all)")
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="what is timed (cpu)")
     parser.add_argument("--rounds", type=int, default=11, metavar="N", help="turns of each case (11)")
     parser.add_argument("--seconds", type=float, default=0.05, metavar="S", help="of a case in a turn, at least (0.05)")
     parser.add_argument("--output", type=Path, help="table to write: .csv, and .json with the machine")
-    arguments = parser.parse_args()
+    cpu = parser.add_argument_group("on a CPU")
+    cpu.add_argument("--variant", help="of the CPU kernels (the fastest)")
+    cpu.add_argument("--groups", nargs="+", default=["linear", "layer"], choices=["linear", "layer"])
+    cpu.add_argument("--shapes", nargs="+", metavar="NAME", help="some of the shapes (all)")
+    cpu.add_argument("--tokens", nargs="+", type=int, metavar="N", help="some of the token counts (all)")
 
+
+def run(arguments: argparse.Namespace) -> tuple[list[Row], dict[str, object]]:
+    """Time what is asked for, printing each row; the rows, and what they were measured on.
+
+    On one thread of the CPU, which is meant where none is asked for, time is processor time. ValueError where a GPU is asked for and there is none.
+    """
     import torch
 
-    from kernels.cpu.cases import cpu_groups, machine
+    if arguments.device == "gpu":
+        if not torch.cuda.is_available():
+            raise ValueError("there is no CUDA device here; measure on a machine that has one, or give --device cpu")
+        from kernels.triton.cases import gpu_groups, machine
 
-    torch.set_num_threads(arguments.threads)
-    clock = time.thread_time if arguments.threads == 1 else time.perf_counter
-    rows = []
+        groups, clock, synchronise = gpu_groups(), time.perf_counter, torch.cuda.synchronize
+    else:
+        from kernels.cpu.cases import cpu_groups, machine
+
+        threads = arguments.threads or 1
+        torch.set_num_threads(threads)
+        groups = cpu_groups(arguments.groups, arguments.variant, arguments.shapes, arguments.tokens)
+        clock, synchronise = time.thread_time if threads == 1 else time.perf_counter, lambda: None
+    rows, asked = [], {"rounds": arguments.rounds, "seconds_per_case": arguments.seconds}
     with torch.no_grad():
-        for cases in cpu_groups(arguments.groups, arguments.variant, arguments.shapes, arguments.tokens):
-            for row in measure(
-                cases, rounds=arguments.rounds, seconds_per_case=arguments.seconds, clock=clock, warmups=1
-            ):
+        for cases in groups:
+            for row in measure(cases, **asked, clock=clock, synchronise=synchronise, warmups=1):
                 rows.append(row)
                 print(_line(row), flush=True)
+    return rows, machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_flags(parser)
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU (1: timed in processor time)")
+    arguments = parser.parse_args()
+    rows, machine = run(arguments)
     if arguments.output:
-        write(rows, machine(), arguments.output)
+        write(rows, machine, arguments.output)
 
 
 def write(rows: Sequence[Row], machine: dict[str, object], path: Path) -> None:

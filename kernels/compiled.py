@@ -290,10 +290,8 @@ def _read_cubin(cubin: bytes) -> tuple[int, list[str]]:
     return int(re.search(r"REG:(\d+)", usage).group(1)), instructions
 
 
-def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m kernels.compiled FILE.csv")
-    path = Path(sys.argv[1])
+def write_compiled(path: Path) -> None:
+    """Compile all cases and write a row for each target."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows, all_cases = [], list(cases())
     for number, case in enumerate(all_cases, 1):
@@ -305,6 +303,12 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(map(asdict, rows))
     partial.replace(path)
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m kernels.compiled FILE.csv")
+    write_compiled(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

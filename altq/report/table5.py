@@ -1,9 +1,9 @@
 """Table 5: the speed of the kernels that ship, tidy and as the paper prints it: speed-up by length, prefill and decode."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas
 
@@ -52,7 +52,7 @@ def table5_frame(paths: Iterable[str | Path]) -> pandas.DataFrame:
     for path in map(Path, paths):
         frame = pandas.read_csv(path)
         record = read_json(path.with_suffix(".json"))
-        frames.append(frame.assign(machine=record["machine"]))
+        frames.append(frame.assign(machine=_machine(record)))
     frame = pandas.concat(frames, ignore_index=True)
     for name in ("median_seconds", "ratio"):
         if not all(math.isfinite(value) and value > 0 for value in frame[name]):
@@ -65,6 +65,14 @@ def table5_frame(paths: Iterable[str | Path]) -> pandas.DataFrame:
     frame["ratio_to_fastest"] = fastest / frame["median_seconds"]
     frame["limit_ratio"] = groups.transform("first") / frame["limit_seconds"]
     return frame
+
+
+def _machine(record: Mapping[str, Any]) -> str:
+    """What the rows of a file were measured on."""
+    if "gpu" in record:
+        return f"{record['gpu']} ({record['clocks']}), torch {record['torch']}, triton {record['triton']}"
+    threads = f"{record['threads']} thread" + ("s" if record["threads"] > 1 else "")
+    return f"{record['cpu']}, {threads}, {record['variant']} kernels, torch {record['torch']}"
 
 
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:

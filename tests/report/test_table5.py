@@ -12,6 +12,10 @@ PLAIN = Presentation(orientation=())
 METHODS = {"fp32 torch": 8.0, "INT4": 2.0, "QuaRot": 2.5, "FlatQuant": 2.5, "adaptive": 2.5}
 
 
+CPU = {"cpu": "A CPU", "threads": 1, "variant": "amx", "torch": "2"}
+GPU = {"gpu": "H100", "clocks": "1980 MHz", "torch": "2", "triton": "3"}
+
+
 def rows(device, shape, calls, methods=METHODS):
     return [
         {
@@ -27,14 +31,14 @@ def rows(device, shape, calls, methods=METHODS):
 
 def write(path, content, machine):
     pandas.DataFrame(content).to_csv(path, index=False)
-    path.with_suffix(".json").write_text(json.dumps({"machine": machine}))
+    path.with_suffix(".json").write_text(json.dumps(machine))
     return path
 
 
 @pytest.fixture
 def cpu(tmp_path):
     calls = [("prefill", 2048, 0), ("prefill", 256, 0), ("decode", 1, 256), ("linear", 16, 0)]
-    return write(tmp_path / "cpu.csv", rows("CPU", "llama-2-7b", calls), "A CPU, one thread")
+    return write(tmp_path / "cpu.csv", rows("CPU", "llama-2-7b", calls), CPU)
 
 
 def columns_of(table):
@@ -58,12 +62,14 @@ def test_without_a_gpu_its_columns_are_empty_and_said_to_be(cpu):
     assert {cell.text for row in table.rows for cell in row.cells[:7]} == {"–"}
     notes = " ".join(table.notes)
     assert (
-        "No GPU was at hand" in notes and "No CPU multiplies 4-bit integers" in notes and "A CPU, one thread" in notes
+        "No GPU was at hand" in notes
+        and "No CPU multiplies 4-bit integers" in notes
+        and "A CPU, 1 thread, amx kernels" in notes
     )
 
 
 def test_the_papers_numbers_stand_beside_its_layer_alone(cpu, tmp_path):
-    small = write(tmp_path / "small.csv", rows("CPU", "smollm2-135m", [("decode", 1, 256)]), "A CPU, one thread")
+    small = write(tmp_path / "small.csv", rows("CPU", "smollm2-135m", [("decode", 1, 256)]), CPU)
     table = wide_table(table5_frame([cpu, small]), PLAIN)
     papers = {(*row.stub,): [cell.text for cell in row.cells[-7:]] for row in table.rows}
     assert papers["llama-2-7b", "Adaptive"] == ["1.32", "1.46", "1.89", "1.047", "1.083", "1.09", "1.117"]
@@ -72,7 +78,7 @@ def test_the_papers_numbers_stand_beside_its_layer_alone(cpu, tmp_path):
 
 def test_a_gpu_has_two_baselines(tmp_path):
     methods = {"fp16 as published": 8.0, "fp16 SDPA, CUDA graph": 4.0, "INT4": 2.0}
-    path = write(tmp_path / "gpu.csv", rows("H100", "llama-2-7b", [("decode", 64, 512)], methods), "H100 at 1980 MHz")
+    path = write(tmp_path / "gpu.csv", rows("H100", "llama-2-7b", [("decode", 64, 512)], methods), GPU)
     frame = table5_frame([path]).set_index("method")
     assert frame["ratio_to_fastest"].to_dict() == {
         "fp16 as published": 0.5, "fp16 SDPA, CUDA graph": 1.0, "INT4": 2.0
