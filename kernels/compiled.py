@@ -162,7 +162,7 @@ def cases() -> Iterator[Case]:
     yield _transform("down: Hadamard 172 x 64, gate, decode", 64, 172, 64, 11008, gate=True)
     yield _transform("LLaMA-2-70B down: 128 x 224, gate, prefill 2048", 2048, 128, 224, 28672, gate=True)
     yield _transform("Qwen2.5-32B down: 144 x 192, gate, prefill 2048", 2048, 144, 192, 27648, gate=True)
-    yield _transform("SmolLM2-135M q, k, v: 24 x 24, norm, 3 clips, decode", 64, 24, 24, 576, outputs=3, norm=True)
+    yield _transform("SmolLM2-135M q, k, v: 24 x 24, norm, 3 clips, one token", 1, 24, 24, 576, outputs=3, norm=True)
     yield _linear("q, k, v: 12288 x 4096, prefill 2048", 2048, three, 4096)
     yield _linear("o: 4096 x 4096, shared tiles, decode", 64, (4096,), 4096)
     yield _linear("down: 4096 x 11008, shared tiles, one token", 1, (4096,), 11008)

@@ -169,7 +169,8 @@ def _quantize_tile(
         inverse = tl.broadcast_to(tl.div_rn(1.0, scale)[:, None], (TOKENS, COLUMNS))
         values = z * tl.reshape(inverse, (TOKENS * COLUMNS,))[None, :]
         quantized = integer_bits(tl.minimum(tl.maximum(values, -top - 1.0), top))
-        start = codes + output * num_tokens.to(tl.int64) * byte_stride
+        # num_tokens may be the constant 1, which has no method .to
+        start = codes + tl.cast(output * num_tokens, tl.int64) * byte_stride
         _store_codes(
             quantized, start, tokens, num_tokens, first_column, byte_stride, D1, D2, D1_PADDED, TOKENS, COLUMNS, WIDTH
         )
