@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.reference.packing import packed_length
+from kernels.reference.packing import check_bits, packed_length
 from kernels.triton.codes import integer_bits, pack_plane
 from kernels.triton.configurations import kronecker_tiles
 from kernels.triton.launch import check_tensor, launch, target_of
@@ -238,7 +238,7 @@ def transform_quantize(
     num_tokens, d = x.shape[0], x.shape[1] // (2 if gate else 1)
     d1, d2 = _factor_sizes(d, left, right)
     width = bits if width is None else width
-    packed_length(8, bits)
+    check_bits(bits)
     packed_length(d2, width)
     if width < bits:
         raise ValueError(f"codes of {bits} bits do not fit in a width of {width} bits")
