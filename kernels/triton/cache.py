@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.reference.cache import Cache
-from kernels.reference.packing import packed_length
+from kernels.reference.packing import check_bits, packed_length
 from kernels.triton.codes import pack_plane, round_half_even
 from kernels.triton.configurations import APPEND_TOKENS, APPEND_WARPS
 from kernels.triton.launch import check_tensor, launch, target_of
@@ -165,7 +165,7 @@ def check_caches(
     key_cache: Cache, value_cache: Cache, key_bits: int, value_bits: int, like: Tensor
 ) -> tuple[int, int, int, int]:
     """Batch, key heads, capacity and head size of two caches; ValueError where they are not what the kernels read."""
-    packed_length(8, key_bits)
+    check_bits(key_bits)
     head_dim = key_cache.codes.shape[-1] * 8 // key_bits
     if head_dim & (head_dim - 1) or head_dim < 16:
         raise ValueError(f"heads of {head_dim} channels: the kernels need a power of two from 16 on")

@@ -29,7 +29,7 @@ _KRONECKER = {
     32768: (1, 32, 32, 8),
     65536: (1, 32, 32, 8),
 }
-_KRONECKER_OF_TARGET = {(89, 32768): (1, 64, 32, 8)}
+_KRONECKER_OF_TARGET = {(89, 32768): (1, 64, 32, 8), (100, 32768): (1, 64, 32, 8)}
 """Where registers are given out otherwise: with 32 rows, a few would be spilled."""
 
 
@@ -147,7 +147,7 @@ def int4_tiles(target: int, num_tokens: int, num_rows: int, num_pairs: int, rows
 APPEND_TOKENS = 16
 """Tokens of a head that a program of the cache kernel takes: the fewest that a tensor core multiplies."""
 
-APPEND_WARPS = 4
+APPEND_WARPS = 8
 
 ATTENTION_TOKENS = 64
 """Tokens of the cache that a program of the attention kernel takes at a time."""

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.reference.packing import packed_length
+from kernels.reference.packing import check_bits, packed_length
 from kernels.triton.codes import integer_bits, pack_plane
 from kernels.triton.configurations import kronecker_tiles
 from kernels.triton.launch import check_tensor, launch, target_of
@@ -169,7 +169,8 @@ def _quantize_tile(
         inverse = tl.broadcast_to(tl.div_rn(1.0, scale)[:, None], (TOKENS, COLUMNS))
         values = z * tl.reshape(inverse, (TOKENS * COLUMNS,))[None, :]
         quantized = integer_bits(tl.minimum(tl.maximum(values, -top - 1.0), top))
-        start = codes + output * num_tokens.to(tl.int64) * byte_stride
+        # num_tokens may be the constant 1, which has no method .to
+        start = codes + tl.cast(output * num_tokens, tl.int64) * byte_stride
         _store_codes(
             quantized, start, tokens, num_tokens, first_column, byte_stride, D1, D2, D1_PADDED, TOKENS, COLUMNS, WIDTH
         )
@@ -237,7 +238,7 @@ def transform_quantize(
     num_tokens, d = x.shape[0], x.shape[1] // (2 if gate else 1)
     d1, d2 = _factor_sizes(d, left, right)
     width = bits if width is None else width
-    packed_length(8, bits)
+    check_bits(bits)
     packed_length(d2, width)
     if width < bits:
         raise ValueError(f"codes of {bits} bits do not fit in a width of {width} bits")

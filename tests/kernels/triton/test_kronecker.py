@@ -7,6 +7,9 @@ from kernels.reference import kronecker as reference
 from kernels.reference.packing import BITS, unpack
 from kernels.triton.kronecker import transform_quantize
 
+# The interpreter computes with numpy, which warns of what the tests of NaN and infinity do on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered")
+
 
 @pytest.fixture
 def factors(normal):
