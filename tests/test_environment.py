@@ -8,7 +8,7 @@ import yaml
 
 
 def pins(lines):
-    found = (re.fullmatch(r"([\w.-]+)==([\w.]+)", line.strip()) for line in lines)
+    found = (re.fullmatch(r"([\w.-]+)==([\w.]+)(?:; sys_platform == '\w+')?", line.strip()) for line in lines)
     return {match[1].lower().replace("_", "-"): match[2] for match in found if match}
 
 

@@ -5,8 +5,8 @@ plain quantization (no factor).
 
 A program takes a few tokens, each a matrix X [d1, d2]; rows of the tile are (i, token), so that X R is one product for
 all of them, and its rows, laid out again as [d1, (token, column)], are the right operand of L^T (X R). The largest
-magnitude of a token needs all of its columns. Where they fit, the products stay in registers until it is known; of the
-widest ones (above `_HELD` values) they are computed twice.
+magnitude of a token needs all of its columns: where they do not fit in registers at once (28672 = 128 x 224), they come
+in tiles, and these are computed twice, once for the magnitude and once for the codes.
 """
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kernels.reference.packing import packed_length
 from kernels.triton.codes import integer_bits, pack_plane
-from kernels.triton.configurations import KroneckerTiles, kronecker_tiles
+from kernels.triton.configurations import kronecker_tiles
 from kernels.triton.launch import check_tensor, launch, target_of
 
 
@@ -94,7 +94,7 @@ def _transformed_tile(
 def transform_quantize_kernel(
     x, left, right, clips, norm, codes, scales, num_tokens, stride, epsilon,
     D1: tl.constexpr, D2: tl.constexpr, D1_PADDED: tl.constexpr, D2_PADDED: tl.constexpr,
-    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr, HOLD: tl.constexpr,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr,
     OUTPUTS: tl.constexpr, BITS: tl.constexpr, WIDTH: tl.constexpr, SIGNED: tl.constexpr,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, NORM: tl.constexpr, GATE: tl.constexpr,
 ):  # fmt: skip
@@ -105,53 +105,75 @@ def transform_quantize_kernel(
             x, tokens, stride, num_tokens, epsilon, D1, D2, D1_PADDED, D2_PADDED, TOKENS, ROWS
         )  # fmt: skip
 
-    # The sign bit goes below the magnitude: then the largest unsigned integer is the signed entry of largest magnitude,
-    # the negative one of two, and a NaN or an infinity is larger than any number.
-    largest = tl.zeros((TOKENS,), tl.uint32)
-    held = ()
-    for tile in tl.static_range(TILES):
+    if TILES == 1:
         z = _transformed_tile(
-            x, left, right, norm, inverse_norm, tokens, tile * COLUMNS, stride, num_tokens, D1, D2, D1_PADDED,
-            D2_PADDED, TOKENS, ROWS, COLUMNS, LEFT, RIGHT, NORM, GATE,
+            x, left, right, norm, inverse_norm, tokens, 0, stride, num_tokens, D1, D2, D1_PADDED, D2_PADDED, TOKENS,
+            ROWS, COLUMNS, LEFT, RIGHT, NORM, GATE,
         )  # fmt: skip
-        bits = z.to(tl.uint32, bitcast=True)
-        magnitude = tl.reshape((bits << 1) | (bits >> 31), (D1_PADDED, TOKENS, COLUMNS))
-        largest = tl.maximum(largest, tl.max(tl.max(magnitude, axis=2), axis=0))
-        if HOLD:
-            held = held + (z,)
-    peak = ((largest >> 1) | (largest << 31)).to(tl.float32, bitcast=True)
-
-    token = tokens + tl.arange(0, TOKENS)
-    top = (1 << (BITS - 1)) - 1.0
-    byte_stride = D1 * D2 * WIDTH // 8
-    if not SIGNED:
-        peak = -tl.abs(peak)
-    for tile in tl.static_range(TILES):
-        if HOLD:
-            z = held[tile]
-        else:
+        largest = _largest(z, D1_PADDED, TOKENS, COLUMNS)
+        _quantize_tile(
+            z, largest, 0, tokens, clips, codes, scales, num_tokens, D1, D2, D1_PADDED, TOKENS, COLUMNS, OUTPUTS,
+            BITS, WIDTH, SIGNED,
+        )  # fmt: skip
+    else:
+        largest = tl.zeros((TOKENS,), tl.uint32)
+        for tile in range(TILES):
             z = _transformed_tile(
                 x, left, right, norm, inverse_norm, tokens, tile * COLUMNS, stride, num_tokens, D1, D2, D1_PADDED,
                 D2_PADDED, TOKENS, ROWS, COLUMNS, LEFT, RIGHT, NORM, GATE,
             )  # fmt: skip
-        for output in tl.static_range(OUTPUTS):
-            scale = -peak * tl.div_rn(tl.load(clips + output), top)
-            scale = tl.where(scale == 0, 1.0, scale)
-            scale += scale * 0.0  # an infinity becomes NaN
-            if tile == 0:
-                tl.store(scales + output * num_tokens + token, scale, token < num_tokens)
-            # One division a token and a multiplication for each value. Against a division for each value, codes differ
-            # where a value lies within 2^-23 of the middle of two codes.
-            by_column = tl.reshape(
-                tl.broadcast_to(tl.div_rn(1.0, scale)[:, None], (TOKENS, COLUMNS)), (TOKENS * COLUMNS,)
-            )
-            values = tl.minimum(tl.maximum(z * by_column[None, :], -top - 1.0), top)
-            quantized = integer_bits(values)
-            start = codes + output * num_tokens.to(tl.int64) * byte_stride
-            _store_codes(
-                quantized, start, tokens, num_tokens, tile * COLUMNS, byte_stride, D1, D2, D1_PADDED, TOKENS, COLUMNS,
-                WIDTH,
+            largest = tl.maximum(largest, _largest(z, D1_PADDED, TOKENS, COLUMNS))
+        for tile in range(TILES):
+            z = _transformed_tile(
+                x, left, right, norm, inverse_norm, tokens, tile * COLUMNS, stride, num_tokens, D1, D2, D1_PADDED,
+                D2_PADDED, TOKENS, ROWS, COLUMNS, LEFT, RIGHT, NORM, GATE,
             )  # fmt: skip
+            _quantize_tile(
+                z, largest, tile * COLUMNS, tokens, clips, codes, scales, num_tokens, D1, D2, D1_PADDED, TOKENS,
+                COLUMNS, OUTPUTS, BITS, WIDTH, SIGNED,
+            )  # fmt: skip
+
+
+@triton.jit
+def _largest(z, D1_PADDED: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The entry of largest magnitude of each token: uint32 [TOKENS], its bits with the sign bit moved to the lowest.
+
+    So the largest integer is the entry of largest magnitude, the negative one of two; a NaN or an infinity is larger than
+    any number, and one reduction does for all.
+    """
+    bits = z.to(tl.uint32, bitcast=True)
+    magnitude = tl.reshape((bits << 1) | (bits >> 31), (D1_PADDED, TOKENS, COLUMNS))
+    return tl.max(tl.max(magnitude, axis=2), axis=0)
+
+
+@triton.jit
+def _quantize_tile(
+    z, largest, first_column, tokens, clips, codes, scales, num_tokens,
+    D1: tl.constexpr, D2: tl.constexpr, D1_PADDED: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
+    OUTPUTS: tl.constexpr, BITS: tl.constexpr, WIDTH: tl.constexpr, SIGNED: tl.constexpr,
+):  # fmt: skip
+    """Write the scales of each output, and the codes of a tile of columns."""
+    peak = ((largest >> 1) | (largest << 31)).to(tl.float32, bitcast=True)
+    if not SIGNED:
+        peak = -tl.abs(peak)
+    token = tokens + tl.arange(0, TOKENS)
+    top = (1 << (BITS - 1)) - 1.0
+    byte_stride = D1 * D2 * WIDTH // 8
+    for output in tl.static_range(OUTPUTS):
+        scale = -peak * tl.div_rn(tl.load(clips + output), top)
+        scale = tl.where(scale == 0, 1.0, scale)
+        scale += scale * 0.0  # an infinity becomes NaN
+        tl.store(scales + output * num_tokens + token, scale, token < num_tokens)
+        # One division a token and a multiplication for each value. Against a division for each value, codes differ
+        # where a value lies within 2^-23 of the middle of two codes.
+        inverse = tl.broadcast_to(tl.div_rn(1.0, scale)[:, None], (TOKENS, COLUMNS))
+        values = z * tl.reshape(inverse, (TOKENS * COLUMNS,))[None, :]
+        quantized = integer_bits(tl.minimum(tl.maximum(values, -top - 1.0), top))
+        # num_tokens may be the constant 1, which has no method .to
+        start = codes + tl.cast(output * num_tokens, tl.int64) * byte_stride
+        _store_codes(
+            quantized, start, tokens, num_tokens, first_column, byte_stride, D1, D2, D1_PADDED, TOKENS, COLUMNS, WIDTH
+        )
 
 
 @triton.jit
@@ -230,14 +252,12 @@ def transform_quantize(
 
     codes = torch.empty(len(clips), num_tokens, packed_length(d, width), dtype=torch.uint8, device=x.device)
     scales = torch.empty(len(clips), num_tokens, dtype=torch.float32, device=x.device)
-    tiles: KroneckerTiles = kronecker_tiles(
-        target, d1, d2, num_tokens, has_left=left is not None, has_right=right is not None
-    )
+    tiles = kronecker_tiles(target, d1, d2, num_tokens, has_left=left is not None)
     arguments = {
         "x": x, "left": left, "right": right, "clips": clips, "norm": norm, "codes": codes, "scales": scales,
         "num_tokens": num_tokens, "stride": x.shape[1], "epsilon": epsilon, "D1": d1, "D2": d2,
         "D1_PADDED": tiles.d1_padded, "D2_PADDED": tiles.d2_padded, "TOKENS": tiles.tokens, "ROWS": tiles.rows,
-        "COLUMNS": tiles.columns, "TILES": tiles.num_tiles, "HOLD": tiles.hold, "OUTPUTS": len(clips), "BITS": bits,
+        "COLUMNS": tiles.columns, "TILES": tiles.num_tiles, "OUTPUTS": len(clips), "BITS": bits,
         "WIDTH": width, "SIGNED": signed, "LEFT": left is not None, "RIGHT": right is not None,
         "NORM": norm is not None, "GATE": gate,
     }  # fmt: skip

@@ -21,6 +21,10 @@ TARGETS = (80, 89, 90, 100)
 """Compute capabilities with configurations of their own: A100; RTX 4090, L40S; H100; B200."""
 
 
+OPTIONS = {"enable_fp_fusion": True}
+"""Of every compilation: a multiplication and an addition may be rounded once. Integers do not care."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """One start of a kernel: `arguments` by name, constants included."""
@@ -61,7 +65,7 @@ def launch(kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any], *, num
     if _recording is not None:
         _recording.launches.append(Launch(kernel, grid, arguments, num_warps, num_stages))
         return
-    kernel[grid](**arguments, num_warps=num_warps, num_stages=num_stages)
+    kernel[grid](**arguments, num_warps=num_warps, num_stages=num_stages, **OPTIONS)
 
 
 def target_of(tensor: Tensor) -> int:

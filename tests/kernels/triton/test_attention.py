@@ -6,6 +6,9 @@ from kernels.reference.cache import Cache, append, empty_cache
 from kernels.reference.packing import BITS
 from kernels.triton.attention import decode_attention
 
+# The interpreter computes with numpy, which warns of what the tests of NaN and infinity do on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered")
+
 
 @pytest.fixture
 def filled(normal, device):

@@ -7,6 +7,9 @@ from kernels.reference import kronecker as reference
 from kernels.reference.packing import BITS, unpack
 from kernels.triton.kronecker import transform_quantize
 
+# The interpreter computes with numpy, which warns of what the tests of NaN and infinity do on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered")
+
 
 @pytest.fixture
 def factors(normal):
@@ -94,8 +97,8 @@ def test_a_gate_comes_first(normal, factors, device, d1, d2):
     assert_same(2 * normal(2, 2 * d1 * d2), *factors(d1, d2), torch.tensor([0.9], device=device), bits=4, gate=True)
 
 
-# The widest of Qwen2.5 and LLaMA: tiles that are held, and tiles that are computed twice.
-@pytest.mark.parametrize(("d1", "d2"), [(128, 148), (128, 224), (144, 192), (168, 176)])
+# The widest of Qwen2.5 and LLaMA, in tiles.
+@pytest.mark.parametrize(("d1", "d2"), [(128, 148), (128, 224), (144, 192), (168, 176), (256, 128)])
 def test_tiles_of_a_token_share_its_scale(normal, factors, device, d1, d2):
     x = normal(1, d1 * d2)
     assert_same(x, *factors(d1, d2), torch.tensor([0.9], device=device), bits=4)
@@ -103,7 +106,7 @@ def test_tiles_of_a_token_share_its_scale(normal, factors, device, d1, d2):
 
 @pytest.mark.parametrize("size", [576, 1536, 960, 4096, 11008, 13824, 14336])
 def test_hadamard_transforms_are_constant_factors(normal, device, size):
-    sizes = {576: (16, 36), 1536: (128, 12), 960: (48, 20), 11008: (64, 172), 14336: (128, 112)}
+    sizes = {576: (16, 36), 1536: (128, 12), 960: (48, 20), 11008: (172, 64), 14336: (128, 112)}
     d1, d2 = sizes.get(size) or factor_sizes(size)
     left, right = (orthogonal_hadamard(d).half().to(device) for d in (d1, d2))
     packed, scales = assert_same(normal(2, size), left, right, torch.ones(1, device=device), bits=4)
