@@ -20,8 +20,8 @@ INLINE int range_of(const float *y, long rows, long columns, long stride, float 
 }
 
 /* x / scale to the bit, by its inverse and one correction (Markstein), where no intermediate over- or underflows. */
-INLINE floats quotient(floats x, floats scale, floats inverse, int exact) {
-    if (!exact) return over(x, scale);
+INLINE floats quotient(floats x, floats scale, floats inverse, int is_moderate) {
+    if (!is_moderate) return over(x, scale);
     floats first = times(x, inverse);
     return plus_product(first, less_product(x, first, scale), inverse);
 }
