@@ -104,7 +104,7 @@ def _row(case: Case, launch: Launch, target: int, *, merge: bool) -> Compiled:
         occupancy=occupancy(target, registers, binary.metadata.shared, launch.num_warps),
         programs=torch.Size(launch.grid).numel(),
         gpu=gpu.name,
-        limit_us=round(seconds * 1e6, 2),
+        limit_us=float(f"{seconds * 1e6:.3g}"),
         bound=bound,
     )
 

@@ -157,7 +157,8 @@ def append(
         "ROTARY": rotary is not None, "TRANSFORM": key_factors is not None, "KEEP": keep_values,
     }  # fmt: skip
     grid = (triton.cdiv(batch * num_tokens, APPEND_TOKENS), num_heads + 2 * kv_heads)
-    launch(append_kernel, grid, arguments, num_warps=APPEND_WARPS, num_stages=1)
+    num_warps = APPEND_WARPS["prefill" if keep_values else "decode"]
+    launch(append_kernel, grid, arguments, num_warps=num_warps, num_stages=1)
     return queries, keys, values
 
 

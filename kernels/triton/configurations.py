@@ -147,7 +147,8 @@ def int4_tiles(target: int, num_tokens: int, num_rows: int, num_pairs: int, rows
 APPEND_TOKENS = 16
 """Tokens of a head that a program of the cache kernel takes: the fewest that a tensor core multiplies."""
 
-APPEND_WARPS = 8
+APPEND_WARPS = {"decode": 4, "prefill": 8}
+"""A prefill, which keeps what the cache stands for, needs more registers: with 4 warps a few would be spilled."""
 
 ATTENTION_TOKENS = 64
 """Tokens of the cache that a program of the attention kernel takes at a time."""
