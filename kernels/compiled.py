@@ -1,6 +1,6 @@
 """What the compiler makes of every GPU kernel, for targets that are not at hand: `python -m kernels.compiled FILE.csv`.
 
-The calls of `kernels.cases` are made under `recording`, so that what is compiled is what they would launch: the same tiles,
+The calls of `kernels.compiled_cases` are made under `recording`, so that what is compiled is what they would launch: the same tiles,
 constants and argument types. No driver is needed. Registers, spills and instructions are read from the machine code by
 the tools that come with Triton.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.cases import Case, cases
+from kernels.compiled_cases import Case, cases
 from kernels.roofline import A100, B200, H100, RTX_4090, Work
 from kernels.triton.launch import INTERPRETED, OPTIONS, TARGETS, Launch, recording
 
