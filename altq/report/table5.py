@@ -138,8 +138,9 @@ def _notes(frame: pandas.DataFrame, presentation: Presentation) -> tuple[str, ..
     ]
     if CPU in set(frame["device"]):
         notes.append(
-            "No CPU multiplies 4-bit integers: the codes of activations and weights are multiplied as bytes, so that "
-            "W4A4 and W4A8 take the same time; 4-bit weights save what is read from memory."
+            "No CPU multiplies 4-bit integers: codes are multiplied as bytes, so that W4A4 and W4A8 take the same time; "
+            "4-bit weights save what is read from memory. One thread of a CPU is timed in processor time; keys and "
+            "values are quantized there and kept as floats."
         )
     if set(frame["device"]) == {CPU}:
         notes.append("No GPU was at hand: its columns are empty, and nothing in them is estimated.")

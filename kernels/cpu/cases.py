@@ -27,12 +27,6 @@ TOKENS = (1, 256, 2048)
 KV_LENGTHS = (256, 2048)
 FLOAT32 = "fp32 torch"
 
-NOTE = (
-    "No CPU multiplies 4-bit integers: codes of activations are bytes in every product, so that W4A4 and W4A8 run "
-    "equally fast. One thread is timed in processor time; keys and values are quantized and kept as floats."
-)
-"""What a table of these rows must say."""
-
 _FLOATS, _BYTES, _TILES = 0, 1, 2  # kinds of multiplication of source/peak.h
 _TOKENS_WITH_TILES = 16
 
@@ -133,7 +127,6 @@ def machine() -> dict[str, object]:
     kinds = {"float32": _FLOATS, "bytes": _BYTES} | ({"tiles": _TILES} if variant == "amx" else {})
     rates = {} if variant == TORCH else {name: round(peak_rate(variant, kind)) for name, kind in kinds.items()}
     return {
-        "note": NOTE,
         "cpu": model,
         "threads": torch.get_num_threads(),
         "variant": variant,

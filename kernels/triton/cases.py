@@ -24,6 +24,7 @@ from kernels.layer import (
     triton_operations,
 )
 from kernels.roofline import FLOAT16, GPUS, Gpu, LayerKind, layer_seconds
+from kernels.triton.linear_int4 import INT4_TARGETS
 
 PREFILL_TOKENS = (2048, 4096, 8192)
 KV_LENGTHS = (256, 512, 1024, 2048)
@@ -53,7 +54,8 @@ def gpu_groups(
     """Groups of cases to be timed by turns, the published float16 baseline first."""
     capacity = max(*prefill_tokens, *(length + 1 for length in kv_lengths))
     weights = random_weights(sizes, device=device, generator=torch.Generator(device).manual_seed(0))
-    operations = triton_operations(sizes, device=device)
+    int4 = _multiplies_int4(device)
+    operations = triton_operations(sizes, device=device, int4=int4)
     quantized = {
         method: QuantizedLayer(sizes, weights, transforms_at(sites, sizes, device), operations, capacity=capacity)
         for method, sites in SITES.items()
@@ -63,7 +65,7 @@ def gpu_groups(
 
     def case(phase: str, tokens: int, length: int, method: str, run: Callable[[], Tensor]) -> Case:
         labels = Labels(device_name(device), phase, shape, tokens, length, method)
-        return Case(labels, run, gpu and _limit(gpu, sizes, method, phase, length or tokens, batch))
+        return Case(labels, run, gpu and _limit(gpu, sizes, method, phase, length or tokens, batch, int4))
 
     for tokens in prefill_tokens:
         x = torch.randn(1, tokens, sizes.hidden, device=device, dtype=torch.float16)
@@ -116,7 +118,7 @@ def _eager_step(layer: EagerLayer, sizes: LayerSizes, x: Tensor, length: int) ->
     return step
 
 
-def _limit(gpu: Gpu, sizes: LayerSizes, method: str, phase: str, context: int, batch: int) -> float:
+def _limit(gpu: Gpu, sizes: LayerSizes, method: str, phase: str, context: int, batch: int, int4: bool) -> float:
     """Seconds that a GPU of these rates takes at least."""
     kind = FLOAT16
     if method in SITES:
@@ -124,7 +126,16 @@ def _limit(gpu: Gpu, sizes: LayerSizes, method: str, phase: str, context: int, b
         sides["o"] = (sizes.heads,)
         kind = LayerKind(4, 4, 4, tuple((site, sum(sides[site])) for site in SITES[method] if site in sides))
     prefill = phase == "prefill"
-    return layer_seconds(gpu, sizes, kind, batch=1 if prefill else batch, context=context, prefill=prefill)
+    count = 1 if prefill else batch
+    return layer_seconds(gpu, sizes, kind, batch=count, context=context, prefill=prefill, int4=int4)
+
+
+def _multiplies_int4(device: torch.device | str) -> bool:
+    """Whether the tensor cores of a device have an int4 product that is worth using."""
+    if torch.device(device).type != "cuda":
+        return False
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor in INT4_TARGETS
 
 
 def device_name(device: torch.device | str) -> str:
