@@ -128,7 +128,7 @@ def test_a_job_that_is_cancelled_is_submitted_again_with_more_memory(cluster):
     assert (first["JobState"], again["JobState"], end_to_end["JobState"]) == ("CANCELLED", "COMPLETED", "COMPLETED")
     memory = [int(re.search(r"mem=(\d+)M", job["TRES"])[1]) for job in (first, again)]
     assert 1.4 * memory[0] < memory[1] < 1.8 * memory[0]
-    assert "gres/gpu=1" in end_to_end["TRES"] and "gres/gpu" not in again["TRES"]
+    assert end_to_end["TresPerJob"].endswith("gpu:1") and "TresPerJob" not in again
     assert cluster.exists(bank("quarot"))
 
 
