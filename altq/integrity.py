@@ -12,6 +12,10 @@ from altq.files import read_json, sha256
 from altq.provenance import FILE_NAME, note_of
 
 NOT_RESULTS = ("logs", "benchmarks")
+COPIED = "tokenizer"
+"""So begin the names of files that every checkpoint has a copy of: megabytes of JSON, of which only the size is looked
+at."""
+
 COMPLETE = {"states": "states.json", "bank": "index.json", "checkpoints": "quantization.json", "models": "source.json"}
 """The file that a stage writes last into its folders, by the name of the folder under results/."""
 
@@ -58,7 +62,8 @@ class Results:
             yield Finding(self._name(path), "left over by a process that was killed; nothing reads it, remove it")
         for suffix, check in CHECKS.items():
             for path in self._files(suffix):
-                if problem := check(path):
+                problem = check(path) if suffix != ".json" or self._json(path) is None else None
+                if problem:
                     yield Finding(self._name(self._result_of(path)), f"{path.name} {problem}")
         for stage, last in COMPLETE.items():
             for folder in self._result_folders(stage):
@@ -121,7 +126,7 @@ class Results:
     def _all_files(self) -> tuple[Path, ...]:
         tops = sorted(path for path in self.folder.iterdir() if path.name not in NOT_RESULTS)
         files = (path for top in tops for path in ([top] if top.is_file() else sorted(top.rglob("*"))))
-        return tuple(path for path in files if path.is_file() or path.is_symlink())
+        return tuple(p for p in files if (p.is_file() or p.is_symlink()) and not p.name.startswith(COPIED))
 
     def _files(self, end: str) -> Iterator[Path]:
         return (path for path in self._all_files() if path.name.endswith(end))
