@@ -14,8 +14,8 @@ class Work:
 
     products: floating-point operations in matrix products. elements: elements that chains of elementwise operations
     pass over. solving: operations of GPTQ and decompositions, which run far below the speed of products. seconds: what
-    takes its time on any machine (downloads, reading). held, on_gpu: bytes at the peak, without the libraries. written:
-    bytes left on disk. light: the job imports no torch.
+    takes its time on any machine (downloads). held, on_gpu: bytes at the peak, without the libraries; where nothing is known
+    of a GPU, it would hold what main memory holds. read, written: bytes on disk. light: the job imports no torch.
     """
 
     products: float = 0.0
@@ -24,6 +24,7 @@ class Work:
     seconds: float = 0.0
     held: float = 0.0
     on_gpu: float = 0.0
+    read: float = 0.0
     written: float = 0.0
     light: bool = False
 
@@ -36,14 +37,15 @@ class Work:
             self.seconds + other.seconds,
             max(self.held, other.held),
             max(self.on_gpu, other.on_gpu),
+            self.read + other.read,
             self.written + other.written,
             self.light and other.light,
         )
 
     def times(self, count: float) -> Self:
         """The same work `count` times over; memory stays."""
-        timed = (self.products, self.elements, self.solving, self.seconds)
-        return Work(*(count * amount for amount in timed), self.held, self.on_gpu, count * self.written, self.light)
+        timed = (count * amount for amount in (self.products, self.elements, self.solving, self.seconds))
+        return Work(*timed, self.held, self.on_gpu, count * self.read, count * self.written, self.light)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ LIBRARIES = {"seconds": 6.0, "memory": 0.48e9, "gpu_memory": 1.0e9}
 LIGHT = {"seconds": 1.0, "memory": 0.2e9}
 """The same without torch: pandas and matplotlib at most."""
 
+DISK = 1.0e9
+"""Bytes a second, read or written."""
+
 SCALING = 0.85
 """t threads are as fast as t ** SCALING."""
 
@@ -86,8 +91,8 @@ def cost_of(work: Work, threads: int, *, gpu: bool) -> Cost:
     speed, many = (GPU, 1.0) if gpu else (PROCESSOR, threads**SCALING)
     busy = work.products / speed.products + work.elements / speed.elements + work.solving / speed.solving
     return Cost(
-        seconds=start["seconds"] + work.seconds + busy / many,
+        seconds=start["seconds"] + work.seconds + busy / many + (work.read + work.written) / DISK,
         memory=start["memory"] + work.held,
         disk=work.written,
-        gpu_memory=LIBRARIES["gpu_memory"] + work.on_gpu if gpu else 0.0,
+        gpu_memory=LIBRARIES["gpu_memory"] + (work.on_gpu or work.held) if gpu else 0.0,
     )

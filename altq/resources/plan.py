@@ -72,7 +72,7 @@ def to_text(needs: Needs, jobs: Sequence[Planned], cores: int, gpus: int, memory
     path = critical_path(jobs)
     on_path = sum(jobs[position].cost.seconds for position in path)
     steps = " > ".join(f"{jobs[p].job.rule} ({_minutes(jobs[p].cost.seconds / 60)})" for p in path)
-    machine = f"{cores} cores and {gpus} GPUs" if gpus else f"{cores} cores"
+    machine = f"{cores} cores" + (f" and {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "")
     lines += [
         "",
         f"{len(jobs)} jobs, {sum(stage.disk for stage in stages) / 1e9:.1f} GB of disk.",

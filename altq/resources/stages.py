@@ -64,7 +64,7 @@ class Stages:
         sizes, model = self.sizes[wildcards["model"]], self.experiment.models[wildcards["model"]]
         largest = FLOAT * max(sizes.embedding_weights, sizes.hidden * sizes.intermediate)
         if model.source == "path":
-            return Work(seconds=2 * sizes.num_weights / 1e9, held=2 * largest)
+            return Work(read=self._model_file(sizes), held=2 * largest)
         converted = model.source == "wheel"
         size = (FLOAT if converted else 2) * sizes.num_weights
         return Work(seconds=size / DOWNLOAD, written=size, held=size * 0.6 if converted else 2 * largest)
@@ -90,19 +90,32 @@ class Stages:
         observed = Work(products=4 * moments(sizes) * seen, elements=4 * moments(sizes))
         state = FLOAT * windows * length * sizes.hidden
         return (passed + observed).times(sizes.num_blocks) + Work(
+            read=self._model_file(sizes),
             held=FLOAT * sizes.outer_weights
             + 2 * state
             + weights(sizes, 2)
             + activations(sizes, WINDOWS_PER_BATCH * length, KEPT_FOR_BACKWARD / 4)
             + FLOAT * 3 * moments(sizes),
-            written=state * (2 * sizes.num_blocks + 1) + FLOAT * 2 * moments(sizes) * sizes.num_blocks,
+            written=self._states(sizes),
         )
+
+    def _states(self, sizes: Sizes) -> float:
+        """Bytes of the states at every sublayer border, and of what was observed between them."""
+        windows, length = self._calibration()
+        state = FLOAT * windows * length * sizes.hidden
+        return state * (2 * sizes.num_blocks + 1) + FLOAT * 2 * moments(sizes) * sizes.num_blocks
+
+    @staticmethod
+    def _model_file(sizes: Sizes) -> float:
+        return 2 * sizes.num_weights
 
     def calibrate(self, wildcards: Mapping[str, str]) -> Work:
         sizes, recipe = self.sizes[wildcards["model"]], self.experiment.recipe_of(wildcards["bank"])
         of_block = calibration(sizes, recipe, *self._calibration())
         return of_block.times(sizes.num_blocks) + Work(
-            held=of_block.held + FLOAT * sizes.outer_weights, written=self._bank(sizes, BANKS[wildcards["bank"]])
+            held=of_block.held + FLOAT * sizes.outer_weights,
+            read=self._model_file(sizes) + self._states(sizes),
+            written=self._bank(sizes, BANKS[wildcards["bank"]]),
         )
 
     def _bank(self, sizes: Sizes, kind: str) -> float:
@@ -132,6 +145,7 @@ class Stages:
             + Work(
                 held=FLOAT * (resident + sizes.outer_weights) + 8 * sizes.embedding_weights + at_work,
                 on_gpu=2 * resident + at_work,
+                read=self._model_file(sizes),
                 written=self._bank(sizes, "identity") + 3 * FLOAT * sizes.hidden**2,
             )
         )
@@ -142,7 +156,9 @@ class Stages:
         recipe = self.experiment.recipe.model_copy(update={**taken, "fitted": ["attention", "ffn"]})
         of_block, num = calibration(sizes, recipe, *self._calibration()), len(options.candidates)
         return of_block.times(num * sizes.num_blocks) + Work(
-            held=num * of_block.held + FLOAT * sizes.outer_weights, written=1e4 * sizes.num_blocks
+            held=num * of_block.held + FLOAT * sizes.outer_weights,
+            read=self._model_file(sizes) + self._states(sizes),
+            written=1e4 * sizes.num_blocks,
         )
 
     def reconstruction(self, wildcards: Mapping[str, str]) -> Work:
@@ -180,6 +196,7 @@ class Stages:
         return of_block.times(sizes.num_blocks) + Work(
             held=kept + FLOAT * sizes.outer_weights + held + weights(sizes, 6)
             + activations(sizes, WINDOWS_PER_BATCH * length, KEPT_FORWARD),
+            read=self._model_file(sizes) + self._states(sizes) / 2,
             written=kept,
         )  # fmt: skip
 
@@ -198,7 +215,7 @@ class Stages:
         run += Work(products=2 * sizes.embedding_weights * tokens, elements=3 * sizes.shape.vocab_size * tokens)
         reading = Work(elements=2 * sizes.num_weights)
         held = FLOAT * sizes.num_weights + activations(sizes, at_once, KEPT_FORWARD)
-        return run + reading + Work(held=held, written=1e5)
+        return run + reading + Work(held=held, read=self._model_file(sizes), written=1e5)
 
 
 STARTING_TO_PREDICT = 20
