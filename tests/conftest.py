@@ -13,6 +13,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 PROJECT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(config, items):
+    """A SLURM is started only where it is asked for: `pytest -m slurm`."""
+    if "slurm" not in config.option.markexpr:
+        starting = [item for item in items if item.get_closest_marker("slurm")]
+        config.hook.pytest_deselected(items=starting)
+        items[:] = [item for item in items if item not in starting]
+
+
 @pytest.fixture(scope="session")
 def project() -> Path:
     """The root of the project."""

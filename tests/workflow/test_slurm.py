@@ -34,13 +34,13 @@ class Cluster:
         self.environment = os.environ | {"SLURM_CONF": str(configuration), "PYTHONPATH": str(project)}
 
     def command(self, *arguments: str) -> list[str]:
-        """Snakemake through the profile; ended after five minutes whatever happens."""
+        """Snakemake through the profile; ended after ten minutes whatever happens."""
         profile = ["--workflow-profile", self.project / "profiles" / "slurm-no-accounting"]
         places = ["--snakefile", self.project / "Snakefile", "--directory", self.folder]
         experiment = ["--configfile", self.project / "configs" / "smoke.yaml"]
         sooner = ["--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "5"]
         snakemake = [sys.executable, "-m", "snakemake", *places, *experiment, *profile, *sooner, *arguments]
-        return ["timeout", "-k", "5", "300", *map(str, snakemake)]
+        return ["timeout", "-k", "5", "600", *map(str, snakemake)]
 
     def start(self, *arguments: str) -> subprocess.Popen:
         """The same in the background, in a process group of its own."""
@@ -66,7 +66,7 @@ class Cluster:
         """The ids of jobs that have begun and not ended."""
         return self.slurm("squeue", "--noheader", "--states", "R", "--format", "%A").split()
 
-    def wait_for(self, ready, seconds: float = 120):
+    def wait_for(self, ready, seconds: float = 300):
         """What `ready` gives as soon as it gives something."""
         deadline = time.monotonic() + seconds
         while not (found := ready()):
