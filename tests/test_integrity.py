@@ -135,7 +135,9 @@ def test_findings_are_printed_and_fail(results, capsys):
     assert "3 results are not what their records say, of 3" in said.err
 
 
-def test_records_of_sizes_leave_themselves_out(results):
+def test_records_of_sizes_leave_out_themselves_and_what_is_hidden(results):
+    (results.parent / STATES / ".state_000.npy.abc.partial").write_bytes(b"1")
+    record("states", results.parent / STATES, [])
     written = json.loads((results.parent / STATES / "provenance.json").read_text())
     assert written["files"].keys() == {"state_000.npy", "states.json"}
 

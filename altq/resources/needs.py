@@ -9,7 +9,7 @@ from pathlib import Path
 from altq.configuration import Experiment
 from altq.resources.machine import Cost, cost_of
 from altq.resources.shapes import GUESSED, sizes_of_models
-from altq.resources.stages import LIGHT_RULES, ON_A_GPU, Stages
+from altq.resources.stages import ON_A_GPU, Stages
 
 MEMORY_HEADROOM = 1.3
 MEMORY_GROWTH = 1.6
@@ -47,7 +47,7 @@ class Needs:
 
     def threads(self, rule: str, wildcards: Mapping[str, str]) -> int:
         """Threads that a job of this rule makes use of."""
-        if rule in LIGHT_RULES or rule.startswith("fetch") or rule not in NUMERIC:
+        if rule not in NUMERIC:
             return 1
         weights = self.sizes[wildcards["model"]].block_weights
         return next(threads for most, threads in THREADS_OF if weights < most)
