@@ -1,7 +1,8 @@
 """A hash of the code behind a stage, so that an edit reruns the stages that it can change, and no others.
 
-The code of a stage is its module in altq/commands and every module of altq that this one imports, at whatever depth
-and wherever in a file the import stands. Only import statements are followed.
+The code of a stage is its module in altq/commands and every module of altq and of kernels that this one imports, at
+whatever depth and wherever in a file the import stands. Only import statements are followed; a package's C sources, in
+its folder `source`, count as part of it.
 """
 
 import ast
@@ -12,6 +13,8 @@ from pathlib import Path
 
 PACKAGE = "altq"
 ROOT = Path(__file__).resolve().parent
+KERNELS = "kernels"
+"""The package of the kernels, which lies beside that of altq."""
 
 FRAME = frozenset(
     f"{PACKAGE}.{name}" for name in ("cli", "code_hash", "commands.command", "options", "progress", "provenance")
@@ -45,7 +48,7 @@ def stage_modules(entry: str) -> dict[str, Path]:
 
 @cache
 def imported_modules(module: str) -> tuple[str, ...]:
-    """The modules of altq that the file of `module` itself imports."""
+    """The modules of altq and of kernels that the file of `module` itself imports."""
     path = _file_of(module)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names = set()
@@ -68,16 +71,18 @@ def code_hash(entry: str) -> str:
     for module, path in stage_modules(entry).items():
         digest.update(f"\n{module}\n{_meaning(path)}\n".encode())
         data = path.with_suffix(".json")
-        if data.is_file():
-            digest.update(data.read_bytes())
+        sources = sorted((path.parent / "source").glob("*.[ch]")) if path.name == "__init__.py" else []
+        for file in [data, *sources]:
+            if file.is_file():
+                digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def _file_of(module: str) -> Path | None:
     package, *parts = module.split(".")
-    if package != PACKAGE:
+    if package not in (PACKAGE, KERNELS):
         return None
-    path = ROOT.joinpath(*parts)
+    path = (ROOT if package == PACKAGE else ROOT.parent / KERNELS).joinpath(*parts)
     for candidate in (path / "__init__.py", path.with_name(path.name + ".py")):
         if candidate.is_file():
             return candidate

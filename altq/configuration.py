@@ -39,6 +39,7 @@ class CalibrationOptions(_Section):
         pattern="^(relative|mse)$",
         description="mse (the paper's), or relative: each token weighted by the inverse mean square of its residual",
     )
+    shards: int = Field(1, ge=1, description="jobs that each bank is split into, by ranges of blocks; the same bits")
 
 
 class BaselineRecipes(_Section):
@@ -66,6 +67,13 @@ class EvaluationOptions(_Section):
     window_length: int = Field(ge=2, description="tokens in a window")
 
 
+class KernelOptions(_Section):
+    """Table 5: the speed of the kernels."""
+
+    rounds: int = Field(7, ge=3, description="turns in which the cases of a group are timed")
+    gpu: bool = Field(False, description="whether they are timed on a GPU as well; it has to be there")
+
+
 class Experiment(_Section):
     """The whole of config.yaml."""
 
@@ -83,6 +91,7 @@ class Experiment(_Section):
     study: Study = Study()
     evaluation: EvaluationOptions
     zero_shot: ZeroShotOptions = ZeroShotOptions()
+    kernels: KernelOptions = KernelOptions()
     notes: list[str] = Field(default=[], description="sentences for the tables' captions: departures from the paper")
 
     @field_validator("tasks")
@@ -112,6 +121,10 @@ class Experiment(_Section):
         if self.calibration.corpus not in self.corpora:
             problems.append(f"calibration.corpus {self.calibration.corpus!r} is not among the corpora")
         for name, model in self.models.items():
+            if self.calibration.shards > model.num_blocks:
+                problems.append(
+                    f"calibration.shards is {self.calibration.shards}, but {name} has {model.num_blocks} blocks"
+                )
             for half in ("attention", "ffn"):
                 count = getattr(self.selection.heuristic, half).count
                 if count is not None and count > model.num_blocks:

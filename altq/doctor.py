@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import platform
-import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from altq.code_hash import ROOT
 from altq.configuration import Experiment
@@ -62,9 +63,10 @@ def check_versions() -> Check:
     project = ROOT.parent / "pyproject.toml"
     if not project.is_file():
         return Check("packages", NOTE, f"{project} is missing, so that there is nothing to compare with")
-    pins = [re.fullmatch(r"([\w.-]+)==(.+)", line).groups() for line in _dependencies(project)]
+    required = [requirement for line in _dependencies(project) if _applies(requirement := Requirement(line))]
+    pins = {requirement.name: str(requirement.specifier).removeprefix("==") for requirement in required}
     wrong = []
-    for package, pinned in pins:
+    for package, pinned in pins.items():
         try:
             # A build's own label (2.13.0+cpu) is no other version.
             seen = version(package).partition("+")[0]
@@ -79,6 +81,10 @@ def check_versions() -> Check:
 
 def _dependencies(project: Path) -> list[str]:
     return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+
+
+def _applies(requirement: Requirement) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate()
 
 
 def check_cache() -> Check:

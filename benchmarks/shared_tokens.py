@@ -22,6 +22,7 @@ from altq.methods.rounding import RoundingOptions
 from altq.calibration.states import record_states
 from altq.evaluation.perplexity import window_losses
 from altq.methods.assembly import assemble
+from altq.methods.quantized_model import open_model
 from altq.options import add_options, read_options
 from altq.selection.fixed import fixed_selection
 from altq.setting import Setting
@@ -55,7 +56,7 @@ def main() -> None:
         work = Path(scratch)
         states = arguments.states or work / "states"
         if arguments.states is None:
-            timed("states", record_states, arguments.model, calibration, arguments.loss, states)
+            timed("states", record_states, arguments.model, calibration, arguments.loss, states, "")
         what = arguments.setting, arguments.kind, 0, recipe
         timed("calibration", calibrate_bank, arguments.model, states, *what, work / "bank", code="")
         num_blocks = json.loads((arguments.model / "config.json").read_text())["num_hidden_layers"]
@@ -63,9 +64,9 @@ def main() -> None:
         banks = {arguments.kind: work / "bank"}
         rounding = RoundingOptions(weights=arguments.weights)
         chosen = work / "selection.json", banks, arguments.setting, rounding
-        timed("assembly", assemble, arguments.model, states, *chosen, work / "checkpoint")
+        timed("assembly", assemble, arguments.model, states, *chosen, work / "checkpoint", "")
         entries = json.loads((work / "bank" / "index.json").read_text())["entries"]
-        losses = timed("evaluation", window_losses, work / "checkpoint", test)
+        losses = timed("evaluation", window_losses, open_model(work / "checkpoint"), test, work / "stream", "")
     perplexity = float(np.exp(np.sum(losses) / (test.shape[0] * (test.shape[1] - 1))))
     mean_log = float(np.mean([np.log(entry["loss"]) for entry in entries]))
     total = sum(spent for name, spent in seconds.items() if name != "evaluation")

@@ -27,11 +27,50 @@ rule states:
         "{params.flags} --output $(dirname {output}) 2> >(tee {log} >&2)"
 
 
-# A bank fitted unit by unit; on one thread, so that jobs run side by side without waiting on each other.
+SHARDS = EXPERIMENT.calibration.shards
+BY_UNIT = "|".join(bank for bank in BANKS if bank not in END_TO_END)
+
+
+# Some of the sublayers of a bank that is fitted unit by unit, where it is split.
+rule calibrate_shard:
+    input:
+        model=rules.fetch_model.output,
+        states=rules.states.output,
+    output:
+        f"results/bank/{{model}}/{{setting}}/seed{{seed}}/{{bank}}/shards/{{shard}}-of-{SHARDS}.json",
+    log:
+        f"results/logs/calibrate/{{model}}/{{setting}}/seed{{seed}}/{{bank}}/{{shard}}-of-{SHARDS}.log",
+    benchmark:
+        f"results/benchmarks/calibrate/{{model}}/{{setting}}/seed{{seed}}/{{bank}}/{{shard}}-of-{SHARDS}.tsv"
+    wildcard_constraints:
+        bank=BY_UNIT,
+        shard=r"\d+",
+    params:
+        flags=lambda wildcards: f"--kind {BANKS[wildcards.bank]} {to_flags(EXPERIMENT.recipe_of(wildcards.bank))}",
+        code=code_hash("altq.commands.calibrate"),
+    threads: NEEDS.threads_of("calibrate_shard")
+    resources:
+        **NEEDS.resources("calibrate_shard"),
+    retries: 1
+    conda:
+        "../envs/quantize.yaml"
+    shell:
+        "python3 -m altq calibrate --threads {threads} --model results/models/{wildcards.model} "
+        "--states $(dirname {input.states}) --setting {wildcards.setting} --seed {wildcards.seed} {params.flags} "
+        f"--shard {{wildcards.shard}}/{SHARDS} --output $(dirname $(dirname {{output}})) 2> >(tee {{log}} >&2)"
+
+
+# A bank fitted unit by unit; on one thread, so that jobs run side by side without waiting on each other. Of a bank that
+# is split, it finds the entries that the shards made.
 rule calibrate:
     input:
         model=rules.fetch_model.output,
         states=rules.states.output,
+        shards=(
+            [rules.calibrate_shard.output[0].replace("{shard}", str(number + 1)) for number in range(SHARDS)]
+            if SHARDS > 1
+            else []
+        ),
     output:
         "results/bank/{model}/{setting}/seed{seed}/{bank}/index.json",
     log:
@@ -39,7 +78,7 @@ rule calibrate:
     benchmark:
         "results/benchmarks/calibrate/{model}/{setting}/seed{seed}/{bank}.tsv"
     wildcard_constraints:
-        bank="|".join(bank for bank in BANKS if bank not in END_TO_END),
+        bank=BY_UNIT,
     params:
         flags=lambda wildcards: f"--kind {BANKS[wildcards.bank]} {to_flags(EXPERIMENT.recipe_of(wildcards.bank))}",
         code=code_hash("altq.commands.calibrate"),
@@ -52,7 +91,7 @@ rule calibrate:
     shell:
         "python3 -m altq calibrate --threads {threads} --model results/models/{wildcards.model} "
         "--states $(dirname {input.states}) --setting {wildcards.setting} --seed {wildcards.seed} {params.flags} "
-        "--output $(dirname {output}) 2> >(tee {log} >&2)"
+        "--shards {input.shards} --output $(dirname {output}) 2> >(tee {log} >&2)"
 
 
 # A bank fitted through the whole model, its residual stream rotated.

@@ -1,11 +1,13 @@
 """Tiny models of every family with random weights, and what calibration needs of them, made on the spot."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -20,6 +22,7 @@ from transformers import (
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.recipe import Recipe
 from altq.calibration.states import record_states
+from altq.evaluation.perplexity import window_losses
 from altq.methods.assembly import assemble
 from altq.methods.quantized_model import load_model
 from altq.models.skeleton import Skeleton
@@ -115,6 +118,25 @@ def double_model(folder: Path) -> tuple[Skeleton, nn.Module]:
     return skeleton, model
 
 
+def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint by their names."""
+    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+
+
+def change_checkpoint(folder: Path, function) -> None:
+    """Let `function` change the tensors of each file of a checkpoint, a dict by name."""
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors = load_file(path)
+        function(tensors)
+        save_file(tensors, path, metadata={"format": "pt"})
+
+
+def perplexity_losses(skeleton, tokens: np.ndarray) -> list[float]:
+    """`window_losses` with a folder that is thrown away."""
+    with TemporaryDirectory() as scratch:
+        return window_losses(skeleton, tokens, scratch, "test")
+
+
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """The norm of the difference over that of what was expected; NaN where anything is NaN."""
     return ((found - expected).norm() / expected.norm()).item()
@@ -157,7 +179,7 @@ class Workspace:
         with pytest.MonkeyPatch.context() as patch:
             if full_products:  # none in reduced precision, also where the processor has them
                 patch.setattr("altq.precision._has_fast_bfloat16", lambda: False)
-            record_states(self.model, self.tokens, loss, self.states)
+            record_states(self.model, self.tokens, loss, self.states, "test")
 
     def bank(self, setting, kind: str, *, folder: str = "bank", seed: int = 0, code: str = "code", **options) -> Path:
         path = self.folder / folder / str(setting) / kind
@@ -168,7 +190,7 @@ class Workspace:
         banks = {kind: self.bank(setting, kind, **options) for kind in sorted(set(kinds) - {"identity"})}
         selection = write_selection(kinds, self.folder / "selection.json")
         path = self.folder / folder
-        assemble(self.model, self.states, selection, banks, setting, rounding, path)
+        assemble(self.model, self.states, selection, banks, setting, rounding, path, "test")
         return path
 
     def quantized(self, *arguments, **options) -> SimpleNamespace:

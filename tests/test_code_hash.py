@@ -59,6 +59,32 @@ def test_data_beside_a_module_counts(hash_of, tmp_path):
     assert hash_of() != before
 
 
+def test_kernels_and_their_c_sources_count(hash_of, tmp_path, monkeypatch):
+    package, uses = tmp_path / "altq", "from kernels import cpu\n"
+    monkeypatch.setattr(code_hash, "ROOT", package)
+    source = tmp_path / "kernels" / "cpu" / "source"
+    for folder in (package, source):
+        folder.mkdir(parents=True)
+    for file in (package / "__init__.py", tmp_path / "kernels" / "__init__.py", source.parent / "__init__.py"):
+        file.write_text("")
+    (package / "first.py").write_text(uses)
+
+    def hashed(c_source: str) -> str:
+        (source / "kernels.c").write_text(c_source)
+        code_hash.code_hash.cache_clear()
+        return code_hash.code_hash("altq.first")
+
+    first = hashed("int x;")
+    assert first != hashed("int y;") and first == hashed("int x;")
+    assert "kernels.cpu" in code_hash.stage_modules("altq.first")
+
+
+def test_tables_do_not_depend_on_kernels():
+    for command in ("perplexity", "assemble", "calibrate"):
+        assert not any(name.startswith("kernels") for name in stage_modules(f"altq.commands.{command}"))
+    assert "kernels.cpu.linear" in stage_modules("altq.commands.generate")
+
+
 def test_a_module_that_does_not_exist_is_an_error():
     with pytest.raises(ValueError, match="altq.commands.nothing"):
         stage_modules("altq.commands.nothing")

@@ -15,7 +15,7 @@ def test_this_environment_has_what_is_pinned():
 
 def test_another_version_is_named(monkeypatch):
     monkeypatch.setattr(doctor, "version", lambda package: "0.1" if package == "geoopt" else "2.13.0+cpu")
-    monkeypatch.setattr(doctor, "_dependencies", lambda project: ["torch==2.13.0", "geoopt==0.5.1"])
+    monkeypatch.setattr(doctor, "_dependencies", lambda project: ["torch==2.13.0", "geoopt==0.5.1", "triton==3.9.0; sys_platform == 'beos'"])
     assert check_versions() == Check("packages", MISSING, "geoopt 0.5.1 is 0.1", "pip install -c constraints.txt -e .")
 
 

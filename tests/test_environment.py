@@ -8,7 +8,7 @@ import yaml
 
 
 def pins(lines):
-    found = (re.fullmatch(r"([\w.-]+)==([\w.]+)", line.strip()) for line in lines)
+    found = (re.fullmatch(r"([\w.-]+)==([\w.]+)(?:; sys_platform == '\w+')?", line.strip()) for line in lines)
     return {match[1].lower().replace("_", "-"): match[2] for match in found if match}
 
 
@@ -48,7 +48,7 @@ def test_the_image_is_made_of_the_same_pins(project):
     content = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     assert f"From: python:{content['requires-python'].removeprefix('>=')}-" in text
     files = dict(re.findall(r"^    (\S+) (/opt/altq/\S+)$", text.partition("%files")[2].partition("%post")[0], re.MULTILINE))
-    assert {"pyproject.toml", "constraints.txt", "README.md", "Snakefile", "altq", "rules", "envs"} <= files.keys()
+    assert {"pyproject.toml", "constraints.txt", "README.md", "Snakefile", "altq", "kernels", "rules", "envs"} <= files.keys()
     for name, place in files.items():
         assert (project / name).exists() and place == f"/opt/altq/{name}"
     (install,) = re.findall(r"^    pip install (.*)$", text, re.MULTILINE)

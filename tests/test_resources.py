@@ -27,7 +27,7 @@ MEASURED = {
     ("calibrate_end_to_end", "spinquant"): (127.6, 1893),
     ("calibrate_end_to_end", "ostquant"): (147.0, 1908),
     ("assemble", None): (45.3, 1206),
-    ("perplexity", None): (24.3, 1216),
+    ("perplexity", None): (27.0, 1078),
     ("reconstruction", None): (39.9, 1164),
     ("search", None): (504.9, 2134),
     ("predict", None): (20.2, 789),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from altq.code_hash import ROOT, imported_modules
+from altq.code_hash import KERNELS, ROOT, imported_modules
 
 PARTS = {"sources", "models", "transforms", "quantizers"}
 FOUNDATION = {"files", "setting", "precision", "progress", "tasks"}
@@ -22,7 +22,7 @@ ALLOWED = {
     "statistics": {"models"},
     "calibration": PARTS,
     "selection": {"models", "transforms", "quantizers", "statistics", "calibration"},
-    "methods": {*PARTS, "calibration", "selection"},
+    "methods": {*PARTS, "calibration", "selection", "kernels.cpu"},
     "evaluation": {"models", "transforms", "quantizers", "methods"},
     "resources": {
         "calibration.recipe",
@@ -69,6 +69,13 @@ def test_packages_import_only_what_they_may(package):
             assert name in parents, f"{module} imports {imported}"
 
 
+def test_kernels_know_only_tensors():
+    folder = ROOT.parent / KERNELS
+    for path in folder.rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+        assert all(within(imported, [KERNELS]) for imported in imported_modules(module)), module
+
+
 def test_every_package_has_a_rule():
     folders = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
     assert folders - {"commands"} == ALLOWED.keys()
@@ -96,7 +103,7 @@ def test_the_workflow_imports_nothing_heavy(run_python, project):
 
 
 def test_files_are_short_and_named_for_something():
-    for path in ROOT.rglob("*.py"):
+    for path in (*ROOT.rglob("*.py"), *(ROOT.parent / KERNELS).rglob("*.py")):
         assert path.stem not in ("utils", "helpers", "misc", "common"), path
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path
 

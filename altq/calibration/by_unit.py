@@ -13,6 +13,7 @@ from torch import Tensor
 from altq.calibration.bank import entry_path, finished_record, write_entry, write_index
 from altq.calibration.fit import fit_unit
 from altq.calibration.recipe import Recipe
+from altq.calibration.shard import WHOLE, Shard
 from altq.calibration.start import start_sublayer
 from altq.calibration.states import States
 from altq.calibration.sublayer import QuantizedSublayer
@@ -37,8 +38,12 @@ def calibrate_bank(
     recipe: Recipe,
     folder: str | Path,
     code: str,
+    shard: Shard = WHOLE,
 ) -> None:
     """Calibrate every sublayer for one kind into `folder`; index.json, written last, lists the entries.
+
+    A shard calibrates its own sublayers and writes no index: calibrating the whole afterwards finds their entries. The
+    entries are the same bits for any number of shards.
 
     `code` identifies the code that calibrates: it is part of each entry's fingerprint, as are the recipe, the setting,
     the seed and the states. ValueError names the sublayer that cannot be fitted.
@@ -49,7 +54,8 @@ def calibrate_bank(
     common["recipe"] = recipe.model_dump(mode="json")
     records: list[dict[str, Any]] = []
     size = UNIT_SIZE[recipe.unit]
-    for first in progress(range(0, 2 * skeleton.num_blocks, size), f"calibrating {kind} at {setting}"):
+    units = shard.of(range(0, 2 * skeleton.num_blocks, size))
+    for first in progress(units, f"calibrating {kind} at {setting}"):
         members = range(first, first + size)
         prints = [fingerprint(common | {"sublayer": s, "states": known.fingerprint}) for s in members]
         finished = [finished_record(entry_path(folder, s), p) for s, p in zip(members, prints)]
@@ -68,7 +74,8 @@ def calibrate_bank(
             what = f"{name}, {kind} at {setting}"
             log.info("%s: loss %.5g -> %.5g in %.1f s", what, fit.start_loss, fit.loss, seconds)
         records += finished
-    write_index(folder, common | {"entries": records})
+    if shard == WHOLE:
+        write_index(folder, common | {"entries": records})
 
 
 def start_sublayers(

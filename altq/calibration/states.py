@@ -22,6 +22,8 @@ from altq.progress import progress
 from altq.precision import reduced_linear, reduced_products
 
 WINDOWS_PER_BATCH = 4
+STATES_FILE = "states.json"
+PROGRESS_FILE = "progress.json"
 MOMENT_WINDOWS = 16
 """Moments and sensitivities settle with fewer windows than the steps use."""
 
@@ -127,35 +129,64 @@ def batches(num_windows: int) -> Iterator[slice]:
     return (slice(start, start + WINDOWS_PER_BATCH) for start in range(0, num_windows, WINDOWS_PER_BATCH))
 
 
-def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str | Path) -> None:
+def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str | Path, made_from: str) -> None:
     """Write tokens [windows, length], and what the full-precision model makes of them, to `folder`.
 
-    Raises OSError where the disk cannot hold them and ValueError where a state is not finite.
+    A run of the same `made_from` that was stopped goes on at the sublayer where it stopped. Raises OSError where the
+    disk cannot hold the states and ValueError where one is not finite.
     """
     folder = Path(folder)
     skeleton = Skeleton(model)
     num_sublayers = 2 * skeleton.num_blocks
-    require_space(folder, 4 * tokens.size * skeleton.config.hidden_size * (num_sublayers + 1))
+    (folder / STATES_FILE).unlink(missing_ok=True)
     generator = torch.Generator().manual_seed(0)
-    states, arguments = skeleton.embed(torch.from_numpy(tokens).long()), skeleton.block_arguments(tokens.shape[1])
-    _write_array(folder / "tokens.npy", tokens)
-    _write_array(folder / "state_000.npy", states.numpy())
-    for s in progress(range(num_sublayers), "full-precision states"):
-        block, half = divmod(s, 2)
-        module = skeleton.block(block) if half == 0 else module
-        sublayer = Sublayer(module, skeleton.family, HALVES[half])
-        outputs = run_sublayer(sublayer, states, arguments[block])
+    first = _resume(folder, made_from, generator)
+    if first == 0:
+        require_space(folder, 4 * tokens.size * skeleton.config.hidden_size * (num_sublayers + 1))
+        _write_array(folder / "tokens.npy", tokens)
+        _write_array(_state_path(folder, 0), skeleton.embed(torch.from_numpy(tokens).long()).numpy())
+    states, arguments = _read_state(folder, first), skeleton.block_arguments(tokens.shape[1])
+    for s in progress(range(first, num_sublayers), "full-precision states"):
+        sublayer = Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
+        outputs = run_sublayer(sublayer, states, arguments[s // 2])
         seen = slice(MOMENT_WINDOWS)
-        observed = observe(sublayer, states[seen], outputs[seen], arguments[block], loss, generator)
+        observed = observe(sublayer, states[seen], outputs[seen], arguments[s // 2], loss, generator)
         states = outputs
         if not torch.isfinite(states).all():
             raise ValueError(f"{model}: the full-precision model's state after sublayer {s} is not finite")
-        _write_array(folder / f"state_{s + 1:03d}.npy", states.numpy())
+        _write_array(_state_path(folder, s + 1), states.numpy())
         with atomic(folder / f"observed_{s:03d}.safetensors") as partial:
             save_file({name: tensor.contiguous() for name, tensor in observed.items()}, partial)
-    last = sha256(folder / f"state_{num_sublayers:03d}.npy")  # of all that went before it: model and tokens
+        _note_progress(folder, made_from, s + 1, generator)
+    last = sha256(_state_path(folder, num_sublayers))  # of all that went before it: model and tokens
     description = {"loss": loss, "num_sublayers": num_sublayers, "shape": list(states.shape), "last_state": last}
-    write_json(folder / "states.json", description)
+    write_json(folder / STATES_FILE, description)
+    (folder / PROGRESS_FILE).unlink()
+
+
+def _note_progress(folder: Path, made_from: str, finished: int, generator: torch.Generator) -> None:
+    """Keep how many sublayers are finished, and where the generator of probes stands."""
+    state = generator.get_state().numpy().tobytes().hex()
+    write_json(folder / PROGRESS_FILE, {"made_from": made_from, "finished": finished, "generator": state})
+
+
+def _resume(folder: Path, made_from: str, generator: torch.Generator) -> int:
+    """How many sublayers were finished from the same inputs; the generator is put where it stood."""
+    path = folder / PROGRESS_FILE
+    known = read_json(path) if path.is_file() else {}
+    if known.get("made_from") != made_from:
+        return 0
+    generator.set_state(torch.frombuffer(bytearray.fromhex(known["generator"]), dtype=torch.uint8))
+    return known["finished"]
+
+
+def _state_path(folder: Path, index: int) -> Path:
+    return folder / f"state_{index:03d}.npy"
+
+
+def _read_state(folder: Path, index: int) -> Tensor:
+    """[windows, length, hidden], read lazily."""
+    return torch.from_numpy(np.load(_state_path(folder, index), mmap_mode="c"))
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:
@@ -168,7 +199,7 @@ class States:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        description = read_json(self.folder / "states.json")
+        description = read_json(self.folder / STATES_FILE)
         self.fingerprint: str = f"{description['loss']} {description['last_state']}"
         self.loss: str = description["loss"]
         self.num_sublayers: int = description["num_sublayers"]
@@ -176,7 +207,7 @@ class States:
 
     def state(self, index: int) -> Tensor:
         """[windows, length, hidden], read lazily."""
-        return torch.from_numpy(np.load(self.folder / f"state_{index:03d}.npy", mmap_mode="c"))
+        return _read_state(self.folder, index)
 
     def tokens(self) -> Tensor:
         """The tokens of all of it, [windows, length]."""

@@ -1,7 +1,8 @@
 """Assemble a quantized checkpoint from a selection and the bank.
 
 Reads a model folder, its states, a selection and the bank of every kind that the selection names. Rounds the weights
-by GPTQ or to nearest. Writes a checkpoint folder that can be evaluated alone, quantization.json last.
+by GPTQ or to nearest. Writes a checkpoint folder that can be evaluated alone, quantization.json last. A run
+that was stopped goes on at the sublayer where it stopped.
 
   altq assemble --model results/models/smollm2 --states results/states/smollm2/seed0 --setting W3A3K3V3 \\
       --selection results/selections/smollm2/heuristic.json --weights gptq \\
@@ -13,10 +14,11 @@ by GPTQ or to nearest. Writes a checkpoint folder that can be evaluated alone, q
 import argparse
 from pathlib import Path
 
+from altq.code_hash import code_hash
 from altq.commands.command import add_banks, add_model, add_output, add_setting, add_states
 from altq.methods.rounding import RoundingOptions
 from altq.options import add_options, read_options
-from altq.provenance import provenance, write_provenance
+from altq.provenance import note_of, provenance, write_provenance
 from altq.setting import Setting
 
 
@@ -33,9 +35,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     setting, rounding = Setting.parse(arguments.setting), read_options(arguments, RoundingOptions)
     banks = dict(arguments.bank)
+    from altq.files import fingerprint, sha256
     from altq.methods.assembly import assemble
 
-    assemble(arguments.model, arguments.states, arguments.selection, banks, setting, rounding, arguments.output)
     options = {"setting": str(setting), "rounding": rounding.model_dump()}
     inputs = [arguments.model, arguments.states, arguments.selection, *banks.values()]
+    made_from = {"code": code_hash(__name__), "inputs": [sha256(note_of(path)) for path in inputs], **options}
+    places = arguments.model, arguments.states, arguments.selection, banks
+    assemble(*places, setting, rounding, arguments.output, fingerprint(made_from))
     write_provenance(arguments.output, provenance("assemble", options, inputs))

@@ -2,15 +2,19 @@
 
 Reads a model folder and the states that `altq states` wrote. Writes, to one folder, a file for each sublayer with its
 transforms and clipping factors, and index.json last. A run that was stopped goes on at the sublayer where it stopped;
-what was made otherwise (another recipe, other states) is made again.
+what was made otherwise (another recipe, other states) is made again. --shard 2/8 calibrates the second of eight ranges
+of sublayers alone and writes shards/2-of-8.json in place of the index; when all are done, the same command without
+--shard, with --shards and their files, writes the index.
 
   altq calibrate --model results/models/smollm2 --states results/states/smollm2/seed0 --setting W3A3K3V3 \\
       --kind affine --seed 0 --steps 8 --output results/bank/smollm2/W3A3K3V3/seed0/affine
 """
 
 import argparse
+from pathlib import Path
 
 from altq.calibration.recipe import Recipe
+from altq.calibration.shard import WHOLE, Shard
 from altq.code_hash import code_hash
 from altq.commands.command import add_model, add_output, add_setting, add_states
 from altq.options import add_options, read_options
@@ -25,16 +29,29 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_setting(parser)
     parser.add_argument("--kind", choices=KINDS, required=True, help="kind of transformation at qkv and gate_up")
     parser.add_argument("--seed", type=int, required=True, metavar="N", help="seed of random starts and batches")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--shard", metavar="K/N", help="calibrate the Kth of N ranges of sublayers alone")
+    one.add_argument("--shards", type=Path, nargs="*", default=[], metavar="FILE", help="what all shards wrote")
     add_output(parser, "folder")
     add_options(parser, Recipe)
 
 
 def run(arguments: argparse.Namespace) -> None:
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
+    shard = Shard.parse(arguments.shard) if arguments.shard else WHOLE
     from altq.calibration.by_unit import calibrate_bank
+    from altq.files import read_json, write_json
 
     code = code_hash(__name__)
     what = (setting, arguments.kind, arguments.seed, recipe)
-    calibrate_bank(arguments.model, arguments.states, *what, arguments.output, code)
+    calibrate_bank(arguments.model, arguments.states, *what, arguments.output, code, shard)
     options = {"setting": str(setting), "kind": arguments.kind, "seed": arguments.seed, "recipe": recipe.model_dump()}
-    write_provenance(arguments.output, provenance("calibrate", options, [arguments.model, arguments.states]))
+    record = provenance("calibrate", options, [arguments.model, arguments.states])
+    if shard != WHOLE:
+        write_json(arguments.output / "shards" / f"{shard.number}-of-{shard.count}.json", record)
+        return
+    # The bank took what its shards took, and at its peak what the largest of them did.
+    records = [record, *map(read_json, arguments.shards)]
+    record |= {name: sum(part[name] for part in records) for name in ("seconds", "processor_seconds")}
+    record["peak_memory"] = max(part["peak_memory"] for part in records)
+    write_provenance(arguments.output, record)

@@ -2,17 +2,21 @@
 
 Reads a model folder or a checkpoint folder, and test tokens. Writes a .json file: each window's summed negative
 log-likelihood, the perplexity exp(mean over all predicted tokens), its 95 % bootstrap interval over windows, and how
-all of it was made. --method, --setting, --weights and --seed say what is evaluated; they are written, not acted on.
+all of it was made. A run that was stopped goes on at the block of the model where it stopped. --method, --setting,
+--weights and --seed say what is evaluated; they are written, not acted on.
 
   altq perplexity --folder results/checkpoints/smollm2/affine/W4A4K4V4/gptq/seed0 --method affine --setting W4A4K4V4 \\
       --weights gptq --seed 0 --tokens results/tokens/smollm2/pydoc/test.npy --output affine-pydoc.json
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from altq.code_hash import code_hash
 from altq.commands.command import add_evaluated, add_output, read_evaluated
-from altq.provenance import provenance
+from altq.provenance import note_of, provenance
 
 BOOTSTRAP_SEED = 0
 
@@ -24,17 +28,32 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from altq.methods.quantized_model import open_model
+
+    measure(arguments, open_model, "perplexity")
+
+
+def measure(arguments: argparse.Namespace, open_folder: Callable[[Path], Any], command: str, **notes: Any) -> None:
+    """Write the perplexity of what `open_folder` makes of the folder; `notes` go into the result beside it."""
     of = read_evaluated(arguments)
+    import shutil
+
     import numpy as np
 
     from altq.evaluation.bootstrap import perplexity_interval
     from altq.evaluation.perplexity import window_losses
-    from altq.files import read_json, write_json
+    from altq.files import fingerprint, read_json, sha256, write_json
 
     tokens = np.load(arguments.tokens)
     drawn = read_json(arguments.tokens.with_suffix(".json"))
     num_windows, window_length = tokens.shape
-    nll = window_losses(arguments.folder, tokens)
+    made_from = {
+        "code": code_hash(f"altq.commands.{command.replace('-', '_')}"),
+        "checkpoint": sha256(note_of(arguments.folder)),
+        "tokens": sha256(arguments.tokens),
+    }
+    scratch = arguments.output.with_suffix(".states")
+    nll = window_losses(open_folder(arguments.folder), tokens, scratch, fingerprint(made_from))
     interval = perplexity_interval(nll, window_length - 1, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))
     result = {
         **of,
@@ -47,6 +66,8 @@ def run(arguments: argparse.Namespace) -> None:
         "perplexity": interval.perplexity,
         "perplexity_low": interval.low,
         "perplexity_high": interval.high,
-        "provenance": provenance("perplexity", of, [arguments.folder, arguments.tokens]),
+        **notes,
+        "provenance": provenance(command, of, [arguments.folder, arguments.tokens]),
     }
     write_json(arguments.output, result)
+    shutil.rmtree(scratch)

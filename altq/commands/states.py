@@ -1,7 +1,8 @@
 """Record the full-precision model's hidden states and second moments over the calibration tokens.
 
 Reads a model folder and a token array. Writes, to one folder, the hidden states at every sublayer border, the second
-moments of every site's input, and states.json last. Once per model and seed: no setting or kind needs its own.
+moments of every site's input, and states.json last. Once per model and seed: no setting or kind needs its own. A run
+that was stopped goes on at the sublayer where it stopped.
 
   altq states --model results/models/smollm2 --tokens results/tokens/smollm2/wikipedia/calibration-seed0.npy \\
       --loss relative --output results/states/smollm2/seed0
@@ -10,8 +11,9 @@ moments of every site's input, and states.json last. Once per model and seed: no
 import argparse
 from pathlib import Path
 
+from altq.code_hash import code_hash
 from altq.commands.command import add_loss, add_model, add_output
-from altq.provenance import provenance, write_provenance
+from altq.provenance import note_of, provenance, write_provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +27,11 @@ def run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from altq.calibration.states import record_states
+    from altq.files import fingerprint, sha256
 
-    record_states(arguments.model, np.load(arguments.tokens), arguments.loss, arguments.output)
-    record = provenance("states", {"loss": arguments.loss}, [arguments.model, arguments.tokens])
+    options, inputs = {"loss": arguments.loss}, [arguments.model, arguments.tokens]
+    made_from = {"code": code_hash(__name__), "inputs": [sha256(note_of(path)) for path in inputs], **options}
+    tokens = np.load(arguments.tokens)
+    record_states(arguments.model, tokens, arguments.loss, arguments.output, fingerprint(made_from))
+    record = provenance("states", options, inputs)
     write_provenance(arguments.output, record)

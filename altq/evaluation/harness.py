@@ -8,7 +8,6 @@ from typing import Any
 import datasets
 import lm_eval
 import pyarrow.parquet
-import torch
 from accelerate import init_empty_weights
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from altq.methods.quantized_model import load_model
+from altq.models.residual_stream import ResidualStream
+from altq.models.skeleton import Skeleton
 from altq.progress import progress
 
 WINDOWS_IN_MEMORY = 2
@@ -17,26 +18,38 @@ TOKENS_OF_LOGITS = 128
 
 
 @torch.no_grad()
-def window_losses(folder: str | Path, tokens: np.ndarray) -> list[float]:
+def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: str | Path, fingerprint: str) -> list[float]:
     """The negative log-likelihood of each window, summed over its length - 1 predicted tokens, in float64.
 
-    folder: a model or a checkpoint; tokens: [windows, length]. ValueError where a loss is not finite.
+    tokens: [windows, length]. One block of the model is in memory at a time, and the hidden states of all windows lie in
+    the folder `scratch`, from which a run of the same `fingerprint` that was stopped goes on at the block where it
+    stopped; the caller removes it. ValueError where a loss is not finite.
     """
-    model = load_model(folder)
-    losses: list[float] = []
-    for start in progress(range(0, len(tokens), WINDOWS_IN_MEMORY), "perplexity"):
-        windows = torch.from_numpy(tokens[start : start + WINDOWS_IN_MEMORY]).long()
-        losses += _losses(model, windows)
+    windows, arguments = torch.from_numpy(tokens).long(), skeleton.block_arguments(tokens.shape[1])
+    batches = [slice(start, start + WINDOWS_IN_MEMORY) for start in range(0, len(windows), WINDOWS_IN_MEMORY)]
+
+    def embed(outputs: Tensor) -> None:
+        for rows in batches:
+            outputs[rows] = skeleton.embed(windows[rows])
+
+    stream = ResidualStream(scratch, fingerprint, (*tokens.shape, skeleton.config.hidden_size), embed)
+    for index in progress(range(stream.step, skeleton.num_blocks), "perplexity"):
+        block = skeleton.block(index)
+        with stream.advance() as (inputs, outputs):
+            for rows in batches:
+                outputs[rows] = block(inputs[rows], **arguments[index])
+    hidden, head = stream.states, skeleton.model.get_output_embeddings()
+    losses = [loss for rows in batches for loss in _losses(skeleton.finish(hidden[rows]), windows[rows], head)]
     bad = [index for index, loss in enumerate(losses) if not np.isfinite(loss)]
     if bad:
-        raise ValueError(f"{folder}: the loss of window {bad[0]} is {losses[bad[0]]}; the model's outputs overflow")
+        where = skeleton.weights.folder
+        raise ValueError(f"{where}: the loss of window {bad[0]} is {losses[bad[0]]}; the model's outputs overflow")
     return losses
 
 
-def _losses(model: nn.Module, windows: Tensor) -> list[float]:
-    hidden = model.get_decoder()(windows, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
-    targets = windows[:, 1:].flatten()
-    head = model.get_output_embeddings()
-    pieces = zip(hidden.split(TOKENS_OF_LOGITS), targets.split(TOKENS_OF_LOGITS), strict=True)
-    losses = torch.cat([F.cross_entropy(head(rows), words, reduction="none") for rows, words in pieces])
+def _losses(hidden: Tensor, windows: Tensor, head: nn.Module) -> list[float]:
+    """Of some windows, from what the head reads: [windows, length, hidden]."""
+    rows, targets = hidden[:, :-1].flatten(0, 1), windows[:, 1:].flatten()
+    pieces = zip(rows.split(TOKENS_OF_LOGITS), targets.split(TOKENS_OF_LOGITS), strict=True)
+    losses = torch.cat([F.cross_entropy(head(piece), words, reduction="none") for piece, words in pieces])
     return losses.view(len(windows), -1).double().sum(1).tolist()

@@ -8,24 +8,24 @@ residual stream folds away whole (altq/models/residual.py).
 """
 
 import copy
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from altq.calibration.bank import Entry, read_entry, read_index, read_residual
 from altq.methods.rounding import RoundingOptions
 from altq.calibration.states import WINDOWS_PER_BATCH, States, batches, token_weights
 from altq.calibration.sublayer import QuantizedSublayer, fold_biases, fold_weights, identity_transforms
-from altq.files import atomic, read_json, write_json
-from altq.methods.quantized_model import CHECKPOINT_FILE, WEIGHTS_FILE, read_input
+from altq.files import read_json
+from altq.methods.checkpoint import CHECKPOINT_FILE, finish_checkpoint, part_path, write_part
+from altq.methods.quantized_model import read_input
+from altq.models.residual_stream import ResidualStream
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer, sublayer_name
-from altq.models.weights import CONFIG_FILE, INDEX_FILE
+from altq.models.weights import CONFIG_FILE
 from altq.precision import reduced_products
 from altq.progress import progress
 from altq.quantizers.gptq import factorize_hessian, gptq_round
@@ -40,6 +40,7 @@ from altq.transforms.storage import store
 from altq.transforms.transform import Transform
 
 
+@torch.no_grad()
 def assemble(
     model: str | Path,
     states: str | Path,
@@ -48,32 +49,56 @@ def assemble(
     setting: Setting,
     rounding: RoundingOptions,
     folder: str | Path,
+    made_from: str,
 ) -> None:
     """Write the quantized checkpoint of a selection to `folder`, quantization.json last.
 
-    banks: kind -> folder of its bank; `identity` needs none. ValueError where the selection is of another model or
-    names a kind without a bank, or where banks do not share the rotation of the residual stream.
+    banks: kind -> folder of its bank; `identity` needs none. One block is in memory at a time. A run of the same
+    `made_from` that was stopped goes on at the sublayer where it stopped. ValueError where the selection is of another
+    model or names a kind without a bank, or where banks do not share the rotation of the residual stream.
     """
+    folder = Path(folder)
     skeleton = Skeleton(model, rotation=_shared_rotation(banks))
     known, chosen = States(states), Selection.read(selection)
     _check(chosen, skeleton, banks, setting)
-    hidden, arguments = skeleton.embed(known.tokens()[: rounding.windows]), skeleton.block_arguments(known.length)
-    tensors = dict(skeleton.outer_tensors)
-    blocks: list[dict[str, Any]] = [{} for _ in range(skeleton.num_blocks)]
-    for s in progress(range(len(chosen.kinds)), f"assembling {chosen.policy} at {setting}"):
-        block = skeleton.block(s // 2) if s % 2 == 0 else block
-        sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
+    num_sublayers, arguments = len(chosen.kinds), skeleton.block_arguments(known.length)
+    # Rounding to nearest looks at no window; one keeps the stream a stream.
+    seen = slice(rounding.windows if rounding.weights == "gptq" else 1)
+    tokens = known.tokens()[seen]
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    outer = part_path(folder, 0, num_sublayers)
+    write_part(outer, skeleton.outer_tensors)
+
+    def embed(outputs: Tensor) -> None:
+        for rows in batches(len(tokens)):
+            outputs[rows] = skeleton.embed(tokens[rows])
+
+    shape = (*tokens.shape, skeleton.config.hidden_size)
+    stream = ResidualStream(folder / "residual_stream", made_from, shape, embed)
+    made: list[dict[str, Any]] = stream.notes.setdefault("sublayers", [])
+    for s in progress(range(stream.step, num_sublayers), f"assembling {chosen.policy} at {setting}"):
+        sublayer = Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
         entry = _entry(sublayer, s, chosen.kinds[s], banks, skeleton.config.num_key_value_heads)
         quantized = entry.restore(sublayer, setting)
-        weights = token_weights(known.loss, known.state(s + 1)[: rounding.windows])
-        rounded, hidden = round_sublayer(quantized, hidden, weights, arguments[s // 2], rounding)
-        parts = export_sublayer(quantized, rounded, skeleton.family.norm_offset)
-        tensors |= {f"{skeleton.weights.block_prefix(s // 2)}{name}": tensor for name, tensor in parts.items()}
-        sites = {site: store(online(t))[0] for site, t in quantized.transforms.items()}
-        blocks[s // 2][sublayer.name] = {"sites": sites, **quantized.options}
+        weights = token_weights(known.loss, known.state(s + 1)[seen])
+        with stream.advance() as (inputs, outputs):
+            rounded = round_sublayer(quantized, inputs, outputs, weights, arguments[s // 2], rounding)
+            parts = export_sublayer(quantized, rounded, skeleton.family.norm_offset)
+            prefix = skeleton.weights.block_prefix(s // 2)
+            write_part(part_path(folder, s + 1, num_sublayers), {prefix + name: part for name, part in parts.items()})
+            sites = {site: store(online(t))[0] for site, t in quantized.transforms.items()}
+            names = [prefix + name for name in parts]
+            made.append({"names": names, "structure": {"sites": sites, **quantized.options}})
+    names_of = {part_path(folder, s + 1, num_sublayers).name: part["names"] for s, part in enumerate(made)}
+    structures = [part["structure"] for part in made]
+    description = {
+        "setting": str(setting),
+        "policy": chosen.policy,
+        "blocks": [dict(zip(HALVES, structures[s : s + 2])) for s in range(0, num_sublayers, 2)],
+    }
     config = read_json(Path(model) / CONFIG_FILE) | {"tie_word_embeddings": skeleton.config.tie_word_embeddings}
-    description = {"setting": str(setting), "policy": chosen.policy, "blocks": blocks}
-    _write(Path(model), Path(folder), tensors, config, description)
+    finish_checkpoint(folder, Path(model), {outer.name: list(skeleton.outer_tensors)} | names_of, config, description)
+    stream.discard()
 
 
 def _check(selection: Selection, skeleton: Skeleton, banks: dict[str, Path], setting: Setting) -> None:
@@ -131,14 +156,18 @@ def scaling_of(transform: Transform) -> Tensor | None:
 
 @torch.no_grad()
 def round_sublayer(
-    quantized: QuantizedSublayer, hidden: Tensor, weights: Tensor, arguments: dict[str, Any], rounding: RoundingOptions
-) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
+    quantized: QuantizedSublayer,
+    hidden: Tensor,
+    outputs: Tensor,
+    weights: Tensor,
+    arguments: dict[str, Any],
+    rounding: RoundingOptions,
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Round the weights of a sublayer: projection -> (codes int8 [d_out, d_in], scale [d_out, 1]).
 
     They are folded in float64. GPTQ visits the two sites in order and sums each Hessian over the inputs that the
-    rounded model sees: hidden [windows, length, hidden], its tokens weighted by [windows, length, 1]. Returns, beside
-    the codes, `hidden` after the rounded sublayer; nothing reads it where no Hessian is summed, and it stays as it is.
-    At 16 bits the scale is empty and the codes are the folded weights themselves.
+    rounded model sees: hidden [windows, length, hidden], its tokens weighted by [windows, length, 1]. Fills in `outputs`,
+    the same after the rounded sublayer; where no Hessian is summed nothing reads it, and it is `hidden` as it was. At 16 bits the scale is empty and the codes are the folded weights themselves.
     """
     bits = quantized.setting.weights
     exact = copy.deepcopy(quantized.transforms).double()
@@ -167,7 +196,11 @@ def round_sublayer(
                 codes = gptq_round(weight * scale.sign(), scale.abs(), bits, factor, block_size=rounding.block_size)
             rounded[name] = codes, scale
             quantized.projections[name].weight = codes * scale
-    return rounded, _advance(quantized, inputs, hidden) if sums_hessians else hidden
+    if sums_hessians:
+        _advance(quantized, inputs, hidden, outputs)
+    else:
+        outputs.copy_(hidden)
+    return rounded
 
 
 def site_inputs(
@@ -202,13 +235,11 @@ def _hessian(inputs: list[Codes | Tensor], weights: Tensor) -> Tensor:
     return total
 
 
-def _advance(quantized: QuantizedSublayer, inputs: list[Codes | Tensor], hidden: Tensor) -> Tensor:
-    """The residual stream after a sublayer, from the inputs of its last projection."""
+def _advance(quantized: QuantizedSublayer, inputs: list[Codes | Tensor], hidden: Tensor, outputs: Tensor) -> None:
+    """Fill in the residual stream after a sublayer, from the inputs of its last projection."""
     *_, last = quantized.projections.values()
-    outputs = torch.empty_like(hidden)
     for rows, x in zip(batches(len(hidden)), inputs, strict=True):
         outputs[rows] = hidden[rows] + quantized.sublayer.output_norm(last.project(dequantized(x)))
-    return outputs
 
 
 def export_sublayer(
@@ -248,17 +279,3 @@ def export_sublayer(
         if not name.startswith("weight.")
     }
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-
-
-def _write(
-    model: Path, folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], description: dict[str, Any]
-) -> None:
-    """The checkpoint folder: weights, config, the model's own tokenizer, and quantization.json at the end."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic(folder / WEIGHTS_FILE) as partial:
-        save_file(tensors, partial)
-    for path in model.iterdir():
-        if path.suffix in (".json", ".model", ".txt", ".jinja") and path.name not in ("source.json", INDEX_FILE):
-            shutil.copyfile(path, folder / path.name)
-    write_json(folder / CONFIG_FILE, config)
-    write_json(folder / CHECKPOINT_FILE, description)

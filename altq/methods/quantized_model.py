@@ -1,104 +1,86 @@
 """A quantized checkpoint as it runs: transformers' model, its joints transform, quantize and multiply codes."""
 
+import copy
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from accelerate import init_empty_weights
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from altq.files import read_json
-from altq.models.family import family_of
-from altq.models.joints import ATTENTION, SharedInput, attach_cache_joint
+from altq.methods.checkpoint import CHECKPOINT_FILE, CheckpointWeights
+from altq.models.joints import CacheJoint, SharedInput, attach_cache_joint
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer
 from altq.quantizers.integer import Codes, dequantized, integer_linear, quantize_tokens
 from altq.quantizers.packing import unpack_codes
 from altq.quantizers.uniform import fake_quantize_asymmetric
 from altq.setting import FULL_PRECISION_BITS, Setting
+from altq.transforms.heads import HeadTransform
 from altq.transforms.storage import restore
 from altq.transforms.transform import Transform
 
-CHECKPOINT_FILE = "quantization.json"
-WEIGHTS_FILE = "model.safetensors"
+
+def open_model(folder: str | Path) -> Skeleton:
+    """The model of a folder, of which blocks are read one at a time: a quantized checkpoint, or in full precision."""
+    is_checkpoint = (Path(folder) / CHECKPOINT_FILE).is_file()
+    return QuantizedSkeleton(folder) if is_checkpoint else Skeleton(folder)
 
 
 def load_model(folder: str | Path) -> nn.Module:
-    """The model of a folder, ready for a forward pass: a quantized checkpoint, or a full-precision model."""
-    if (Path(folder) / CHECKPOINT_FILE).is_file():
-        return _load_checkpoint(Path(folder))
-    return Skeleton(folder).fill()
+    """The same with all its blocks in memory, ready for a forward pass."""
+    return open_model(folder).fill()
 
 
-def _load_checkpoint(folder: Path) -> nn.Module:
-    description = read_json(folder / CHECKPOINT_FILE)
-    setting = Setting.parse(description["setting"])
-    config = AutoConfig.from_pretrained(folder)
-    family = family_of(config.model_type)
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, dtype=torch.float32)
-    tensors = _read_tensors(folder / WEIGHTS_FILE)
-    blocks = model.get_submodule(family.blocks)
-    for index, block in enumerate(blocks):
-        for half in HALVES:
-            name = f"{family.blocks}.{index}."
-            parts = {n.removeprefix(name): tensors[n] for n in tensors if n.startswith(name)}
-            try:
-                _quantize_sublayer(Sublayer(block, family, half), parts, description["blocks"][index][half], setting)
-            except KeyError as missing:
-                raise ValueError(
-                    f"{folder / WEIGHTS_FILE} lacks {name}{missing.args[0]}; assemble the checkpoint again"
-                ) from missing
-    known = model.state_dict().keys()
-    model.load_state_dict({n: t for n, t in tensors.items() if n in known}, strict=False, assign=True)
-    model.tie_weights()
-    left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if left:
-        raise ValueError(f"{folder / WEIGHTS_FILE} lacks {', '.join(left[:3])}; assemble the checkpoint again")
-    return model.eval().requires_grad_(False)
+class Site(NamedTuple):
+    """One input site of a checkpoint: the projections that share the input, its transform, all tensors of its block."""
+
+    names: tuple[str, ...]
+    transform: Transform
+    clip: Tensor
+    options: dict[str, bool]  # signed, asymmetric
+    tensors: dict[str, Tensor]
+    setting: Setting
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"checkpoint {path} cannot be read ({error}); delete it and assemble it again") from error
+class Operand(NamedTuple):
+    """What a projection multiplies its site's shared input with, and what it adds."""
+
+    weight: Any
+    bias: Tensor | None
 
 
-def _quantize_sublayer(
-    sublayer: Sublayer, tensors: dict[str, Tensor], structure: dict[str, Any], setting: Setting
-) -> None:
-    """Install the joints of one sublayer from the tensors of its block and the structure of its sites."""
-    options = {name: structure[name] for name in ("signed", "asymmetric")}
-    transforms = {
-        site: restore(description, _below(f"{site}.transform.", tensors))
-        for site, description in structure["sites"].items()
-    }
-    shared = {}
-    for site, names in sublayer.half.input_sites.items():
-        clip = tensors[f"{site}.clip"]
-        read = partial(read_input, transforms[site], clip, setting.activations, **options)
-        shared[site] = SharedInput(read, len(names))
+class Products(NamedTuple):
+    """How the projections of a site are computed: y = product(read(x), weight) + bias for each of them."""
+
+    read: Callable[[Tensor], Any]
+    product: Callable[[Any, Any], Tensor]
+    operands: list[Operand]
+
+
+def integer_products(site: Site) -> Products:
+    """Products of codes held as floats: what the packed kernels compute, in plain torch."""
+    setting = site.setting
     is_integer = FULL_PRECISION_BITS not in (setting.weights, setting.activations)
-    projections = sublayer.install(shared, product=integer_linear if is_integer else _float_linear)
-    for name, projection in projections.items():
-        projection.weight = _weight(name, tensors, setting.weights)
-        projection.bias = tensors.get(f"{name}.bias")
-    if sublayer.name == "attention":
-        clips = {site: tensors[f"{site}.clip"] for site in ("key", "value")}
-        attach_cache_joint(sublayer.module, partial(_read_cache, transforms["key"], clips, setting))
+    read = partial(read_input, site.transform, site.clip, setting.activations, **site.options)
+    operands = [
+        Operand(_weight(name, site.tensors, setting.weights), site.tensors.get(f"{name}.bias")) for name in site.names
+    ]
+    return Products(read, integer_linear if is_integer else _float_linear, operands)
+
+
+def weight_codes(name: str, tensors: dict[str, Tensor], bits: int) -> tuple[Tensor, Tensor]:
+    """The codes of a projection, int8 [d_out, d_in], and their scales [d_out, 1]."""
+    length = int(tensors[f"{name}.length"])
+    return unpack_codes(tensors[f"{name}.codes"], bits, length), tensors[f"{name}.scale"]
 
 
 def _weight(name: str, tensors: dict[str, Tensor], bits: int) -> Tensor | Codes:
     if bits == FULL_PRECISION_BITS:
         return tensors[f"{name}.weight"]
-    length = int(tensors[f"{name}.length"])
-    return Codes(unpack_codes(tensors[f"{name}.codes"], bits, length).float(), tensors[f"{name}.scale"])
+    codes, scale = weight_codes(name, tensors, bits)
+    return Codes(codes.float(), scale)
 
 
 def read_input(transform: Transform, clip: Tensor, bits: int, x: Tensor, **options: bool) -> Tensor | Codes:
@@ -111,16 +93,98 @@ def _float_linear(x: Tensor | Codes, weight: Tensor | Codes) -> Tensor:
     return F.linear(dequantized(x), dequantized(weight))
 
 
-def _read_cache(
-    transform: Transform, clips: dict[str, Tensor], setting: Setting, query: Tensor, key: Tensor, value: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    query, key = transform.apply_to_queries(query), transform.apply_to_keys(key)
-    if setting.keys != FULL_PRECISION_BITS:
-        key = fake_quantize_asymmetric(key, setting.keys, clips["key"])
-    if setting.values != FULL_PRECISION_BITS:
-        value = fake_quantize_asymmetric(value, setting.values, clips["value"])
-    return query, key, value
+class CacheReader:
+    """The joint of queries, keys and values: the key transform and the quantizers of the cache.
+
+    holds_read_cache: keys and values come from a cache that went through `keys_and_values` when they were appended
+    (altq/methods/decoding_cache.py), and are left as they are.
+    """
+
+    def __init__(self, transform: HeadTransform, clips: dict[str, Tensor], setting: Setting) -> None:
+        self.factors, self.dual_factors = transform.factors.detach(), transform.dual_factors.detach()
+        self.clips, self.setting = clips, setting
+        self.holds_read_cache = False
+        self._query_factors = self.dual_factors  # one for each query head, once their number is seen
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        heads = query.shape[-3]
+        if len(self._query_factors) != heads:
+            self._query_factors = self.dual_factors.repeat_interleave(heads // len(self.dual_factors), dim=0)
+        if not self.holds_read_cache:
+            key, value = self.keys_and_values(key, value)
+        return query @ self._query_factors, key, value
+
+    def keys_and_values(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Transformed, quantized and dequantized, each token and head by itself: [b, kv_heads, t, d]."""
+        key = key @ self.factors
+        if self.setting.keys != FULL_PRECISION_BITS:
+            key = fake_quantize_asymmetric(key, self.setting.keys, self.clips["key"])
+        if self.setting.values != FULL_PRECISION_BITS:
+            value = fake_quantize_asymmetric(value, self.setting.values, self.clips["value"])
+        return key, value
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+class QuantizedSkeleton(Skeleton):
+    """A checkpoint driven block by block: transformers' blocks with our joints in them.
+
+    products: how the projections of each input site are computed. cache_reader: makes the joint of a block's attention
+    from what `CacheReader` takes. ValueError where the checkpoint lacks something or cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        products: Callable[[Site], Products] = integer_products,
+        cache_reader: Callable[..., CacheJoint] = CacheReader,
+    ) -> None:
+        super().__init__(folder)
+        self._products, self._cache_reader = products, cache_reader
+        self.setting = Setting.parse(self.weights.description["setting"])
+
+    def _open_weights(self, folder: str | Path) -> CheckpointWeights:
+        return CheckpointWeights(folder)
+
+    def block(self, block: int) -> nn.Module:
+        """A new module of block `block` with its weights and joints."""
+        module, tensors = copy.deepcopy(self._blocks[block]), self.weights.block(block)
+        try:
+            for half in HALVES:
+                self._quantize(Sublayer(module, self.family, half), tensors, self.weights.description["blocks"][block])
+        except KeyError as missing:
+            raise self._lacking(f"{self.weights.block_prefix(block)}{missing.args[0]}") from missing
+        known = module.state_dict().keys()
+        module.load_state_dict({n: t for n, t in tensors.items() if n in known}, strict=False, assign=True)
+        for name, parameter in module.named_parameters():
+            if parameter.is_meta:
+                raise self._lacking(f"{self.weights.block_prefix(block)}{name}")
+        return module.requires_grad_(False)
+
+    def _lacking(self, name: str) -> ValueError:
+        return ValueError(f"{self.weights.folder} lacks {name}; {self.weights.remedy}")
+
+    def _quantize(self, sublayer: Sublayer, tensors: dict[str, Tensor], structures: dict[str, Any]) -> None:
+        """Install the joints of one sublayer from the tensors of its block and the structure of its sites."""
+        structure = structures[sublayer.name]
+        options = {name: structure[name] for name in ("signed", "asymmetric")}
+        transforms = {
+            site: restore(description, _below(f"{site}.transform.", tensors))
+            for site, description in structure["sites"].items()
+        }
+        made = {
+            site: self._products(Site(names, transforms[site], tensors[f"{site}.clip"], options, tensors, self.setting))
+            for site, names in sublayer.half.input_sites.items()
+        }
+        projections = sublayer.install(
+            {site: SharedInput(products.read, len(products.operands)) for site, products in made.items()}
+        )
+        for site, names in sublayer.half.input_sites.items():
+            for name, operand in zip(names, made[site].operands, strict=True):
+                projections[name].product = made[site].product
+                projections[name].weight, projections[name].bias = operand
+        if sublayer.name == "attention":
+            clips = {site: tensors[f"{site}.clip"] for site in ("key", "value")}
+            attach_cache_joint(sublayer.module, self._cache_reader(transforms["key"], clips, self.setting))

@@ -35,7 +35,7 @@ class Skeleton:
     """
 
     def __init__(self, folder: str | Path, dtype: torch.dtype = torch.float32, rotation: Tensor | None = None) -> None:
-        self.weights = ModelWeights(folder)
+        self.weights = self._open_weights(folder)
         self.family: Family = self.weights.family
         self.num_blocks = self.weights.num_blocks
         self.dtype = dtype
@@ -51,6 +51,9 @@ class Skeleton:
         self.model.load_state_dict(self.outer_tensors, strict=False, assign=True)
         self.model.tie_weights()
         self.model.requires_grad_(False)
+
+    def _open_weights(self, folder: str | Path) -> ModelWeights:
+        return ModelWeights(folder)
 
     def _read_outer_tensors(self) -> dict[str, Tensor]:
         names = [name for name in self.weights.names if not name.startswith(f"{self.family.blocks}.")]
@@ -85,6 +88,11 @@ class Skeleton:
         finally:
             setattr(decoder, name, self._blocks)
         return [recorder.arguments for recorder in recorders]
+
+    @torch.no_grad()
+    def finish(self, states: Tensor) -> Tensor:
+        """What the head reads: the last norm's output, [windows, length, hidden] -> the same."""
+        return self.model.get_submodule(self.family.last_norm)(states)
 
     def fill(self) -> nn.Module:
         """The whole model with all its blocks resident."""

@@ -20,7 +20,11 @@ class ModelWeights:
     """A model on disk. Nothing is held open and no tensor is kept: memory is what the caller keeps.
 
     Every file is opened once here, so that a missing, truncated or mismatched one is refused (ValueError) at once.
+    `remedy` is what an error tells to do about it; `weight_suffix` is how the tensor of a projection ends.
     """
+
+    remedy = "fetch the model again"
+    weight_suffix = "weight"
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -73,7 +77,7 @@ class ModelWeights:
     def _open(self, name: str) -> Iterator[Any]:
         if name not in self._file_of:
             raise ValueError(f"{self.folder} has no tensor {name!r}; is it the model that its config.json describes?")
-        with _open_safetensors(self._file_of[name]) as file:
+        with self._open_file(self._file_of[name]) as file:
             yield file
 
     def _read_config(self) -> dict[str, Any]:
@@ -91,40 +95,38 @@ class ModelWeights:
         index = self.folder / INDEX_FILE
         if not index.is_file():
             path = self.folder / SINGLE_FILE
-            return dict.fromkeys(_tensor_names(path), path)
+            return dict.fromkeys(self._tensor_names(path), path)
         file_of = {name: self.folder / file for name, file in read_json(index)["weight_map"].items()}
         for path in sorted(set(file_of.values())):
-            absent = {name for name, file in file_of.items() if file == path} - set(_tensor_names(path))
+            absent = {name for name, file in file_of.items() if file == path} - set(self._tensor_names(path))
             if absent:
-                raise ValueError(f"{path} has no tensor {min(absent)!r} though {index} says so; fetch the model again")
+                raise ValueError(f"{path} has no tensor {min(absent)!r} though {index} says so; {self.remedy}")
         return file_of
 
     def _check_projections(self) -> None:
         for block in range(self.num_blocks):
             for half in (self.family.attention, self.family.ffn):
                 for projection in half.projections:
-                    name = f"{self.block_prefix(block)}{projection}.weight"
+                    name = f"{self.block_prefix(block)}{projection}.{self.weight_suffix}"
                     if name not in self._file_of:
                         raise ValueError(
                             f"{self.folder} has no tensor {name!r}, which a {self.config['model_type']} model of "
-                            f"{self.num_blocks} blocks must have; fetch the model again or correct its config.json"
+                            f"{self.num_blocks} blocks must have; {self.remedy} or correct its config.json"
                         )
 
+    @contextmanager
+    def _open_file(self, path: Path) -> Iterator[Any]:
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; {self.remedy}")
+        try:
+            file = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is not a readable safetensors file ({error}); delete it and {self.remedy}"
+            ) from error
+        with file:
+            yield file
 
-@contextmanager
-def _open_safetensors(path: Path) -> Iterator[Any]:
-    if not path.is_file():
-        raise ValueError(f"{path} is missing; fetch the model again")
-    try:
-        file = safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a readable safetensors file ({error}); delete it and fetch the model again"
-        ) from error
-    with file:
-        yield file
-
-
-def _tensor_names(path: Path) -> list[str]:
-    with _open_safetensors(path) as file:
-        return sorted(file.keys())
+    def _tensor_names(self, path: Path) -> list[str]:
+        with self._open_file(path) as file:
+            return sorted(file.keys())

@@ -93,7 +93,7 @@ class Needs:
 
 NUMERIC = frozenset(
     {
-        "statistics", "states", "calibrate", "calibrate_end_to_end", "search", "reconstruction", "predict", "assemble",
+        "statistics", "states", "calibrate", "calibrate_shard", "calibrate_end_to_end", "search", "reconstruction", "predict", "assemble",
         "perplexity", "perplexity_full", "zero_shot", "zero_shot_full",
     }
 )  # fmt: skip

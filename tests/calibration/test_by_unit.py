@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from altq.calibration import by_unit as module
 from altq.calibration.bank import entry_path, read_entry
 from altq.calibration.by_unit import calibrate_bank
+from altq.calibration.shard import WHOLE, Shard
 from altq.calibration.states import States
 from altq.files import read_json
 from altq.setting import FULL_PRECISION, Setting
@@ -42,10 +43,35 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def run(workspace, folder, kind="affine", seed=0, code="code", setting=SETTING, **options):
+def run(workspace, folder, kind="affine", seed=0, code="code", setting=SETTING, shard=WHOLE, **options):
     given = recipe(**STEPS | options)
-    calibrate_bank(workspace.model, workspace.states, setting, kind, seed, given, folder, code)
+    calibrate_bank(workspace.model, workspace.states, setting, kind, seed, given, folder, code, shard)
     return folder
+
+
+@pytest.mark.parametrize(("unit", "counts"), [("sublayer", (2, 3, 4, 5)), ("block", (2,))])
+def test_a_bank_is_the_same_bits_for_any_number_of_shards(workspace, tmp_path, calibrated, unit, counts):
+    expected = contents(run(workspace, tmp_path / "whole", unit=unit))
+    for count in counts:
+        folder = tmp_path / str(count)
+        for number in reversed(range(1, count + 1)):  # in whatever order they run
+            run(workspace, folder, unit=unit, shard=Shard(number, count))
+            assert not (folder / "index.json").exists()
+        calibrated.clear()
+        assert contents(run(workspace, folder, unit=unit)) == expected
+        assert calibrated == []
+
+
+def test_a_corrupt_entry_of_a_shard_is_calibrated_anew_and_said(workspace, tmp_path, calibrated, caplog):
+    expected = contents(run(workspace, tmp_path / "whole"))
+    for number in (1, 2):
+        run(workspace, tmp_path / "cut", shard=Shard(number, 2))
+    entry = entry_path(tmp_path / "cut", 2)
+    entry.write_bytes(entry.read_bytes()[:-100])
+    calibrated.clear()
+    with caplog.at_level(logging.WARNING, "altq"):
+        assert contents(run(workspace, tmp_path / "cut")) == expected
+    assert calibrated == ["block 1 attention"] and f"{entry} cannot be read" in caplog.text
 
 
 def test_a_bank_is_an_entry_for_each_sublayer_and_an_index(workspace, tmp_path):

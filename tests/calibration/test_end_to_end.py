@@ -55,7 +55,7 @@ def loud(tmp_path_factory):
             tensor *= (1 + 2 * factor**2 / 36) ** 0.5
             tensor[channels] /= factor
     save_file(tensors, path, metadata={"format": "pt"})
-    record_states(workspace.model, workspace.tokens, "relative", workspace.states)
+    record_states(workspace.model, workspace.tokens, "relative", workspace.states, "test")
     return workspace
 
 
@@ -109,7 +109,7 @@ def written_by(model, windows, length):
 def test_the_cross_entropy_of_what_is_quantized_falls(loud, not_rotated, tmp_path, seed):
     # That of random tokens would be as high in full precision. At 2 bits quantization is much of it.
     tokens, states, losses = written_by(transformers_model(loud.model), 24, 16), tmp_path / "states", []
-    record_states(loud.model, tokens, "relative", states)
+    record_states(loud.model, tokens, "relative", states, "test")
     for setting, steps in ((FULL_PRECISION, 1), (Setting(4, 2, 16, 16), 20)):
         recipe, folder = few(SPINQUANT, steps=steps, windows_per_step=24), tmp_path / str(setting)
         calibrate_end_to_end(loud.model, states, setting, seed, recipe, folder, "code")

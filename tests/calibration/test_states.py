@@ -195,7 +195,7 @@ def test_peaks_are_the_largest_magnitudes_that_transformers_own_model_has_there(
 
 
 def test_two_recordings_have_the_same_bytes(workspace, tmp_path):
-    record_states(workspace.model, workspace.tokens, workspace.loss, tmp_path)
+    record_states(workspace.model, workspace.tokens, workspace.loss, tmp_path, "test")
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {path.name for path in workspace.states.iterdir()}
     for name in names:
@@ -204,15 +204,15 @@ def test_two_recordings_have_the_same_bytes(workspace, tmp_path):
 
 def test_windows_are_independent_of_the_batches_they_run_in(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "WINDOWS_PER_BATCH", 3)
-    record_states(workspace.model, workspace.tokens, workspace.loss, tmp_path)
+    record_states(workspace.model, workspace.tokens, workspace.loss, tmp_path, "test")
     for s in range(5):
         torch.testing.assert_close(States(tmp_path).state(s), States(workspace.states).state(s), rtol=1e-5, atol=1e-5)
 
 
 def test_the_fingerprint_follows_tokens_and_loss(workspace, tmp_path):
     fingerprints = {States(workspace.states).fingerprint}
-    record_states(workspace.model, make_tokens(seed=1), workspace.loss, tmp_path / "tokens")
-    record_states(workspace.model, workspace.tokens, "mse", tmp_path / "loss")
+    record_states(workspace.model, make_tokens(seed=1), workspace.loss, tmp_path / "tokens", "test")
+    record_states(workspace.model, workspace.tokens, "mse", tmp_path / "loss", "test")
     assert States(tmp_path / "loss").loss == "mse"
     fingerprints |= {States(tmp_path / name).fingerprint for name in ("tokens", "loss")}
     assert len(fingerprints) == 3
@@ -224,14 +224,14 @@ def test_nan_weights_are_refused_and_no_index_is_left(tmp_path):
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="state after sublayer 3 is not finite"):
-        record_states(model, make_tokens(), "relative", tmp_path / "states")
+        record_states(model, make_tokens(), "relative", tmp_path / "states", "test")
     assert not (tmp_path / "states" / "states.json").exists()
 
 
 def test_a_full_disk_is_refused_before_any_work(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
     with pytest.raises(OSError, match="no disk space"):
-        record_states(workspace.model, workspace.tokens, "mse", tmp_path / "states")
+        record_states(workspace.model, workspace.tokens, "mse", tmp_path / "states", "test")
     assert not list((tmp_path / "states").iterdir())
 
 
@@ -241,3 +241,28 @@ def test_states_are_read_lazily_and_not_changed_by_their_readers(workspace):
     changed.zero_()
     assert states.state(1).abs().max() > 0
     assert np.load(workspace.states / "state_001.npy").dtype == np.float32
+
+
+@pytest.mark.parametrize("stopped_at", range(4))
+def test_a_stopped_recording_goes_on_to_the_same_bytes(workspace, tmp_path, monkeypatch, stopped_at):
+    what = workspace.model, workspace.tokens, workspace.loss
+    record_states(*what, tmp_path / "whole", "test")
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    original, seen = module.observe, []
+
+    def observe(*arguments):
+        if len(seen) == stopped_at:
+            raise KeyboardInterrupt
+        seen.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "observe", observe)
+    with pytest.raises(KeyboardInterrupt):
+        record_states(*what, tmp_path / "stopped", "test")
+    assert not (tmp_path / "stopped" / "states.json").exists()
+    monkeypatch.setattr(module, "observe", lambda *a: seen.append(a) or original(*a))
+    record_states(*what, tmp_path / "stopped", "test")
+    assert len(seen) == 4 and {path.name: path.read_bytes() for path in (tmp_path / "stopped").iterdir()} == expected
+    seen.clear()
+    record_states(*what, tmp_path / "stopped", "other inputs")
+    assert len(seen) == 4

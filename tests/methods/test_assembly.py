@@ -17,6 +17,7 @@ from altq.methods.rounding import RoundingOptions
 from altq.calibration.states import States, record_states, run_sublayer, token_weights
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.files import read_json
+from altq.methods import assembly as module
 from altq.methods.assembly import _hessian, assemble, round_sublayer, site_inputs
 from altq.methods.quantized_model import CHECKPOINT_FILE, load_model
 from altq.models.skeleton import Skeleton
@@ -24,7 +25,7 @@ from altq.models.sublayer import HALVES, Sublayer
 from altq.quantizers.packing import packed_length
 from altq.setting import FULL_PRECISION, Setting
 from models_for_tests import (
-    KINDS, MODELS, Workspace, logits, make_tokens, recipe, relative_error, transformers_model, write_selection,
+    KINDS, MODELS, Workspace, logits, make_tokens, read_checkpoint, recipe, relative_error, transformers_model, write_selection,
 )  # fmt: skip
 
 RTN, GPTQ = (RoundingOptions(weights=weights, windows=4, block_size=16) for weights in ("rtn", "gptq"))
@@ -72,7 +73,7 @@ def fake_quantized_states(workspace, setting, kinds, rounding):
         quantized = QuantizedSublayer(sublayer, entry.transforms, setting, signed=entry.signed)
         quantized.load_clipping_factors(entry.clips)
         weights = token_weights(states.loss, states.state(s + 1))
-        round_sublayer(quantized, hidden, weights, arguments[s // 2], rounding)
+        round_sublayer(quantized, hidden, torch.empty_like(hidden), weights, arguments[s // 2], rounding)
         hidden = run_sublayer(quantized.sublayer, hidden, arguments[s // 2])
     return hidden
 
@@ -122,7 +123,7 @@ def test_more_bits_are_nearer_to_the_model(workspaces):
 def test_round_to_nearest_without_calibration_neither_transforms_nor_clips(workspaces):
     workspace = workspaces("llama_gqa")
     folder = workspace.checkpoint(Setting(4, 4, 4, 4), 4 * ["identity"], RTN, folder="rtn")
-    tensors, original = load_file(folder / "model.safetensors"), load_file(workspace.model / "model.safetensors")
+    tensors, original = read_checkpoint(folder), load_file(workspace.model / "model.safetensors")
     for name in ("model.layers.0.self_attn.v_proj", "model.layers.1.mlp.down_proj"):
         scale = original[f"{name}.weight"].abs().amax(1, keepdim=True) / 7
         torch.testing.assert_close(tensors[f"{name}.scale"], scale, rtol=2e-4, atol=0)
@@ -157,7 +158,7 @@ def test_gptq_has_less_output_error_than_round_to_nearest(tmp_path):
                 hidden, argument = states.state(s), arguments[s // 2]
                 inputs = {site: site_inputs(quantized, site, hidden, argument) for site in quantized.sites}
                 hessians = {site: _hessian(read, weights) for site, read in inputs.items()}
-                rounded, _ = round_sublayer(quantized, hidden, weights, argument, rounding)
+                rounded = round_sublayer(quantized, hidden, torch.empty_like(hidden), weights, argument, rounding)
             for site, names in quantized.sites.items():
                 for name in names:
                     codes, scale = rounded[name]
@@ -186,7 +187,7 @@ def test_a_checkpoint_is_small_and_says_how_it_was_made(workspaces):
     assert description["setting"] == "W3A4K4V4" and description["policy"] == "test"
     assert description["blocks"][0]["attention"]["sites"]["qkv"]["type"] == "Affine"
     assert description["blocks"][0]["ffn"]["sites"]["gate_up"]["type"] == "Rotation"
-    tensors = load_file(folder / "model.safetensors")
+    tensors = read_checkpoint(folder)
     codes = tensors["model.layers.0.mlp.down_proj.codes"]
     assert codes.dtype == torch.uint8 and codes.shape == (36, packed_length(60, 3))
     assert "model.layers.0.mlp.down_proj.weight" not in tensors
@@ -207,7 +208,7 @@ def refused(workspace, match, *, kinds=MIXTURE, banks=None, folder="refused", se
         banks = {kind: workspace.bank(setting, kind) for kind in set(kinds) - {"identity"}}
     selection = selection or write_selection(kinds, workspace.folder / "refused.json")
     with pytest.raises(ValueError, match=match):
-        assemble(workspace.model, workspace.states, selection, banks, setting, RTN, workspace.folder / folder)
+        assemble(workspace.model, workspace.states, selection, banks, setting, RTN, workspace.folder / folder, "test")
     assert not (workspace.folder / folder / CHECKPOINT_FILE).exists()
 
 
@@ -282,7 +283,7 @@ def test_banks_of_one_stream_are_mixed(workspaces):
     assert torch.equal(*map(read_residual, banks.values()))
     selection = write_selection(["identity", "scaling", "scaling", "identity"], workspace.folder / "mixed.json")
     folder = workspace.folder / "mixed"
-    assemble(workspace.model, workspace.states, selection, banks, FULL_PRECISION, RTN, folder)
+    assemble(workspace.model, workspace.states, selection, banks, FULL_PRECISION, RTN, folder, "test")
     expected = logits(transformers_model(workspace.model), workspace.tokens)
     assert relative_error(logits(load_model(folder), workspace.tokens), expected) < 1e-4
 
@@ -292,10 +293,10 @@ def test_a_rotation_of_the_stream_unties_the_head(workspaces):
     bank = rotated_bank(workspace, "tied", setting=FULL_PRECISION)
     selection = write_selection(4 * ["identity"], workspace.folder / "tied.json")
     folder = workspace.folder / "untied"
-    assemble(workspace.model, workspace.states, selection, {"identity": bank}, FULL_PRECISION, RTN, folder)
+    assemble(workspace.model, workspace.states, selection, {"identity": bank}, FULL_PRECISION, RTN, folder, "test")
     assert read_json(workspace.model / "config.json")["tie_word_embeddings"] is True
     assert read_json(folder / "config.json")["tie_word_embeddings"] is False
-    tensors, original = load_file(folder / "model.safetensors"), load_file(workspace.model / "model.safetensors")
+    tensors, original = read_checkpoint(folder), load_file(workspace.model / "model.safetensors")
     embedding, gain = (original[f"model.{name}.weight"].double() for name in ("embed_tokens", "norm"))
     rotation = read_residual(bank).double()
     assert "lm_head.weight" not in original
@@ -312,7 +313,7 @@ def test_a_rotation_of_the_stream_unties_the_head(workspaces):
     # Without one it stays tied, and untied stays untied.
     kept = workspace.checkpoint(FULL_PRECISION, 4 * ["affine"], RTN, folder="kept")
     assert read_json(kept / "config.json")["tie_word_embeddings"] is True
-    assert "lm_head.weight" not in load_file(kept / "model.safetensors")
+    assert "lm_head.weight" not in read_checkpoint(kept)
     model = load_model(kept)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     other = workspaces("llama_gqa")
@@ -326,9 +327,13 @@ def test_without_its_rotation_a_bank_is_still_the_model_but_rotations_are_not_lo
     bank = rotated_bank(workspace, "bank")
     selection = write_selection(4 * ["identity"], tmp_path / "selection.json")
     folders = [tmp_path / "with", tmp_path / "without"]
-    assemble(workspace.model, workspace.states, selection, {"identity": bank}, Setting(4, 4, 4, 4), RTN, folders[0])
+    assemble(
+        workspace.model, workspace.states, selection, {"identity": bank}, Setting(4, 4, 4, 4), RTN, folders[0], "test"
+    )
     (bank / RESIDUAL_FILE).unlink()
-    assemble(workspace.model, workspace.states, selection, {"identity": bank}, Setting(4, 4, 4, 4), RTN, folders[1])
+    assemble(
+        workspace.model, workspace.states, selection, {"identity": bank}, Setting(4, 4, 4, 4), RTN, folders[1], "test"
+    )
     found = [logits(load_model(folder), workspace.tokens) for folder in folders]
     assert relative_error(*found) > 0.01
 
@@ -341,7 +346,7 @@ def test_a_rotated_checkpoint_computes_what_calibration_computes(workspaces, ful
     kind = "scaling" if "trained" in options else "identity"
     selection = write_selection(4 * [kind], workspace.folder / "selection.json")
     folder = workspace.folder / "computes"
-    assemble(workspace.model, workspace.states, selection, {kind: bank}, setting, rounding, folder)
+    assemble(workspace.model, workspace.states, selection, {kind: bank}, setting, rounding, folder, "test")
     skeleton, states = Skeleton(workspace.model, rotation=read_residual(bank)), States(workspace.states)
     hidden, arguments = skeleton.embed(states.tokens()), skeleton.block_arguments(states.length)
     for s in range(4):
@@ -352,7 +357,7 @@ def test_a_rotated_checkpoint_computes_what_calibration_computes(workspaces, ful
         quantized = QuantizedSublayer(sublayer, entry.transforms, setting, **kept)
         quantized.load_clipping_factors(entry.clips)
         weights = token_weights(states.loss, states.state(s + 1))
-        round_sublayer(quantized, hidden, weights, arguments[s // 2], rounding)
+        round_sublayer(quantized, hidden, torch.empty_like(hidden), weights, arguments[s // 2], rounding)
         hidden = run_sublayer(quantized.sublayer, hidden, arguments[s // 2])
     with torch.no_grad():
         decoder = load_model(folder).get_decoder()
@@ -376,10 +381,59 @@ def test_at_full_precision_smollm2_stays_itself(project, tmp_path):
     tokens = make_tokens(windows=1, length=24) * 97
     expected = logits(transformers_model(model), tokens)
     states = tmp_path / "states"
-    record_states(model, tokens, "relative", states)
+    record_states(model, tokens, "relative", states, "test")
     banks = {kind: tmp_path / kind for kind in ("affine", "rotation")}
     for kind, folder in banks.items():
         calibrate_bank(model, states, FULL_PRECISION, kind, 0, recipe(), folder, "")
     selection = write_selection(30 * ["affine", "rotation"], tmp_path / "selection.json")
-    assemble(model, states, selection, banks, FULL_PRECISION, RTN, tmp_path / "checkpoint")
+    assemble(model, states, selection, banks, FULL_PRECISION, RTN, tmp_path / "checkpoint", "test")
     assert relative_error(logits(load_model(tmp_path / "checkpoint"), tokens), expected) < 1e-4
+
+
+@pytest.mark.parametrize("stopped_at", range(4))
+@pytest.mark.parametrize("rounding", [RTN, GPTQ], ids=["rtn", "gptq"])
+def test_a_stopped_assembly_goes_on_to_the_same_bytes(workspaces, tmp_path, monkeypatch, rounding, stopped_at):
+    workspace, setting = workspaces("llama_gqa"), Setting(4, 4, 4, 4)
+    banks = {kind: workspace.bank(setting, kind) for kind in set(MIXTURE)}
+    selection = write_selection(MIXTURE, tmp_path / "selection.json")
+    what = workspace.model, workspace.states, selection, banks, setting, rounding
+    assemble(*what, tmp_path / "whole", "test")
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    original, rounded = module.round_sublayer, []
+
+    def round_some(*arguments):
+        if len(rounded) == stopped_at:
+            raise KeyboardInterrupt
+        rounded.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "round_sublayer", round_some)
+    with pytest.raises(KeyboardInterrupt):
+        assemble(*what, tmp_path / "stopped", "test")
+    assert not (tmp_path / "stopped" / "quantization.json").exists()
+    monkeypatch.setattr(module, "round_sublayer", lambda *a: rounded.append(a) or original(*a))
+    assemble(*what, tmp_path / "stopped", "test")
+    assert len(rounded) == 4  # none twice
+    assert {path.name: path.read_bytes() for path in (tmp_path / "stopped").iterdir()} == expected
+
+
+def test_what_was_begun_from_other_inputs_is_not_gone_on_with(workspaces, tmp_path, monkeypatch):
+    workspace, setting = workspaces("llama_gqa"), Setting(4, 4, 4, 4)
+    banks = {kind: workspace.bank(setting, kind) for kind in set(MIXTURE)}
+    selection = write_selection(MIXTURE, tmp_path / "selection.json")
+    what = workspace.model, workspace.states, selection, banks, setting, GPTQ
+    original, rounded = module.round_sublayer, []
+
+    def stop_at_the_last(*arguments):
+        rounded.append(arguments)
+        if len(rounded) == 4:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "round_sublayer", stop_at_the_last)
+    with pytest.raises(KeyboardInterrupt):
+        assemble(*what, tmp_path / "checkpoint", "before")
+    monkeypatch.setattr(module, "round_sublayer", lambda *a: rounded.append(a) or original(*a))
+    rounded.clear()
+    assemble(*what, tmp_path / "checkpoint", "after")
+    assert len(rounded) == 4

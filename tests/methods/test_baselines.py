@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from altq.calibration.bank import RESIDUAL_FILE, read_entry, read_index, read_residual
 from altq.calibration.by_unit import calibrate_bank
@@ -17,7 +16,7 @@ from altq.methods.quantized_model import load_model
 from altq.methods.table import BANKS, METHODS
 from altq.setting import FULL_PRECISION, Setting
 from altq.transforms.hadamard import Hadamard
-from models_for_tests import MODELS, logits, relative_error, transformers_model, write_selection
+from models_for_tests import MODELS, logits, read_checkpoint, relative_error, transformers_model, write_selection
 
 W4A4K4V4 = Setting(4, 4, 4, 4)
 WITH_BANKS = [name for name, method in METHODS.items() if method.banks]
@@ -57,7 +56,7 @@ def checkpoint(workspace, name, setting, weights="rtn"):
         (bank / "index.json").write_text(json.dumps(read_index(bank) | {"setting": str(setting)}))
     selection = selection_of(method, workspace.folder / "selection.json")
     rounding = RoundingOptions(weights=weights, windows=4)
-    assemble(workspace.model, workspace.states, selection, banks, setting, rounding, folder)
+    assemble(workspace.model, workspace.states, selection, banks, setting, rounding, folder, "test")
     return folder
 
 
@@ -73,7 +72,7 @@ def test_at_16_bits_every_method_is_the_model(workspaces, model, name):
     expected = logits(transformers_model(workspace.model), workspace.tokens)
     assert relative_error(logits(load_model(folder), workspace.tokens), expected) < 1e-4
     # What is equal is the function, not the weights.
-    found, original = (load_file(path / "model.safetensors") for path in (folder, workspace.model))
+    found, original = (read_checkpoint(path) for path in (folder, workspace.model))
     for name in ("self_attn.v_proj", "mlp.down_proj"):
         name = f"model.layers.0.{name}.weight"
         assert relative_error(found[name], original[name]) > 1e-3
@@ -122,7 +121,7 @@ def test_calibrated_at_16_bits_it_is_the_model_too(workspaces, name):
     selection = selection_of(method, workspace.folder / "selection.json")
     banks = {kind: folder / "bank" for kind in method.banks}
     rounding = RoundingOptions(weights="gptq", windows=4)
-    assemble(workspace.model, workspace.states, selection, banks, FULL_PRECISION, rounding, folder / "checkpoint")
+    assemble(workspace.model, workspace.states, selection, banks, FULL_PRECISION, rounding, folder / "checkpoint", "test")
     expected = logits(transformers_model(workspace.model), workspace.tokens)
     assert relative_error(logits(load_model(folder / "checkpoint"), workspace.tokens), expected) < 1e-4
     if recipe.steps:

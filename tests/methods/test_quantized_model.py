@@ -2,12 +2,12 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
+from altq.methods.checkpoint import CHECKPOINT_FILE
 from altq.methods.rounding import RoundingOptions
-from altq.methods.quantized_model import CHECKPOINT_FILE, WEIGHTS_FILE, load_model
+from altq.methods.quantized_model import load_model
 from altq.setting import Setting
-from models_for_tests import Workspace, logits, relative_error, transformers_model
+from models_for_tests import Workspace, change_checkpoint, logits, relative_error, transformers_model
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +23,6 @@ def checkpoint(made, tmp_path):
     return shutil.copytree(made[1], tmp_path / "checkpoint")
 
 
-def change(folder, function):
-    tensors = load_file(folder / WEIGHTS_FILE)
-    function(tensors)
-    save_file(tensors, folder / WEIGHTS_FILE)
-
-
 def test_a_model_folder_is_loaded_as_it_is(made):
     workspace, _ = made
     expected = logits(transformers_model(workspace.model), workspace.tokens)
@@ -41,23 +35,25 @@ def test_a_checkpoint_is_its_tensors_and_their_structure(made, checkpoint):
     assert torch.equal(logits(load_model(checkpoint), workspace.tokens), expected)
 
     def halve(tensors):
-        tensors["model.layers.1.mlp.down_proj.scale"] *= 0.5
+        if "model.layers.1.mlp.down_proj.scale" in tensors:
+            tensors["model.layers.1.mlp.down_proj.scale"] *= 0.5
 
-    change(checkpoint, halve)
+    change_checkpoint(checkpoint, halve)
     assert relative_error(logits(load_model(checkpoint), workspace.tokens), expected) > 1e-3
 
 
-@pytest.mark.parametrize("length", [0, 100, 5000])
+@pytest.mark.parametrize("length", [0, 100, 1000])
 def test_truncated_weights_are_a_clear_error(checkpoint, length):
-    path = checkpoint / WEIGHTS_FILE
+    path = checkpoint / "model-00003-of-00005.safetensors"
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"model.safetensors cannot be read .*; delete it and assemble it again"):
+    message = r"model-00003-of-00005.safetensors is not a readable .*; delete it and assemble the checkpoint again"
+    with pytest.raises(ValueError, match=message):
         load_model(checkpoint)
 
 
 def test_missing_weights_are_a_clear_error(checkpoint):
-    (checkpoint / WEIGHTS_FILE).unlink()
-    with pytest.raises(ValueError, match="cannot be read"):
+    (checkpoint / "model-00001-of-00005.safetensors").unlink()
+    with pytest.raises(ValueError, match="is missing; assemble the checkpoint again"):
         load_model(checkpoint)
 
 
@@ -73,8 +69,8 @@ def test_missing_weights_are_a_clear_error(checkpoint):
     ],
 )
 def test_a_tensor_that_is_missing_is_named(checkpoint, name):
-    change(checkpoint, lambda tensors: tensors.pop(name))
-    with pytest.raises(ValueError, match=rf"lacks.* {name}.*assemble"):
+    change_checkpoint(checkpoint, lambda tensors: tensors.pop(name, None))
+    with pytest.raises(ValueError, match=rf"has no tensor '{name}' though .* says so; assemble"):
         load_model(checkpoint)
 
 

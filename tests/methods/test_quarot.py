@@ -42,7 +42,7 @@ def quarot(workspace, setting):
         calibrate_end_to_end(workspace.model, workspace.states, setting, 3, QUAROT, bank, "code")
         selection = write_selection(4 * ["identity"], workspace.folder / "selection.json")
         rounding = RoundingOptions(weights="rtn", windows=4)
-        assemble(workspace.model, workspace.states, selection, {"identity": bank}, setting, rounding, folder)
+        assemble(workspace.model, workspace.states, selection, {"identity": bank}, setting, rounding, folder, "test")
     return bank, load_model(folder)
 
 

@@ -104,7 +104,7 @@ def test_on_a_real_sublayer_the_better_kind_is_picked(tmp_path, change, better, 
     change(weights)
     save_file(weights, workspace.model / "model.safetensors", metadata={"format": "pt"})
     states, kinds = tmp_path / "changed", ["identity", "rotation"][:: 1 - 2 * order]
-    record_states(workspace.model, workspace.tokens, "relative", states)
+    record_states(workspace.model, workspace.tokens, "relative", states, "test")
     options = SearchOptions(steps=30, windows_per_step=2, mixture_rate=0.2)
     fitted, setting = recipe(scaling="none", start="hadamard"), Setting.parse("W16A3K16V16")
     attention, *_ = search_model(

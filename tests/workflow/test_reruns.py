@@ -266,6 +266,12 @@ def test_a_baselines_default_that_is_written_out_reruns_nothing(finished):
     assert finished.planned(changed(finished, baselines={"smoothquant": {"smooth_alpha": 0.85}})) == set()
 
 
+def test_shards_split_the_banks_and_change_nothing_else(finished):
+    planned = finished.planned(changed(finished, calibration={"shards": 3}))
+    shards = {path.replace("index", f"shards/{n}-of-3") for path in banks(UNIT_WISE) for n in (1, 2, 3)}
+    assert planned == shards | banks(UNIT_WISE) | assembled_and_evaluated(["smoothquant", "flatquant", *OURS])
+
+
 def test_a_new_setting_runs_its_own_jobs(finished):
     new = ["W3A3K3V3"]
     planned = finished.planned(changed(finished, settings=[*SETTINGS, *new]))

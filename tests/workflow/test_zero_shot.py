@@ -80,4 +80,4 @@ def test_a_configuration_that_asks_for_what_is_not_there_is_refused(project, tmp
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     refused = snakemake("--configfile", tmp_path / "c.yaml", "-n", "results/table3.csv", folder=tmp_path)
     assert "Table 3 needs `tasks` in the configuration" in refused.stdout + refused.stderr
-    assert "Traceback" not in refused.stdout + refused.stderr
+    assert "Traceback (most recent call last)" not in refused.stdout + refused.stderr

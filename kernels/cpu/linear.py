@@ -1,0 +1,175 @@
+"""A quantized linear layer on the CPU: transform, quantization for each token, product of codes, scales and bias."""
+
+import ctypes
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kernels.cpu.factors import prepare_factors
+from kernels.cpu.library import TORCH, Layer, default_variant, load_library
+from kernels.cpu.torch_path import TorchLayer
+
+BITS = (2, 3, 4, 8)
+"""Widths of codes that the kernels know. In memory a weight of 2 or 3 bits takes 4."""
+
+_PANEL, _GROUP, _DEPTH_MULTIPLE, _CACHE_LINE, _COLUMN_MULTIPLE = 32, 4, 64, 64, 16  # as in the C sources
+
+
+@dataclass(frozen=True)
+class Activations:
+    """How a layer quantizes its input: a scale for each token, after the transform.
+
+    clip: one factor of the largest magnitude, or [2] of the minimum and the maximum. signed: the scale is negative where
+    the largest magnitude is positive. asymmetric: codes have a zero point (then at most 4 bits).
+    """
+
+    bits: int
+    clip: Tensor | float = 1.0
+    signed: bool = True
+    asymmetric: bool = False
+
+    def __post_init__(self) -> None:
+        _check_bits("activations", self.bits)
+        if self.asymmetric and self.bits == 8:
+            raise ValueError(
+                "activations of 8 bits with a zero point do not fit the kernels' signed bytes; give 2 to 4"
+            )
+
+    def clips(self) -> tuple[float, float]:
+        """Factors of the minimum and the maximum; over the largest code, as the kernels read it, where symmetric."""
+        clip = torch.as_tensor(self.clip, dtype=torch.float32)
+        if not self.asymmetric:
+            clip = clip / ((1 << self.bits - 1) - 1)
+        low, high = clip.reshape(-1).expand(2).tolist() if clip.numel() == 1 else clip.flatten().tolist()
+        return low, high
+
+
+class QuantizedLinear:
+    """y = Q(x (L (x) R)) W^T + bias for packed weights W: x [..., d_in] -> float32 [..., d_out].
+
+    codes: int8 [d_out, d_in] of `weight_bits` bits, scale: [d_out] or [d_out, 1]. left [d1, d1], right [d2, d2] or one
+    for each run of d2 channels [d1, d2, d2]; without either, x is quantized as it is. bias: [d_out]. variant: a name of
+    `kernels.cpu.variant.VARIANTS`, or "torch"; the fastest that runs here where none is given.
+
+    A token that is NaN or infinite anywhere gives a row of NaN. The number of threads is torch's; it changes no bit.
+    Raises ValueError for other bits, codes that do not fit them, and sizes that do not belong together.
+    """
+
+    def __init__(
+        self,
+        codes: Tensor,
+        scale: Tensor,
+        *,
+        weight_bits: int,
+        activations: Activations,
+        left: Tensor | None = None,
+        right: Tensor | None = None,
+        bias: Tensor | None = None,
+        variant: str | None = None,
+    ) -> None:
+        _check_bits("weights", weight_bits)
+        _check_weights(codes, scale, bias, weight_bits)
+        self.d_out, self.d_in = codes.shape
+        self.variant = variant or default_variant()
+        scale = scale.detach().reshape(-1).float()
+        bias = None if bias is None else bias.detach().float()
+        factors = prepare_factors(self.d_in, left, right)
+        if self.variant == TORCH:
+            self._torch = TorchLayer(codes, scale, bias, factors, activations)
+            self.weight_bytes = self._torch.weight_bytes
+            return
+        self._library = load_library(self.variant)
+        depth = _multiple(self.d_in, _DEPTH_MULTIPLE)
+        width = 8 if weight_bits == 8 else 4
+        packed = pack_panels(codes, width, depth)
+        rows = (0, -self.d_out % _PANEL)
+        # Whatever the structure points to lives as long as it does.
+        tensors = {
+            "weights": packed,
+            "weight_scale": F.pad(scale, rows),
+            "bias": None if bias is None else F.pad(bias, rows),
+            "left": factors.left,
+            "right": None if factors.right is None else F.pad(factors.right, (0, -factors.d2 % _COLUMN_MULTIPLE)),
+        }
+        self._tensors = {name: None if tensor is None else tensor.contiguous() for name, tensor in tensors.items()}
+        low, high = activations.clips()
+        self._layer = Layer(
+            d_in=self.d_in, d_out=self.d_out, depth=depth, weight_bits=width,
+            d1=factors.d1, d2=factors.d2, right_stride=self._tensors["right"].stride(0) if factors.has_runs else 0,
+            activation_bits=activations.bits, is_signed=activations.signed, asymmetric=activations.asymmetric,
+            low_clip=low, high_clip=high,
+            **{name: None if t is None else t.data_ptr() for name, t in self._tensors.items()},
+        )  # fmt: skip
+        self._address = ctypes.addressof(self._layer)
+        self.weight_bytes = packed.nbytes + 4 * self.d_out
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.variant == TORCH:
+            return self._torch(self._checked(x))
+        rows = self._checked(x)
+        y = torch.empty(*x.shape[:-1], self.d_out)
+        tokens = rows.numel() // self.d_in
+        if self._library.altq_linear(self._address, rows.data_ptr(), tokens, y.data_ptr(), torch.get_num_threads()):
+            raise MemoryError(f"no memory for the workspace of a layer of {self.d_in} channels")
+        return y
+
+    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The codes of x T, int8 [..., d_in], less their zero point where they have one, and scales [..., 1]."""
+        rows = self._checked(x)
+        if self.variant == TORCH:
+            return self._torch.quantize(rows)
+        tokens, stride = rows.numel() // self.d_in, self._layer.depth + _CACHE_LINE
+        codes = torch.empty(tokens, stride, dtype=torch.int8)
+        scale, sums = torch.empty(tokens), torch.empty(tokens, dtype=torch.int32)
+        if self._library.altq_quantize(
+            self._address, rows.data_ptr(), tokens, codes.data_ptr(), stride, scale.data_ptr(), sums.data_ptr(),
+            torch.get_num_threads(),
+        ):  # fmt: skip
+            raise MemoryError(f"no memory for the workspace of a layer of {self.d_in} channels")
+        return codes[:, : self.d_in].reshape(x.shape), scale.view(*x.shape[:-1], 1)
+
+    def _checked(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.d_in or not x.is_floating_point() or x.device.type != "cpu":
+            raise ValueError(
+                f"a layer of {self.d_in} channels reads floating-point numbers on the CPU with as many in the last axis, "
+                f"not {x.dtype} {list(x.shape)} on {x.device}"
+            )
+        return x.detach().float().contiguous()
+
+
+def pack_panels(codes: Tensor, width: int, depth: int) -> Tensor:
+    """The weights as source/layer.h lays them out, from int8 codes [d_out, d_in] padded with zeros to `depth`."""
+    rows, columns = codes.shape
+    padded = F.pad(codes, (0, depth - columns, 0, -rows % _PANEL))
+    unsigned = (padded.to(torch.int16) + (1 << width - 1)).to(torch.uint8)
+    groups = unsigned.view(-1, _PANEL, depth // _GROUP, _GROUP).transpose(1, 2)  # [panels, groups, 32, 4]
+    if width == 8:
+        return groups.contiguous()
+    return (groups[:, 0::2] | groups[:, 1::2] << 4).contiguous()
+
+
+def _multiple(number: int, of: int) -> int:
+    return math.ceil(number / of) * of
+
+
+def _check_bits(what: str, bits: int) -> None:
+    if bits not in BITS:
+        raise ValueError(f"the kernels know {what} of {', '.join(map(str, BITS))} bits, not of {bits}")
+
+
+def _check_weights(codes: Tensor, scale: Tensor, bias: Tensor | None, bits: int) -> None:
+    if codes.dtype != torch.int8 or codes.dim() != 2 or not codes.numel():
+        raise ValueError(f"weights are int8 codes [d_out, d_in], not {codes.dtype} {list(codes.shape)}")
+    low, high = int(codes.min()), int(codes.max())
+    if low < -(1 << bits - 1) or high >= 1 << bits - 1:
+        raise ValueError(f"codes from {low} to {high} do not fit in {bits} bits")
+    if scale.numel() != len(codes) or (bias is not None and bias.shape != (len(codes),)):
+        shapes = list(scale.shape), None if bias is None else list(bias.shape)
+        raise ValueError(
+            f"{len(codes)} rows of codes need a scale each (and a bias): scale {shapes[0]}, bias {shapes[1]}"
+        )
+    if codes.shape[1] > 1 << 16:
+        raise ValueError(f"{codes.shape[1]} columns overflow the 32-bit sums of codes; at most {1 << 16}")
