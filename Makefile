@@ -6,12 +6,13 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint 
 PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help table2 test clean
+.PHONY: help table2 test test-slurm clean
 
 help:
-	@echo "make table2   run the default experiment and print its table (results/table2.*; what it cost: results/cost.*)"
-	@echo "make test     run the whole test suite"
-	@echo "make clean    remove .venv; results/ stays"
+	@echo "make table2       run the default experiment and print its table (results/table2.*; what it cost: results/cost.*)"
+	@echo "make test         run the whole test suite"
+	@echo "make test-slurm   run a part of the workflow through a SLURM that is started here (root, Debian packages)"
+	@echo "make clean        remove .venv; results/ stays"
 
 .venv/created:
 	$(PYTHON) -m venv .venv
@@ -35,6 +36,13 @@ table2: .venv/installed
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+
+.venv/installed-slurm: .venv/installed-test
+	$(INSTALL) '.[test,slurm]'
+	@touch $@
+
+test-slurm: .venv/installed-slurm
+	$(BIN)/python -m pytest -m slurm -rs
 
 clean:
 	rm -rf .venv

@@ -19,6 +19,7 @@ from altq.methods.table import BANKS, FULL, MEASURED, METHODS, NUMBERED, PROBE, 
 from altq.options import to_flags
 from altq.files import read_json
 from altq.report.protocol import captions, study_captions, zero_shot_captions
+from altq.resources.needs import Needs
 from altq.selection.selection import KINDS
 from altq.setting import FULL_PRECISION
 from altq.tasks import TASKS
@@ -34,6 +35,16 @@ try:
     EXPERIMENT = Experiment.parse(config)
 except ValueError as error:
     raise WorkflowError(str(error)) from None
+
+# Memory, minutes, disk and threads of every job, from the shapes of the models. A profile that says how many GPUs there
+# are (`resources: [gpu=8]`) lets jobs ask for one.
+NEEDS = Needs(EXPERIMENT, ".", gpus=workflow.global_resources.get("gpu").value or 0)
+if NEEDS.guessed:
+    print(
+        f"altq: the shape of {', '.join(NEEDS.guessed)} is guessed from num_blocks until it is fetched, and with it the "
+        "memory and time of jobs; give `shape:` in the configuration to have them right",
+        file=sys.stderr,
+    )
 
 # Jobs run this checkout of altq (PYTHONPATH) in the environment of this Snakemake (PATH), or in that of --sdm conda.
 # glibc keeps large tensors' memory instead of giving it back after every operation: 5 to 10 % of a job's time.
@@ -54,6 +65,18 @@ wildcard_constraints:
     setting=r"W\d+A\d+K\d+V\d+",
     weights="gptq|rtn",
     seed=r"\d+",
+
+
+# Done in a second, where Snakemake itself runs.
+localrules:
+    all,
+    study,
+    select_one_kind,
+    select_at_random,
+    select_by_heuristic,
+    select_by_scores,
+    select_best_random,
+    distinct,
 
 
 # The experiment: Table 2 and what it cost.

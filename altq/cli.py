@@ -8,13 +8,14 @@ import warnings
 from contextlib import redirect_stderr
 from importlib import import_module
 
+from altq.gpu import claim_gpu
 from altq.progress import LinesFromBars, Messages
 
 COMMANDS = (
     "fetch-model", "fetch-corpus", "fetch-task", "tokens", "requests", "statistics", "states", "calibrate",
     "calibrate-end-to-end", "search", "reconstruction", "predict", "select", "assemble", "perplexity",
     "perplexity-packed", "zero-shot", "generate", "benchmark", "compiled", "distinct", "table1", "table2", "table3", "table4", "table5", "table6",
-    "table7", "figure1", "figure2", "cost", "show", "config", "schema",
+    "table7", "figure1", "figure2", "cost", "show", "config", "schema", "plan", "doctor", "verify",
 )  # fmt: skip
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
@@ -37,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     with redirect_stderr(stderr), warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
+            if arguments.uses_gpu:
+                claim_gpu()  # held until this process ends
             arguments.run(arguments)
         except (ValueError, OSError) as error:
             print(f"altq: {error}", file=sys.stderr)
@@ -59,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--threads", type=_positive, metavar="N", help="threads of the numeric libraries (default: theirs)"
         )
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, uses_gpu=getattr(module, "USES_GPU", False))
     return parser
 
 

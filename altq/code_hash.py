@@ -94,7 +94,13 @@ def _tree(path: Path) -> ast.Module:
 
 
 def _meaning(path: Path) -> str:
-    tree = _tree(path)
+    return _meaning_of(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _meaning_of(text: str) -> str:
+    """What a source says to the interpreter; stages share most of their modules."""
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             node.keywords = [k for k in node.keywords if not (k.arg in PROSE and isinstance(k.value, ast.Constant))]

@@ -49,8 +49,10 @@ def provenance(command: str, options: Mapping[str, Any], inputs: Iterable[str | 
 
 
 def write_provenance(folder: str | Path, record: Mapping[str, Any]) -> None:
-    """Write a record beside the results of a folder."""
-    write_json(Path(folder) / FILE_NAME, record)
+    """Write a record beside the results of a folder, with the size of each of its files in bytes."""
+    paths = (path for path in sorted(Path(folder).iterdir()) if path.is_file() and not path.name.startswith("."))
+    files = {path.name: path.stat().st_size for path in paths if path.name != FILE_NAME}
+    write_json(Path(folder) / FILE_NAME, {**record, "files": files})
 
 
 def read_record(path: str | Path) -> dict[str, Any]:

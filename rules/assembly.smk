@@ -20,9 +20,9 @@ rule assemble:
         kinds=lambda wildcards: list(EXPERIMENT.banks_of(wildcards.method)),
         flags=lambda wildcards: to_flags(EXPERIMENT.rounding.model_copy(update={"weights": wildcards.weights})),
         code=code_hash("altq.commands.assemble"),
-    threads: 1
+    threads: NEEDS.threads_of("assemble")
     resources:
-        mem_mb=2500,
+        **NEEDS.resources("assemble"),
     conda:
         "../envs/quantize.yaml"
     shell:

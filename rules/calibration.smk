@@ -17,9 +17,9 @@ rule states:
     params:
         flags=f"--loss {EXPERIMENT.calibration.loss}",
         code=code_hash("altq.commands.states"),
-    threads: 1
+    threads: NEEDS.threads_of("states")
     resources:
-        mem_mb=2000,
+        **NEEDS.resources("states"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -48,9 +48,9 @@ rule calibrate_shard:
     params:
         flags=lambda wildcards: f"--kind {BANKS[wildcards.bank]} {to_flags(EXPERIMENT.recipe_of(wildcards.bank))}",
         code=code_hash("altq.commands.calibrate"),
-    threads: 1
+    threads: NEEDS.threads_of("calibrate_shard")
     resources:
-        mem_mb=2500,
+        **NEEDS.resources("calibrate_shard"),
     retries: 1
     conda:
         "../envs/quantize.yaml"
@@ -82,9 +82,9 @@ rule calibrate:
     params:
         flags=lambda wildcards: f"--kind {BANKS[wildcards.bank]} {to_flags(EXPERIMENT.recipe_of(wildcards.bank))}",
         code=code_hash("altq.commands.calibrate"),
-    threads: 1
+    threads: NEEDS.threads_of("calibrate")
     resources:
-        mem_mb=2500,
+        **NEEDS.resources("calibrate"),
     retries: 1
     conda:
         "../envs/quantize.yaml"
@@ -110,9 +110,9 @@ rule calibrate_end_to_end:
     params:
         flags=lambda wildcards: to_flags(EXPERIMENT.recipe_of(wildcards.bank)),
         code=code_hash("altq.commands.calibrate_end_to_end"),
-    threads: 1
+    threads: NEEDS.threads_of("calibrate_end_to_end")
     resources:
-        mem_mb=4000,
+        **NEEDS.resources("calibrate_end_to_end"),
     retries: 1
     conda:
         "../envs/quantize.yaml"

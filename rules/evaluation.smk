@@ -14,9 +14,9 @@ rule perplexity:
         "results/benchmarks/perplexity/{model}/{method}/{setting}/{weights}/seed{seed}/{corpus}.tsv"
     params:
         code=code_hash("altq.commands.perplexity"),
-    threads: 1
+    threads: NEEDS.threads_of("perplexity")
     resources:
-        mem_mb=2500,
+        **NEEDS.resources("perplexity"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -38,9 +38,9 @@ rule perplexity_full:
         f"results/benchmarks/perplexity/{{model}}/{FULL}/{{corpus}}.tsv"
     params:
         code=code_hash("altq.commands.perplexity"),
-    threads: 1
+    threads: NEEDS.threads_of("perplexity_full")
     resources:
-        mem_mb=2500,
+        **NEEDS.resources("perplexity_full"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -64,9 +64,9 @@ rule zero_shot:
         "results/benchmarks/zero_shot/{model}/{method}/{setting}/{weights}/seed{seed}/{task}.tsv"
     params:
         code=code_hash("altq.commands.zero_shot"),
-    threads: 1
+    threads: NEEDS.threads_of("zero_shot")
     resources:
-        mem_mb=2500,
+        **NEEDS.resources("zero_shot"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -91,9 +91,9 @@ rule zero_shot_full:
         f"results/benchmarks/zero_shot/{{model}}/{FULL}/{{task}}.tsv"
     params:
         code=code_hash("altq.commands.zero_shot"),
-    threads: 1
+    threads: NEEDS.threads_of("zero_shot_full")
     resources:
-        mem_mb=2500,
+        **NEEDS.resources("zero_shot_full"),
     conda:
         "../envs/quantize.yaml"
     shell:

@@ -14,7 +14,7 @@ rule fetch_model:
         code=code_hash("altq.commands.fetch_model"),
     threads: 1
     resources:
-        mem_mb=2000,
+        **NEEDS.resources("fetch_model"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -37,7 +37,7 @@ rule fetch_corpus:
         code=code_hash("altq.commands.fetch_corpus"),
     threads: 1
     resources:
-        mem_mb=2000,
+        **NEEDS.resources("fetch_corpus"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -59,7 +59,7 @@ rule fetch_task:
         code=code_hash("altq.commands.fetch_task"),
     threads: 1
     resources:
-        mem_mb=2000,
+        **NEEDS.resources("fetch_task"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -85,7 +85,7 @@ rule requests:
         code=code_hash("altq.commands.requests"),
     threads: 1
     resources:
-        mem_mb=2000,
+        **NEEDS.resources("requests"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -111,7 +111,7 @@ rule calibration_tokens:
         code=code_hash("altq.commands.tokens"),
     threads: 1
     resources:
-        mem_mb=2000,
+        **NEEDS.resources("calibration_tokens"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -138,7 +138,7 @@ rule held_out_tokens:
         code=code_hash("altq.commands.tokens"),
     threads: 1
     resources:
-        mem_mb=2000,
+        **NEEDS.resources("held_out_tokens"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -167,7 +167,7 @@ rule test_tokens:
         code=code_hash("altq.commands.tokens"),
     threads: 1
     resources:
-        mem_mb=2000,
+        **NEEDS.resources("test_tokens"),
     conda:
         "../envs/quantize.yaml"
     shell:

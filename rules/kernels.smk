@@ -15,7 +15,7 @@ rule benchmark_cpu:
         code=code_hash("altq.commands.benchmark"),
     threads: workflow.cores or 1
     resources:
-        mem_mb=4000,
+        **NEEDS.resources("benchmark_cpu"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -36,7 +36,7 @@ rule benchmark_gpu:
         code=code_hash("altq.commands.benchmark"),
     threads: workflow.cores or 1
     resources:
-        mem_mb=8000,
+        **NEEDS.resources("benchmark_gpu"),
         gpu=1,
     conda:
         "../envs/quantize.yaml"
@@ -57,7 +57,7 @@ rule compiled:
         code=code_hash("altq.commands.compiled"),
     threads: 1
     resources:
-        mem_mb=2000,
+        **NEEDS.resources("compiled"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -90,7 +90,7 @@ rule table5:
         code=code_hash("altq.commands.table5"),
     threads: 1
     resources:
-        mem_mb=1000,
+        **NEEDS.resources("table5"),
     conda:
         "../envs/report.yaml"
     shell:

@@ -16,7 +16,7 @@ rule select_one_kind:
         code=code_hash("altq.commands.select"),
     threads: 1
     resources:
-        mem_mb=500,
+        **NEEDS.resources("select_one_kind"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -38,7 +38,7 @@ rule select_at_random:
         code=code_hash("altq.commands.select"),
     threads: 1
     resources:
-        mem_mb=500,
+        **NEEDS.resources("select_at_random"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -63,7 +63,7 @@ rule select_by_heuristic:
         code=code_hash("altq.commands.select"),
     threads: 1
     resources:
-        mem_mb=500,
+        **NEEDS.resources("select_by_heuristic"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -86,9 +86,9 @@ rule search:
         flags=f"--candidates {' '.join(EXPERIMENT.selection.candidates)} {to_flags(EXPERIMENT.recipe)} "
         f"--search {shlex.quote(EXPERIMENT.selection.search.model_dump_json())}",
         code=code_hash("altq.commands.search"),
-    threads: 1
+    threads: NEEDS.threads_of("search")
     resources:
-        mem_mb=3000,
+        **NEEDS.resources("search"),
     retries: 1
     conda:
         "../envs/quantize.yaml"
@@ -120,9 +120,9 @@ rule reconstruction:
         kinds=EXPERIMENT.selection.candidates,
         flags=f"--loss {EXPERIMENT.calibration.loss}",
         code=code_hash("altq.commands.reconstruction"),
-    threads: 1
+    threads: NEEDS.threads_of("reconstruction")
     resources:
-        mem_mb=2500,
+        **NEEDS.resources("reconstruction"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -146,9 +146,9 @@ rule predict:
     params:
         flags=f"--candidates {' '.join(EXPERIMENT.selection.candidates)} {to_flags(EXPERIMENT.recipe)}",
         code=code_hash("altq.commands.predict"),
-    threads: 1
+    threads: NEEDS.threads_of("predict")
     resources:
-        mem_mb=2000,
+        **NEEDS.resources("predict"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -173,7 +173,7 @@ rule select_by_scores:
         code=code_hash("altq.commands.select"),
     threads: 1
     resources:
-        mem_mb=500,
+        **NEEDS.resources("select_by_scores"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -202,7 +202,7 @@ rule select_best_random:
         code=code_hash("altq.commands.select"),
     threads: 1
     resources:
-        mem_mb=500,
+        **NEEDS.resources("select_best_random"),
     conda:
         "../envs/quantize.yaml"
     shell:
@@ -227,7 +227,7 @@ checkpoint distinct:
         code=code_hash("altq.commands.distinct"),
     threads: 1
     resources:
-        mem_mb=500,
+        **NEEDS.resources("distinct"),
     conda:
         "../envs/quantize.yaml"
     shell:

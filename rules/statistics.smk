@@ -13,9 +13,9 @@ rule statistics:
         "results/benchmarks/statistics/{model}.tsv"
     params:
         code=code_hash("altq.commands.statistics"),
-    threads: 1
+    threads: NEEDS.threads_of("statistics")
     resources:
-        mem_mb=1500,
+        **NEEDS.resources("statistics"),
     conda:
         "../envs/quantize.yaml"
     shell:

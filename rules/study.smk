@@ -48,7 +48,7 @@ rule table1:
         code=code_hash("altq.commands.table1"),
     threads: 1
     resources:
-        mem_mb=1000,
+        **NEEDS.resources("table1"),
     conda:
         "../envs/report.yaml"
     shell:
@@ -80,7 +80,7 @@ rule table4:
         code=code_hash("altq.commands.table4"),
     threads: 1
     resources:
-        mem_mb=1000,
+        **NEEDS.resources("table4"),
     conda:
         "../envs/report.yaml"
     shell:
@@ -124,7 +124,7 @@ rule table6:
         code=code_hash("altq.commands.table6"),
     threads: 1
     resources:
-        mem_mb=1000,
+        **NEEDS.resources("table6"),
     conda:
         "../envs/report.yaml"
     shell:
@@ -155,7 +155,7 @@ rule table7:
         code=code_hash("altq.commands.table7"),
     threads: 1
     resources:
-        mem_mb=1000,
+        **NEEDS.resources("table7"),
     conda:
         "../envs/report.yaml"
     shell:
@@ -184,7 +184,7 @@ rule figure1:
         code=code_hash("altq.commands.figure1"),
     threads: 1
     resources:
-        mem_mb=1000,
+        **NEEDS.resources("figure1"),
     conda:
         "../envs/report.yaml"
     shell:
@@ -219,7 +219,7 @@ rule figure2:
         code=code_hash("altq.commands.figure2"),
     threads: 1
     resources:
-        mem_mb=1000,
+        **NEEDS.resources("figure2"),
     conda:
         "../envs/report.yaml"
     shell:

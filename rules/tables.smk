@@ -24,7 +24,7 @@ rule table2:
         code=code_hash("altq.commands.table2"),
     threads: 1
     resources:
-        mem_mb=1000,
+        **NEEDS.resources("table2"),
     conda:
         "../envs/report.yaml"
     shell:
@@ -62,7 +62,7 @@ rule table3:
         code=code_hash("altq.commands.table3"),
     threads: 1
     resources:
-        mem_mb=1000,
+        **NEEDS.resources("table3"),
     conda:
         "../envs/report.yaml"
     shell:
@@ -95,7 +95,7 @@ rule cost:
         code=code_hash("altq.commands.cost"),
     threads: 1
     resources:
-        mem_mb=1000,
+        **NEEDS.resources("cost"),
     conda:
         "../envs/report.yaml"
     shell:

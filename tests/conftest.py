@@ -16,8 +16,15 @@ if not Path("/dev/nvidiactl").exists():
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long tests of the workflow first; tests that share what is dear to make on one worker of pytest-xdist."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The long tests of the workflow first; tests that share what is dear to make on one worker of pytest-xdist.
+
+    A SLURM is started only where it is asked for: `pytest -m slurm`.
+    """
+    if "slurm" not in config.option.markexpr:
+        starting = [item for item in items if item.get_closest_marker("slurm")]
+        config.hook.pytest_deselected(items=starting)
+        items[:] = [item for item in items if item not in starting]
     items.sort(key=lambda item: item.path.parent.name != "workflow")
     for item in items:
         runs_smoke = "smoke" in getattr(item, "fixturenames", ())

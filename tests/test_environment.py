@@ -19,7 +19,7 @@ def constraints(project):
 
 def test_every_requirement_is_pinned_alike(project, constraints):
     content = tomllib.loads((project / "pyproject.toml").read_text())["project"]
-    required = [*content["dependencies"], *content["optional-dependencies"]["test"]]
+    required = [*content["dependencies"], *(pin for pins in content["optional-dependencies"].values() for pin in pins)]
     pinned = pins(required)
     assert len(pinned) == len(required)
     assert pinned.items() <= constraints.items()
@@ -29,6 +29,41 @@ def test_environments_agree(project, constraints):
     for path in (project / "envs").glob("*.yaml"):
         *_, last = yaml.safe_load(path.read_text())["dependencies"]
         assert pins(last["pip"]).items() <= constraints.items() and len(pins(last["pip"])) == len(last["pip"]), path
+
+
+def test_conda_environments_take_nothing_from_elsewhere(project):
+    content = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    required = pins(content["dependencies"])
+    for path in (project / "envs").glob("*.yaml"):
+        environment = yaml.safe_load(path.read_text())
+        assert environment["channels"] == ["conda-forge", "nodefaults"], path
+        python, _, last = environment["dependencies"]
+        assert content["requires-python"].removeprefix(">=") == python.removeprefix("python =")
+        # What is asked for by name is what the project itself asks for.
+        assert pins(last["pip"]).items() <= required.items(), path
+
+
+def test_the_image_is_made_of_the_same_pins(project):
+    text = (project / "envs" / "altq.def").read_text()
+    content = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    assert f"From: python:{content['requires-python'].removeprefix('>=')}-" in text
+    files = dict(re.findall(r"^    (\S+) (/opt/altq/\S+)$", text.partition("%files")[2].partition("%post")[0], re.MULTILINE))
+    assert {"pyproject.toml", "constraints.txt", "README.md", "Snakefile", "altq", "kernels", "rules", "envs"} <= files.keys()
+    for name, place in files.items():
+        assert (project / name).exists() and place == f"/opt/altq/{name}"
+    (install,) = re.findall(r"^    pip install (.*)$", text, re.MULTILINE)
+    assert "--constraint /opt/altq/constraints.txt" in install
+    (extra,) = re.findall(r"'/opt/altq\[(\w+)\]'", install)
+    assert extra in content["optional-dependencies"] and "==" not in text
+
+
+def test_the_profiles_of_slurm_differ_in_accounting_alone(project):
+    with_, without = (
+        yaml.safe_load((project / "profiles" / name / "config.yaml").read_text())
+        for name in ("slurm", "slurm-no-accounting")
+    )
+    assert (with_.pop("slurm-status-command"), without.pop("slurm-status-command")) == ("sacct", "squeue")
+    assert with_ == without and with_["executor"] == "slurm"
 
 
 def test_every_rule_names_an_environment_that_exists(project):

@@ -15,7 +15,7 @@ MODULES = sorted(
 
 # What a package may import besides itself and the foundation.
 ALLOWED = {
-    "sources": {"models.family"},  # a family is a description
+    "sources": {"models.family", "models.shape"},  # descriptions
     "models": set(),
     "transforms": set(),
     "quantizers": set(),
@@ -24,6 +24,14 @@ ALLOWED = {
     "selection": {"models", "transforms", "quantizers", "statistics", "calibration"},
     "methods": {*PARTS, "calibration", "selection", "kernels.cpu"},
     "evaluation": {"models", "transforms", "quantizers", "methods"},
+    "resources": {
+        "calibration.recipe",
+        "code_hash",
+        "configuration",
+        "methods.table",
+        "models.shape",
+        "sources.description",
+    },
     "report": {
         "configuration",
         "calibration.recipe",
@@ -88,6 +96,7 @@ def test_nothing_imports_the_commands():
 def test_the_workflow_imports_nothing_heavy(run_python, project):
     heavy = ("torch", "transformers", "pandas", "matplotlib", "numpy", "datasets")
     imports = "altq.configuration, altq.options, altq.report.protocol, altq.code_hash, altq.methods.table, altq.setting"
+    imports += ", altq.resources.needs"
     code = f"import sys, {imports}; print([m for m in {heavy} if m in sys.modules])"
     result = run_python("-c", code, folder=project)
     assert result.stdout.strip() == "[]", result.stderr

@@ -17,6 +17,9 @@ from altq.options import add_options, read_options
 from altq.provenance import provenance, write_provenance
 from altq.setting import Setting
 
+USES_GPU = True
+"""Where there is one: the command line claims it before torch is imported."""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add_model(parser)

@@ -97,8 +97,8 @@ def add_source(parser: argparse.ArgumentParser, kind: str) -> None:
 
 
 def source_flags(description: BaseModel) -> str:
-    """The value of --source, quoted, that gives back `description`; names that only tables print are left out."""
-    given = description.model_dump(mode="json", exclude_unset=True, exclude={"published", "departure"})
+    """The value of --source, quoted, that gives back `description` but for what only tables and plans read."""
+    given = description.model_dump(mode="json", exclude_unset=True, exclude={"published", "departure", "shape"})
     return shlex.quote(json.dumps(given, sort_keys=True))
 
 

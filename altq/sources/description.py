@@ -6,6 +6,8 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from altq.models.shape import Shape
+
 TEXT_SUFFIXES = (".txt", ".jsonl", ".json")
 ITEM_SUFFIXES = (".parquet", ".arrow", ".jsonl", ".jsonl.gz")
 
@@ -140,6 +142,9 @@ class ModelDescription(_Sourced):
     sha256: Sha256 | None = Field(default=None, description="SHA-256 of the file at path.")
     made: Made | None = Field(default=None, description="A tiny random model made on the spot.")
     published: str | None = Field(default=None, description="The model's name in the paper's tables, if it has one.")
+    shape: Shape | None = Field(
+        default=None, description="Its sizes, from which memory and time are planned before it is fetched."
+    )
 
     @model_validator(mode="after")
     def _is_model(self) -> Self:

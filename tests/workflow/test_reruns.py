@@ -353,3 +353,10 @@ def test_a_baseline_that_is_edited_in_the_code_reruns_that_baseline(finished):
 def test_comments_and_the_command_line_rerun_nothing(finished):
     assert finished.planned_after_edit("altq/files.py", "\n# A comment.\n") == set()
     assert finished.planned_after_edit("altq/cli.py", "\nADDED = 1\n") == set()
+
+
+def test_what_is_asked_of_the_machine_reruns_nothing(finished):
+    assert finished.planned_after_edit("altq/resources/machine.py", "\nADDED = 1\n") == set()
+    shape = {"hidden_size": 96, "intermediate_size": 128, "num_heads": 4, "num_kv_heads": 2, "vocab_size": 512}
+    models = {"made": finished.config["models"]["made"] | {"shape": shape}}
+    assert finished.planned(changed(finished, models=models)) == set()

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 
 import pytest
@@ -127,3 +128,18 @@ def test_one_core_gives_the_same_files(study, project, tmp_path, snakemake):
     ):
         first, second = (json.loads((folder / path).read_text())[of] for folder in (alone, study))
         assert first == second
+
+
+def test_the_report_has_every_table_and_figure_with_its_caption(study, project, tmp_path, snakemake):
+    smoke, page = project / "configs" / "smoke.yaml", tmp_path / "report.html"
+    made = snakemake("--configfile", smoke, "--report", page, "all", "study", folder=study.parent)
+    assert made.returncode == 0, (made.stdout + made.stderr)[-5000:]
+    text = page.read_text(encoding="utf-8")
+    for name in ("table1", "table2", "table4", "table6", "table7", "cost", "figure1", "figure2"):
+        files = [f"results/{name}.csv"] if name == "cost" else [f"results/{name}.png"]
+        files += [f"results/{name}.csv"] if name.startswith("table") else []
+        for file in files:
+            assert file in text, f"{file} is not in the report"
+        caption = (project / "rules" / "captions" / f"{name}.rst").read_text(encoding="utf-8")
+        words = re.sub(r"[*`]", "", caption.splitlines()[0]).split()[:6]
+        assert " ".join(words) in text, f"the caption of {name} is not in the report"

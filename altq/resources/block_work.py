@@ -1,0 +1,102 @@
+"""The work of passing tokens through a block, and of calibrating one: what the stages are made of.
+
+Counts are of one block. FLOAT is the width of what is computed in, whatever a model is stored in.
+"""
+
+from altq.calibration.recipe import Recipe
+from altq.models.shape import Sizes
+from altq.resources.machine import Work
+
+FLOAT = 4
+"""Bytes of a float32."""
+
+EVALUATIONS_OF_A_CLIP = 5.5
+"""Runs of a unit that the search takes to find one clipping factor."""
+
+PASSES_OF_ROW_CLIPS = 30
+"""Passes over the weights to find their rows' clipping factors."""
+
+SITES = {"attention": 4, "ffn": 2}
+"""Sites of each half that have a clipping factor."""
+
+STARTING = 50
+"""Elementwise passes over a second moment that the closed form of a site takes."""
+
+KEPT_FOR_BACKWARD = 12
+"""Copies of a block's activations that a graph keeps, and malloc with it."""
+
+KEPT_FORWARD = 5
+"""The same without gradients."""
+
+WINDOWS_PER_BATCH = 4
+
+
+def forward(sizes: Sizes, num_tokens: float, length: int) -> Work:
+    """Tokens in windows of `length` through a block, quantizers included."""
+    scores = sizes.shape.num_heads * length  # of one token
+    products = 2 * sizes.block_weights + 4 * scores * sizes.head_dim + transform_products(sizes)
+    return Work(products=num_tokens * products, elements=num_tokens * (sizes.token_elements + scores))
+
+
+def transform_products(sizes: Sizes) -> float:
+    """Products of a token with the Kronecker factors of every site: d channels cost 4 d^1.5."""
+    return sum(4 * width**1.5 for width in sizes.site_widths) + 2 * (sizes.query + sizes.key_value) * sizes.head_dim
+
+
+def activations(sizes: Sizes, num_tokens: float, copies: float) -> float:
+    """Bytes of so many copies of a block's activations; attention keeps no scores of a whole batch."""
+    return FLOAT * copies * num_tokens * sizes.token_elements
+
+
+def moments(sizes: Sizes) -> float:
+    """Elements of the second moments of all sites of a block."""
+    return sum(width**2 for width in sizes.site_widths) + sizes.key_value * sizes.head_dim
+
+
+def weights(sizes: Sizes, copies: float) -> float:
+    """Bytes of so many copies of a block's weights."""
+    return FLOAT * copies * sizes.block_weights
+
+
+def share_of(half: str, sizes: Sizes) -> float:
+    """A half's share of a block's work, by its weights and activations."""
+    share = sizes.attention_weights / sizes.block_weights
+    # Scores weigh on attention besides its weights.
+    share = (share + 0.5) / 2
+    return share if half == "attention" else 1 - share
+
+
+def calibration(sizes: Sizes, recipe: Recipe, num_windows: int, length: int) -> Work:
+    """Starting, clip search and steps of a block's two halves."""
+    work = _start(sizes, recipe)
+    if recipe.clip_search:
+        seen = forward(sizes, min(recipe.search_windows, num_windows) * length, length)
+        for half, sites in SITES.items():
+            runs = EVALUATIONS_OF_A_CLIP * sites
+            work += seen.times(runs if recipe.unit == "block" else runs * share_of(half, sizes))
+        work += Work(elements=PASSES_OF_ROW_CLIPS * sizes.block_weights)
+    work += _steps(sizes, recipe, min(recipe.windows_per_step, num_windows) * length, length)
+    tokens = max(recipe.windows_per_step if recipe.steps else 0, recipe.search_windows) * length
+    held = weights(sizes, 8) + activations(sizes, tokens, KEPT_FOR_BACKWARD) + 3 * FLOAT * 2 * moments(sizes)
+    return work + Work(held=held)
+
+
+def _start(sizes: Sizes, recipe: Recipe) -> Work:
+    if recipe.start == "balance" or recipe.scaling in ("balance", "smooth"):
+        passes = STARTING if recipe.start == "balance" and recipe.other_sites == "affine" else STARTING / 10
+        return Work(elements=passes * moments(sizes))
+    return Work()
+
+
+def _steps(sizes: Sizes, recipe: Recipe, num_tokens: float, length: int) -> Work:
+    """Forward and backward passes of all steps, each with the folding and quantizing of weights."""
+    share = sum(share_of(half, sizes) for half in recipe.fitted)
+    folding = Work(elements=2 * sizes.block_weights, products=4 * sizes.block_weights * sizes.hidden**0.5)
+    return (forward(sizes, num_tokens, length) + folding).times(3 * recipe.steps * share)
+
+
+def gptq(sizes: Sizes) -> Work:
+    """Factorizing the Hessians of a block and rounding its weights, column after column."""
+    into = (sizes.query + sizes.key_value, sizes.hidden, 2 * sizes.intermediate, sizes.hidden)
+    pairs = zip(sizes.site_widths, into, strict=True)
+    return Work(solving=sum(2 * width**2 * outputs + width**3 for width, outputs in pairs))

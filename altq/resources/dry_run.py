@@ -1,0 +1,76 @@
+"""The jobs of a workflow and what each waits for, as Snakemake's own dry run lists them."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from altq.code_hash import ROOT
+
+JOB = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):$")
+FIELD = re.compile(r"^    (input|output|wildcards|threads): (.*)$")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: its rule, wildcards, threads, and the files that it reads and writes."""
+
+    rule: str
+    wildcards: dict[str, str]
+    threads: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def list_jobs(
+    config: Path, folder: Path, targets: Sequence[str], *, cores: int, gpus: int, remaining: bool
+) -> list[Job]:
+    """The jobs of a configuration in the working directory `folder`, all or only those that remain to be done.
+
+    ValueError where Snakemake refuses the configuration or a target, with what it says.
+    """
+    snakefile = ROOT.parent / "Snakefile"
+    if not snakefile.is_file():
+        raise ValueError(
+            f"{snakefile} is missing: run altq from a checkout of the project, not from an installed wheel"
+        )
+    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--configfile", config.absolute()]
+    command += ["--directory", folder.absolute(), "--workflow-profile", "none", "--dry-run", "--nolock"]
+    command += ["--cores", str(cores), *(["--resources", f"gpu={gpus}"] if gpus else [])]
+    command += [] if remaining else ["--forceall"]
+    run = subprocess.run(
+        [*map(str, command), "--", *targets], cwd=ROOT.parent, capture_output=True, text=True, check=False
+    )
+    said = run.stdout + run.stderr
+    if run.returncode:
+        raise ValueError(f"snakemake --dry-run says:\n{_last_words(said)}")
+    return parse_jobs(said)
+
+
+def parse_jobs(text: str) -> list[Job]:
+    """The jobs in the output of a dry run."""
+    jobs, rule, fields = [], None, {}
+    for line in [*text.splitlines(), ""]:
+        if match := JOB.match(line):
+            rule, fields = match[1], {}
+        elif rule and (match := FIELD.match(line)):
+            fields[match[1]] = match[2]
+        elif rule and not line.startswith("    "):
+            jobs.append(_job(rule, fields))
+            rule = None
+    return jobs
+
+
+def _job(rule: str, fields: dict[str, str]) -> Job:
+    pairs = (pair.split("=", 1) for pair in fields.get("wildcards", "").split(", ") if pair)
+    files = {name: tuple(filter(None, fields.get(name, "").split(", "))) for name in ("input", "output")}
+    return Job(rule, dict(pairs), int(fields.get("threads", 1)), files["input"], files["output"])
+
+
+def _last_words(said: str) -> str:
+    """What Snakemake says besides its header."""
+    kept = [line for line in said.splitlines() if line.strip()]
+    start = next((i for i, line in enumerate(kept) if "Error" in line or "Exception" in line), max(0, len(kept) - 10))
+    return "\n".join(kept[start : start + 30])

@@ -1,0 +1,100 @@
+"""What the workflow's rules ask of Snakemake for a job: threads, memory, minutes, disk and GPUs, with room to spare."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+from altq.configuration import Experiment
+from altq.resources.machine import Cost, cost_of
+from altq.resources.shapes import GUESSED, sizes_of_models
+from altq.resources.stages import ON_A_GPU, Stages
+
+MEMORY_HEADROOM = 1.3
+MEMORY_GROWTH = 1.6
+"""Every further attempt asks for so much more memory."""
+
+TIME_HEADROOM = 3.0
+LEAST_MINUTES = 15
+"""A job that waits for a slow file system is not to be stopped."""
+
+THREADS_OF = ((2e7, 1), (1.5e8, 8), (math.inf, 16))
+"""Threads of a numeric job, by the weights of a block: on a small one, threads wait for each other."""
+
+
+class Needs:
+    """What jobs of an experiment need; `folder` is the workflow's working directory, `gpus` how many there are.
+
+    Without GPUs (0) no job asks for one; one that can use a GPU takes whatever torch finds.
+    """
+
+    def __init__(
+        self, experiment: Experiment, folder: str | Path, gpus: int, gpu_stages: frozenset[str] = ON_A_GPU
+    ) -> None:
+        self.gpu_stages = gpu_stages
+        self.sizes = sizes_of_models(experiment.models, folder)
+        self.stages, self.gpus = Stages(experiment, self.sizes), gpus
+
+    @property
+    def guessed(self) -> list[str]:
+        """Models whose shape is not known yet."""
+        return [name for name, sizes in self.sizes.items() if sizes.origin == GUESSED]
+
+    def on_gpu(self, rule: str) -> bool:
+        """Whether a job of this rule gets a GPU."""
+        return self.gpus > 0 and rule in self.gpu_stages
+
+    def threads(self, rule: str, wildcards: Mapping[str, str]) -> int:
+        """Threads that a job of this rule makes use of."""
+        if rule not in NUMERIC:
+            return 1
+        weights = self.sizes[wildcards["model"]].block_weights
+        return next(threads for most, threads in THREADS_OF if weights < most)
+
+    def cost(self, rule: str, wildcards: Mapping[str, str], threads: int) -> Cost:
+        """What a job is expected to take, without headroom."""
+        return cost_of(self.stages.work(rule, wildcards), threads, gpu=self.on_gpu(rule))
+
+    def resources(self, rule: str) -> dict[str, Callable[..., int] | int]:
+        """The `resources:` of a rule, as functions that Snakemake calls for each job."""
+
+        @cache
+        def cost(wildcards: tuple[tuple[str, str], ...], threads: int) -> Cost:
+            return self.cost(rule, dict(wildcards), threads)
+
+        def of_job(wildcards, threads: int) -> Cost:
+            return cost(tuple(sorted(dict(wildcards).items())), threads)
+
+        def mem_mb(wildcards, threads, attempt):
+            needed = MEMORY_HEADROOM * of_job(wildcards, threads).memory * MEMORY_GROWTH ** (attempt - 1)
+            return 100 * math.ceil(needed / 1e8)
+
+        def runtime(wildcards, threads, attempt):
+            return math.ceil(LEAST_MINUTES + attempt * TIME_HEADROOM * of_job(wildcards, threads).seconds / 60)
+
+        def disk_mb(wildcards, threads):
+            return 100 + math.ceil(MEMORY_HEADROOM * of_job(wildcards, threads).disk / 1e6)
+
+        given = {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": disk_mb}
+        for function in given.values():
+            # Snakemake asks for it once a job, and otherwise works it out each time.
+            function.__signature__ = inspect.signature(function)
+        return given | {"gpu": 1} if self.on_gpu(rule) else given
+
+    def threads_of(self, rule: str) -> Callable[..., int]:
+        """The `threads:` of a rule, as a function that Snakemake calls for each job."""
+
+        def threads(wildcards):
+            return self.threads(rule, dict(wildcards))
+
+        return threads
+
+
+NUMERIC = frozenset(
+    {
+        "statistics", "states", "calibrate", "calibrate_shard", "calibrate_end_to_end", "search", "reconstruction", "predict", "assemble",
+        "perplexity", "perplexity_full", "zero_shot", "zero_shot_full",
+    }
+)  # fmt: skip
+"""Rules whose jobs spend their time in torch."""

