@@ -206,7 +206,7 @@ def factors_of(unit):
             | {f"ffn.weight.{name}_proj" for name in ("gate", "up", "down")},
         ),
     ],
-    ids=str,
+    ids=["keys", "values", "activations", "weights"],
 )
 def test_the_clip_search_leaves_full_precision_alone(workspace, setting, expected):
     unit, problem, observed = build(workspace, BLOCK, setting=setting)

@@ -190,7 +190,7 @@ def test_at_4_bits_the_checkpoint_is_the_reference(workspace):
         {"without": ["o"]},
         {"without": ["down"]},
     ],
-    ids=str,
+    ids=["activation_clip", "cache_clip", "cache", "key", "value", "o", "down"],
 )
 def test_every_ingredient_is_needed(workspace, change):
     bank, model = quarot(workspace, W4A4K4V4)
