@@ -1,5 +1,8 @@
 # The kernels: what they reach on this machine, and what the compiler makes of those for GPUs.
 
+# All cores of the workflow; on a cluster, which has no such number, a good part of a node.
+ALL_CORES = workflow.global_resources.get("_cores").value or 16
+
 
 # Speed on the CPU; it takes all cores of the workflow, so that nothing runs beside it.
 rule benchmark_cpu:
@@ -13,7 +16,7 @@ rule benchmark_cpu:
     params:
         flags=f"--device cpu --rounds {EXPERIMENT.kernels.rounds}",
         code=code_hash("altq.commands.benchmark"),
-    threads: workflow.cores or 1
+    threads: ALL_CORES
     resources:
         **NEEDS.resources("benchmark_cpu"),
     conda:
@@ -34,7 +37,7 @@ rule benchmark_gpu:
     params:
         flags=f"--device gpu --rounds {EXPERIMENT.kernels.rounds}",
         code=code_hash("altq.commands.benchmark"),
-    threads: workflow.cores or 1
+    threads: ALL_CORES
     resources:
         **NEEDS.resources("benchmark_gpu"),
         gpu=1,

@@ -137,6 +137,19 @@ def test_a_further_attempt_asks_for_more(project, tmp_path):
     assert "gpu" not in asked
 
 
+def test_shards_share_the_work_of_a_bank(project, tmp_path):
+    whole = needs(project, tmp_path)
+    config = yaml.safe_load((project / "config.yaml").read_text())
+    split = needs(project, tmp_path, calibration=config["calibration"] | {"shards": 10})
+    of = wildcards("smollm2", "affine")
+    bank, shard, rest = (
+        planned.cost(rule, of, threads=1)
+        for planned, rule in ((whole, "calibrate"), (split, "calibrate_shard"), (split, "calibrate"))
+    )
+    assert shard.seconds - 6 == pytest.approx((bank.seconds - 6) / 10) and shard.memory == bank.memory
+    assert rest.seconds < 7
+
+
 def test_a_gpu_is_asked_for_where_there_are_some_and_the_stage_uses_it(project, tmp_path):
     planned = needs(project, tmp_path, gpus=2)
     assert planned.resources("calibrate_end_to_end")["gpu"] == 1

@@ -78,8 +78,7 @@ class Needs:
 
         given = {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": disk_mb}
         for function in given.values():
-            # Snakemake asks for it once a job, and otherwise works it out each time.
-            function.__signature__ = inspect.signature(function)
+            _keep_signature(function)
         return given | {"gpu": 1} if self.on_gpu(rule) else given
 
     def threads_of(self, rule: str) -> Callable[..., int]:
@@ -88,7 +87,13 @@ class Needs:
         def threads(wildcards):
             return self.threads(rule, dict(wildcards))
 
+        _keep_signature(threads)
         return threads
+
+
+def _keep_signature(function: Callable[..., int]) -> None:
+    """Snakemake asks for it several times a job, and otherwise works it out each time."""
+    function.__signature__ = inspect.signature(function)
 
 
 NUMERIC = frozenset(
