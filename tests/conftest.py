@@ -16,6 +16,7 @@ if not Path("/dev/nvidiactl").exists():
 PROJECT = Path(__file__).resolve().parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The long tests of the workflow first; tests that share what is dear to make on one worker of pytest-xdist.
 
