@@ -35,7 +35,7 @@ table2: .venv/installed
 	@$(BIN)/altq show results/table2.csv
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .venv/installed-slurm: .venv/installed-test
 	$(INSTALL) '.[test,slurm]'

@@ -16,20 +16,13 @@ if not Path("/dev/nvidiactl").exists():
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The long tests of the workflow first; tests that share what is dear to make on one worker of pytest-xdist.
-
-    A SLURM is started only where it is asked for: `pytest -m slurm`.
-    """
+    """The long tests of the workflow first. A SLURM is started only where it is asked for: `pytest -m slurm`."""
     if "slurm" not in config.option.markexpr:
         starting = [item for item in items if item.get_closest_marker("slurm")]
         config.hook.pytest_deselected(items=starting)
         items[:] = [item for item in items if item not in starting]
     items.sort(key=lambda item: item.path.parent.name != "workflow")
-    for item in items:
-        runs_smoke = "smoke" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("smoke" if runs_smoke else str(item.path)))
 
 
 @pytest.fixture(scope="session")
