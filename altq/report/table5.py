@@ -113,7 +113,8 @@ def _cell(row) -> Cell:
     if row is None:
         return Cell()
     if row.method.startswith("fp"):
-        return Cell(f"{row.ratio:.2f} ({1e3 * row.median_seconds:.3g} ms)")
+        milliseconds = 1e3 * row.median_seconds
+        return Cell(f"{row.ratio:.2f} ({milliseconds:.{3 if milliseconds < 1000 else 4}g} ms)")
     limit = "" if pandas.isna(row.limit_ratio) else f" of {row.limit_ratio:.1f}"
     return Cell(f"{row.ratio:.2f}{limit}")
 
@@ -132,9 +133,9 @@ def _notes(frame: pandas.DataFrame, presentation: Presentation) -> tuple[str, ..
     notes = [
         *presentation.notes,
         f"Measured on {measured}. Cases of a column are timed by turns for {rounds[-1]} rounds after a warm-up; a speed-up is "
-        "the median of the rounds' own ratios to the first row. “of” says what this machine's limit, the slower of "
-        "reading the weights at the bandwidth and multiplying at the rate that were measured, or of a GPU's data sheet, "
-        "would allow over that row. The CSV file has medians, quartiles and single linear layers.",
+        "the median of the rounds' own ratios to the first row. “of” says what the machine's limit would "
+        "allow over that row: the slower of reading and of multiplying, for a CPU of its linear layers alone at the rates "
+        "that were measured, for a GPU of the whole layer at those of its data sheet. The CSV file has medians, quartiles and single linear layers.",
     ]
     if CPU in set(frame["device"]):
         notes.append(
