@@ -19,6 +19,10 @@ from altq.models.skeleton import Skeleton
 from models_for_tests import Workspace, make_tokens, relative_error, save_tiny_model, transformers_model
 
 
+class Stopped(Exception):
+    """What stops a run in a test."""
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     return Workspace("qwen3", tmp_path_factory.mktemp("states"))
@@ -252,12 +256,12 @@ def test_a_stopped_recording_goes_on_to_the_same_bytes(workspace, tmp_path, monk
 
     def observe(*arguments):
         if len(seen) == stopped_at:
-            raise KeyboardInterrupt
+            raise Stopped
         seen.append(arguments)
         return original(*arguments)
 
     monkeypatch.setattr(module, "observe", observe)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         record_states(*what, tmp_path / "stopped", "test")
     assert not (tmp_path / "stopped" / "states.json").exists()
     monkeypatch.setattr(module, "observe", lambda *a: seen.append(a) or original(*a))

@@ -63,6 +63,10 @@ def test_at_full_precision_every_kind_is_the_model(workspaces, kind):
     assert relative_error(logits(model, workspace.tokens), expected) < 1e-4
 
 
+class Stopped(Exception):
+    """What stops a run in a test."""
+
+
 def fake_quantized_states(workspace, setting, kinds, rounding):
     """What the last block gives where every sublayer is calibration's own, run one after the other."""
     skeleton, states = Skeleton(workspace.model), States(workspace.states)
@@ -403,12 +407,12 @@ def test_a_stopped_assembly_goes_on_to_the_same_bytes(workspaces, tmp_path, monk
 
     def round_some(*arguments):
         if len(rounded) == stopped_at:
-            raise KeyboardInterrupt
+            raise Stopped
         rounded.append(arguments)
         return original(*arguments)
 
     monkeypatch.setattr(module, "round_sublayer", round_some)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         assemble(*what, tmp_path / "stopped", "test")
     assert not (tmp_path / "stopped" / "quantization.json").exists()
     monkeypatch.setattr(module, "round_sublayer", lambda *a: rounded.append(a) or original(*a))
@@ -427,11 +431,11 @@ def test_what_was_begun_from_other_inputs_is_not_gone_on_with(workspaces, tmp_pa
     def stop_at_the_last(*arguments):
         rounded.append(arguments)
         if len(rounded) == 4:
-            raise KeyboardInterrupt
+            raise Stopped
         return original(*arguments)
 
     monkeypatch.setattr(module, "round_sublayer", stop_at_the_last)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         assemble(*what, tmp_path / "checkpoint", "before")
     monkeypatch.setattr(module, "round_sublayer", lambda *a: rounded.append(a) or original(*a))
     rounded.clear()

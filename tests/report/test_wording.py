@@ -16,7 +16,7 @@ from altq.report.wording import OF_KIND, OF_STEPS, SAID, differences, listed, sa
     [
         ("recipe", Recipe, {"search_windows"}),
         ("end_to_end", EndToEndRecipe, {"windows_in_memory"}),
-        ("calibration", CalibrationOptions, {"corpus"}),
+        ("calibration", CalibrationOptions, {"corpus", "shards"}),
         ("evaluation", EvaluationOptions, set()),
         ("search", SearchOptions, set()),
     ],
