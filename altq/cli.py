@@ -14,8 +14,9 @@ from altq.progress import LinesFromBars, Messages
 COMMANDS = (
     "fetch-model", "fetch-corpus", "fetch-task", "tokens", "requests", "statistics", "states", "calibrate",
     "calibrate-end-to-end", "search", "reconstruction", "predict", "select", "assemble", "perplexity",
-    "perplexity-packed", "zero-shot", "generate", "benchmark", "compiled", "distinct", "table1", "table2", "table3", "table4", "table5", "table6",
-    "table7", "figure1", "figure2", "cost", "show", "config", "schema", "plan", "doctor", "verify",
+    "perplexity-packed", "zero-shot", "generate", "benchmark", "compiled", "distinct", "table1", "table2", "table3",
+    "table4", "table5", "table6", "table7", "figure1", "figure2", "cost", "show", "config", "schema", "plan", "doctor",
+    "verify",
 )  # fmt: skip
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 

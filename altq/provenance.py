@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from altq.code_hash import code_hash
-from altq.files import read_json, sha256, write_json
+from altq.files import fingerprint, read_json, sha256, write_json
 
 PACKAGES = (
     "altq", "torch", "transformers", "tokenizers", "safetensors", "datasets", "geoopt", "gguf", "lm-eval", "numpy",
@@ -37,7 +37,7 @@ def provenance(command: str, options: Mapping[str, Any], inputs: Iterable[str | 
     return {
         "command": command,
         "options": dict(options),
-        "code": code_hash(f"altq.commands.{command.replace('-', '_')}"),
+        "code": _code_of(command),
         "versions": {"python": platform.python_version(), **_versions()},
         "machine": _machine(),
         "seconds": round(time.monotonic() - START, 3),
@@ -62,6 +62,16 @@ def read_record(path: str | Path) -> dict[str, Any]:
         return {}
     content = read_json(note)
     return content.get("provenance", content if note != Path(path) else {})
+
+
+def identity(command: str, options: Mapping[str, Any], inputs: Iterable[str | Path]) -> str:
+    """What a command is about to do: the same for the same code, options and inputs, by which a stopped run goes on."""
+    hashes = [sha256(note_of(Path(path))) for path in inputs]
+    return fingerprint({"code": _code_of(command), "options": dict(options), "inputs": hashes})
+
+
+def _code_of(command: str) -> str:
+    return code_hash(f"altq.commands.{command.replace('-', '_')}")
 
 
 def note_of(path: Path) -> Path:

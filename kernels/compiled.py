@@ -1,8 +1,8 @@
 """What the compiler makes of every GPU kernel, for targets that are not at hand: `python -m kernels.compiled FILE.csv`.
 
-The calls of `kernels.compiled_cases` are made under `recording`, so that what is compiled is what they would launch: the same tiles,
-constants and argument types. No driver is needed. Registers, spills and instructions are read from the machine code by
-the tools that come with Triton.
+The calls of `kernels.compiled_cases` are made under `recording`, so that what is compiled is what they would launch: the
+same tiles, constants and argument types. No driver is needed. Registers, spills and instructions are read from the
+machine code by the tools that come with Triton.
 """
 
 import csv

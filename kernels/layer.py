@@ -46,6 +46,14 @@ LLAMA_2_7B = LayerSizes(hidden=4096, heads=32, kv_heads=32, head_dim=128, interm
 LLAMA_3_8B = LayerSizes(hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=14336)
 SMOLLM2_135M = LayerSizes(hidden=576, heads=9, kv_heads=3, head_dim=64, intermediate=1536)
 
+ONLINE_SITES = {
+    "INT4": (),
+    "QuaRot": ("o", "down", "key"),
+    "FlatQuant": ("qkv", "o", "gate_up", "down", "key"),
+    "adaptive": ("qkv", "o", "gate_up", "down", "key"),
+}
+"""Method -> the sites whose transform stays online. A rotation and an affine map of the same sizes are the same work."""
+
 
 class LayerWeights(NamedTuple):
     """Weights in floating point, [rows, channels]; q, k, v one below the other, as are gate and up."""

@@ -147,7 +147,8 @@ def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str 
         _write_array(_state_path(folder, 0), skeleton.embed(torch.from_numpy(tokens).long()).numpy())
     states, arguments = _read_state(folder, first), skeleton.block_arguments(tokens.shape[1])
     for s in progress(range(first, num_sublayers), "full-precision states"):
-        sublayer = Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
+        block = skeleton.block(s // 2) if s % 2 == 0 or s == first else block
+        sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
         outputs = run_sublayer(sublayer, states, arguments[s // 2])
         seen = slice(MOMENT_WINDOWS)
         observed = observe(sublayer, states[seen], outputs[seen], arguments[s // 2], loss, generator)

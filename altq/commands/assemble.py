@@ -14,11 +14,10 @@ that was stopped goes on at the sublayer where it stopped.
 import argparse
 from pathlib import Path
 
-from altq.code_hash import code_hash
 from altq.commands.command import add_banks, add_model, add_output, add_setting, add_states
 from altq.methods.rounding import RoundingOptions
 from altq.options import add_options, read_options
-from altq.provenance import note_of, provenance, write_provenance
+from altq.provenance import identity, provenance, write_provenance
 from altq.setting import Setting
 
 
@@ -35,12 +34,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     setting, rounding = Setting.parse(arguments.setting), read_options(arguments, RoundingOptions)
     banks = dict(arguments.bank)
-    from altq.files import fingerprint, sha256
     from altq.methods.assembly import assemble
 
     options = {"setting": str(setting), "rounding": rounding.model_dump()}
     inputs = [arguments.model, arguments.states, arguments.selection, *banks.values()]
-    made_from = {"code": code_hash(__name__), "inputs": [sha256(note_of(path)) for path in inputs], **options}
+    made_from = identity("assemble", options, inputs)
     places = arguments.model, arguments.states, arguments.selection, banks
-    assemble(*places, setting, rounding, arguments.output, fingerprint(made_from))
+    assemble(*places, setting, rounding, arguments.output, made_from)
     write_provenance(arguments.output, provenance("assemble", options, inputs))

@@ -14,9 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from altq.code_hash import code_hash
 from altq.commands.command import add_evaluated, add_output, read_evaluated
-from altq.provenance import note_of, provenance
+from altq.provenance import identity, provenance
 
 BOOTSTRAP_SEED = 0
 
@@ -42,18 +41,14 @@ def measure(arguments: argparse.Namespace, open_folder: Callable[[Path], Any], c
 
     from altq.evaluation.bootstrap import perplexity_interval
     from altq.evaluation.perplexity import window_losses
-    from altq.files import fingerprint, read_json, sha256, write_json
+    from altq.files import read_json, write_json
 
     tokens = np.load(arguments.tokens)
     drawn = read_json(arguments.tokens.with_suffix(".json"))
     num_windows, window_length = tokens.shape
-    made_from = {
-        "code": code_hash(f"altq.commands.{command.replace('-', '_')}"),
-        "checkpoint": sha256(note_of(arguments.folder)),
-        "tokens": sha256(arguments.tokens),
-    }
     scratch = arguments.output.with_suffix(".states")
-    nll = window_losses(open_folder(arguments.folder), tokens, scratch, fingerprint(made_from))
+    inputs = [arguments.folder, arguments.tokens]
+    nll = window_losses(open_folder(arguments.folder), tokens, scratch, identity(command, of, inputs))
     interval = perplexity_interval(nll, window_length - 1, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))
     result = {
         **of,
@@ -67,7 +62,7 @@ def measure(arguments: argparse.Namespace, open_folder: Callable[[Path], Any], c
         "perplexity_low": interval.low,
         "perplexity_high": interval.high,
         **notes,
-        "provenance": provenance(command, of, [arguments.folder, arguments.tokens]),
+        "provenance": provenance(command, of, inputs),
     }
     write_json(arguments.output, result)
     shutil.rmtree(scratch)

@@ -11,9 +11,8 @@ that was stopped goes on at the sublayer where it stopped.
 import argparse
 from pathlib import Path
 
-from altq.code_hash import code_hash
 from altq.commands.command import add_loss, add_model, add_output
-from altq.provenance import note_of, provenance, write_provenance
+from altq.provenance import identity, provenance, write_provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -27,11 +26,8 @@ def run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from altq.calibration.states import record_states
-    from altq.files import fingerprint, sha256
 
     options, inputs = {"loss": arguments.loss}, [arguments.model, arguments.tokens]
-    made_from = {"code": code_hash(__name__), "inputs": [sha256(note_of(path)) for path in inputs], **options}
-    tokens = np.load(arguments.tokens)
-    record_states(arguments.model, tokens, arguments.loss, arguments.output, fingerprint(made_from))
-    record = provenance("states", options, inputs)
-    write_provenance(arguments.output, record)
+    made_from = identity("states", options, inputs)
+    record_states(arguments.model, np.load(arguments.tokens), arguments.loss, arguments.output, made_from)
+    write_provenance(arguments.output, provenance("states", options, inputs))

@@ -1,7 +1,8 @@
 """Write Table 1: one kind everywhere against random selections.
 
-Reads the files that `altq perplexity` and, for its average, `altq zero-shot` wrote. Writes the tidy table as CSV, a row for every selection and text, and,
-beside it, the paper's summary as .md, .tex and .png, and a .json with captions and provenance.
+Reads the files that `altq perplexity` and, for its average, `altq zero-shot` wrote. Writes the tidy table as CSV, a row
+for every selection and text, and, beside it, the paper's summary as .md, .tex and .png, and a .json with captions and
+provenance.
 
   altq table1 --results results/perplexity/smollm2/{full,affine,rotation,random*}/*/*/seed0/*.json \\
       --output results/table1.csv

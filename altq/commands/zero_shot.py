@@ -13,9 +13,8 @@ it stopped. --method, --setting, --weights and --seed say what is evaluated; the
 import argparse
 from pathlib import Path
 
-from altq.code_hash import code_hash
 from altq.commands.command import add_evaluated, add_items, add_output, add_task, read_evaluated
-from altq.provenance import note_of, provenance
+from altq.provenance import identity, provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -33,15 +32,11 @@ def run(arguments: argparse.Namespace) -> None:
     from altq.evaluation.journal import Journal
     from altq.evaluation.requests import TaskRequests
     from altq.evaluation.zero_shot import judge, score
-    from altq.files import atomic, fingerprint, read_json, sha256, write_json
+    from altq.files import atomic, read_json, sha256, write_json
 
     asked, drawn = TaskRequests.read(arguments.requests), read_json(arguments.requests.with_suffix(".json"))
-    made_from = {
-        "code": code_hash(__name__),
-        "checkpoint": sha256(note_of(arguments.folder)),
-        "requests": sha256(arguments.requests),
-    }
-    journal = Journal(arguments.output.with_suffix(".journal.jsonl"), fingerprint(made_from))
+    inputs = [arguments.folder, arguments.requests]
+    journal = Journal(arguments.output.with_suffix(".journal.jsonl"), identity("zero-shot", of, inputs))
     items, accuracies = judge(arguments.task, arguments.items, asked, score(arguments.folder, asked, journal))
     with atomic(arguments.output) as partial:
         pyarrow.parquet.write_table(items, partial)
@@ -53,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
         },
         **{name: accuracy._asdict() for name, accuracy in accuracies.items()},
         "items_sha256": sha256(arguments.output),
-        "provenance": provenance("zero-shot", of, [arguments.folder, arguments.requests]),
+        "provenance": provenance("zero-shot", of, inputs),
     }
     write_json(arguments.output.with_suffix(".json"), result)
     journal.remove()

@@ -76,8 +76,10 @@ def assemble(
     shape = (*tokens.shape, skeleton.config.hidden_size)
     stream = ResidualStream(folder / "residual_stream", made_from, shape, embed)
     made: list[dict[str, Any]] = stream.notes.setdefault("sublayers", [])
-    for s in progress(range(stream.step, num_sublayers), f"assembling {chosen.policy} at {setting}"):
-        sublayer = Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
+    first = stream.step
+    for s in progress(range(first, num_sublayers), f"assembling {chosen.policy} at {setting}"):
+        block = skeleton.block(s // 2) if s % 2 == 0 or s == first else block
+        sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
         entry = _entry(sublayer, s, chosen.kinds[s], banks, skeleton.config.num_key_value_heads)
         quantized = entry.restore(sublayer, setting)
         weights = token_weights(known.loss, known.state(s + 1)[seen])
@@ -166,8 +168,9 @@ def round_sublayer(
     """Round the weights of a sublayer: projection -> (codes int8 [d_out, d_in], scale [d_out, 1]).
 
     They are folded in float64. GPTQ visits the two sites in order and sums each Hessian over the inputs that the
-    rounded model sees: hidden [windows, length, hidden], its tokens weighted by [windows, length, 1]. Fills in `outputs`,
-    the same after the rounded sublayer; where no Hessian is summed nothing reads it, and it is `hidden` as it was. At 16 bits the scale is empty and the codes are the folded weights themselves.
+    rounded model sees: hidden [windows, length, hidden], its tokens weighted by [windows, length, 1]. Fills in
+    `outputs`, the same after the rounded sublayer; where no Hessian is summed nothing reads it, and it is `hidden` as
+    it was. At 16 bits the scale is empty and the codes are the folded weights themselves.
     """
     bits = quantized.setting.weights
     exact = copy.deepcopy(quantized.transforms).double()

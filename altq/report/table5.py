@@ -132,10 +132,11 @@ def _notes(frame: pandas.DataFrame, presentation: Presentation) -> tuple[str, ..
     rounds: Sequence[int] = sorted(frame["rounds"].unique())
     notes = [
         *presentation.notes,
-        f"Measured on {measured}. Cases of a column are timed by turns for {rounds[-1]} rounds after a warm-up; a speed-up is "
-        "the median of the rounds' own ratios to the first row. “of” says what the machine's limit would "
-        "allow over that row: the slower of reading and of multiplying, for a CPU of its linear layers alone at the rates "
-        "that were measured, for a GPU of the whole layer at those of its data sheet. The CSV file has medians, quartiles and single linear layers.",
+        f"Measured on {measured}. Cases of a column are timed by turns for {rounds[-1]} rounds after a warm-up; a "
+        "speed-up is the median of the rounds' own ratios to the first row. “of” says what the machine's limit would allow "
+        "over that row: the slower of reading and of multiplying, for a CPU of its linear layers alone at the rates that "
+        "were measured, for a GPU of the whole layer at those of its data sheet. The CSV file has medians, quartiles and "
+        "single linear layers.",
     ]
     if CPU in set(frame["device"]):
         notes.append(

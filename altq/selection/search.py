@@ -1,8 +1,9 @@
 """Differentiable search: a softmax mixture of candidate kinds at each sublayer (Eq. 5-7).
 
 Every candidate starts as its own calibration starts, then transforms, clipping factors and mixture are trained together
-against the full-precision output: transforms at the recipe's rates, which fall as in calibration, alpha at its own. Sublayers are independent, so that a search goes on where it was stopped. Only the
-mixture is kept: what is assembled comes from the banks.
+against the full-precision output: transforms at the recipe's rates, which fall as in calibration, alpha at its own.
+Sublayers are independent, so that a search goes on where it was stopped. Only the mixture is kept: what is assembled
+comes from the banks.
 """
 
 import copy

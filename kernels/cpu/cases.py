@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from kernels.benchmark import Case, Labels
 from kernels.cpu.layer import (
     LAYERS,
-    METHODS,
+    ONLINE_SITES,
     Layer,
     float_layer,
     linear_shapes,
@@ -63,7 +63,7 @@ def layer_groups(name: str, tokens: Sequence[int], variant: str) -> Iterator[lis
     """A decoder layer: prefill of `tokens` tokens into an empty cache; one token after caches of several lengths."""
     generator, sizes = torch.Generator().manual_seed(0), LAYERS[name]
     layers: dict[str, Layer] = {FLOAT32: float_layer(sizes, generator)}
-    layers |= {method: quantized_layer(sizes, method, generator, variant) for method in METHODS}
+    layers |= {method: quantized_layer(sizes, method, generator, variant) for method in ONLINE_SITES}
     calls = [(number, 0) for number in tokens if number > 1] + [(1, length) for length in KV_LENGTHS if 1 in tokens]
     for number, length in calls:
         shape = 1, sizes.kv_heads, length + number, sizes.head_dim

@@ -9,17 +9,9 @@ from torch.nn import functional as F
 
 from kernels.cpu.cache import CacheQuantizer
 from kernels.cpu.linear import Activations, QuantizedLinear
-from kernels.layer import LLAMA_2_7B, SMOLLM2_135M, LayerSizes
+from kernels.layer import LLAMA_2_7B, ONLINE_SITES, SMOLLM2_135M, LayerSizes
 
 LAYERS = {"llama-2-7b": LLAMA_2_7B, "smollm2-135m": SMOLLM2_135M}
-
-METHODS = {
-    "INT4": frozenset(),
-    "QuaRot": frozenset({"o", "down", "key"}),
-    "FlatQuant": frozenset({"qkv", "o", "gate_up", "down", "key"}),
-    "adaptive": frozenset({"qkv", "o", "gate_up", "down", "key"}),
-}
-"""Method -> the sites whose transform stays online. A rotation and an affine map of the same sizes are the same work."""
 
 Map = Callable[[Tensor], Tensor]
 
@@ -84,7 +76,7 @@ def float_layer(sizes: LayerSizes, generator: torch.Generator) -> Layer:
 
 def quantized_layer(sizes: LayerSizes, method: str, generator: torch.Generator, variant: str | None = None) -> Layer:
     """A W4A4K4V4 layer of random codes, with random transforms where the method has some."""
-    sites, products = METHODS[method], {}
+    sites, products = ONLINE_SITES[method], {}
     for site, (d_out, d_in) in linear_shapes(sizes).items():
         left = right = None
         if site in sites:

@@ -2,7 +2,7 @@
 
 Prefill: one sequence into an empty cache, whose quantization is inside the time. Decode: one token for each of a batch of
 sequences behind a cache of some length; it is written to the same place in each call. Weights, transforms and hidden
-states are random: none of them changes what is computed. Rotation and affine map of the same sizes are the same work.
+states are random: none of them changes what is computed.
 """
 
 import subprocess
@@ -16,6 +16,7 @@ from kernels.benchmark import Case, Labels
 from kernels.half_layer import EagerLayer, GraphLayer, GrowingCache
 from kernels.layer import (
     LLAMA_2_7B,
+    ONLINE_SITES,
     LayerSizes,
     QuantizedLayer,
     Transforms,
@@ -31,14 +32,6 @@ KV_LENGTHS = (256, 512, 1024, 2048)
 DECODE_BATCH = 64
 
 EAGER, GRAPH = "fp16 as published", "fp16, SDPA and CUDA graphs"
-SITES = {
-    "INT4": (),
-    "QuaRot": ("o", "down", "key"),
-    "FlatQuant": ("qkv", "o", "gate_up", "down", "key"),
-    "adaptive": ("qkv", "o", "gate_up", "down", "key"),
-}
-"""Method -> the sites whose transform stays online."""
-
 FACTORS = {4096: (64, 64), 11008: (86, 128), 14336: (112, 128), 192: (12, 16), 256: (16, 16)}
 """The sides of the two factors of a width."""
 
@@ -58,7 +51,7 @@ def gpu_groups(
     operations = triton_operations(sizes, device=device, int4=int4)
     quantized = {
         method: QuantizedLayer(sizes, weights, transforms_at(sites, sizes, device), operations, capacity=capacity)
-        for method, sites in SITES.items()
+        for method, sites in ONLINE_SITES.items()
     }
     eager, graph = (layer(sizes, weights, capacity=capacity) for layer in (EagerLayer, GraphLayer))
     gpu = next((known for known in GPUS if known.name in device_name(device)), None)
@@ -79,7 +72,7 @@ def gpu_groups(
         for method, layer in {GRAPH: graph, **quantized}.items():
             cache = layer.empty_cache(batch)
             cache.positions.fill_(length)
-            if method in SITES:  # an empty cache has scales of zero, as no token has
+            if method in ONLINE_SITES:  # an empty cache has scales of zero, as no token has
                 cache.keys.ranges.fill_(1.0)
                 cache.values.ranges.fill_(1.0)
             step = lambda x=x, layer=layer, cache=cache: layer.decode(x, cache)  # noqa: E731
@@ -121,10 +114,10 @@ def _eager_step(layer: EagerLayer, sizes: LayerSizes, x: Tensor, length: int) ->
 def _limit(gpu: Gpu, sizes: LayerSizes, method: str, phase: str, context: int, batch: int, int4: bool) -> float:
     """Seconds that a GPU of these rates takes at least."""
     kind = FLOAT16
-    if method in SITES:
+    if method in ONLINE_SITES:
         sides = {"qkv": FACTORS[sizes.hidden], "gate_up": FACTORS[sizes.hidden], "down": FACTORS[sizes.intermediate]}
         sides["o"] = (sizes.heads,)
-        kind = LayerKind(4, 4, 4, tuple((site, sum(sides[site])) for site in SITES[method] if site in sides))
+        kind = LayerKind(4, 4, 4, tuple((site, sum(sides[site])) for site in ONLINE_SITES[method] if site in sides))
     prefill = phase == "prefill"
     count = 1 if prefill else batch
     return layer_seconds(gpu, sizes, kind, batch=count, context=context, prefill=prefill, int4=int4)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kernels.triton.codes import halves
 from kernels.triton.configurations import linear_tiles
-from kernels.triton.launch import INTERPRETED, launch, target_of
+from kernels.triton.launch import target_of
 from kernels.triton.product import (
     Workspace,
     add_sums,
@@ -25,9 +25,9 @@ from kernels.triton.product import (
     finish,
     input_of,
     is_last,
+    launch_product,
     take_sums,
     tile_of,
-    workspace_for,
 )
 
 
@@ -98,20 +98,15 @@ def linear(
     target = target_of(codes)
     shape = check_linear(codes, scales, weight, weight_scales, bits, weight_bits, bias, residual, rows, dtype)
     tiles = linear_tiles(target, shape.num_tokens, shape.num_rows, shape.num_pairs, shape.rows)
-    num_tiles = triton.cdiv(shape.num_tokens, tiles.tokens) * triton.cdiv(shape.num_rows, tiles.rows)
-    y = torch.empty(shape.num_tokens, shape.num_rows, dtype=dtype, device=codes.device)
-    sums, arrivals = workspace_for(y, num_tiles, tiles.splits, workspace)
-    arguments = {
-        "codes": _pairs(codes, bits), "scales": scales, "weight": _pairs(weight, weight_bits),
-        "weight_scales": weight_scales, "bias": bias, "residual": residual, "y": y, "sums": sums, "arrivals": arrivals,
-        "num_tokens": shape.num_tokens, "num_rows": shape.num_rows, "num_pairs": shape.num_pairs,
-        "first_end": shape.rows[0], "second_end": sum(shape.rows[:2]), "BITS": bits, "WEIGHT_BITS": weight_bits,
-        "TOKENS": tiles.tokens, "ROWS": tiles.rows, "PAIRS": tiles.pairs, "SPLITS": tiles.splits,
-        "OUTPUTS": len(shape.rows), "BIAS": bias is not None, "RESIDUAL": residual is not None,
-        "ASSEMBLY": not INTERPRETED,
-    }  # fmt: skip
-    launch(linear_kernel, (num_tiles, tiles.splits), arguments, num_warps=tiles.num_warps, num_stages=tiles.num_stages)
-    return y
+    return launch_product(
+        linear_kernel,
+        {
+            "codes": _pairs(codes, bits), "scales": scales,
+            "weight": _pairs(weight, weight_bits), "weight_scales": weight_scales,
+        },
+        shape, tiles, bias=bias, residual=residual, dtype=dtype, workspace=workspace, num_stages=tiles.num_stages,
+        BITS=bits, WEIGHT_BITS=weight_bits, TOKENS=tiles.tokens, ROWS=tiles.rows, PAIRS=tiles.pairs,
+    )  # fmt: skip
 
 
 def _pairs(packed: Tensor, bits: int) -> Tensor:

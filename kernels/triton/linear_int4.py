@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.triton.configurations import int4_tiles
-from kernels.triton.launch import INTERPRETED, launch, target_of
+from kernels.triton.launch import target_of
 from kernels.triton.product import (
     Workspace,
     add_sums,
@@ -29,9 +29,9 @@ from kernels.triton.product import (
     finish,
     input_of,
     is_last,
+    launch_product,
     take_sums,
     tile_of,
-    workspace_for,
 )
 
 INT4_TARGETS = (80, 89)
@@ -193,17 +193,10 @@ def linear_int4(
     if shape.num_pairs % 8:
         raise ValueError(f"{2 * shape.num_pairs} input channels: the int4 path needs a multiple of 16")
     tiles = int4_tiles(target, shape.num_tokens, shape.num_rows, shape.num_pairs, shape.rows)
-    num_tiles = triton.cdiv(shape.num_tokens, tiles.tokens) * triton.cdiv(shape.num_rows, tiles.rows)
-    y = torch.empty(shape.num_tokens, shape.num_rows, dtype=dtype, device=codes.device)
-    sums, arrivals = workspace_for(y, num_tiles, tiles.splits, workspace)
-    arguments = {
-        "codes": codes, "scales": scales, "weight": weight, "weight_scales": weight_scales, "bias": bias,
-        "residual": residual, "y": y, "sums": sums, "arrivals": arrivals, "num_tokens": shape.num_tokens,
-        "num_rows": shape.num_rows, "num_pairs": shape.num_pairs, "first_end": shape.rows[0],
-        "second_end": sum(shape.rows[:2]), "ROW_BLOCKS": tiles.row_blocks, "TOKEN_BLOCKS": tiles.token_blocks,
-        "ROW_WARPS": tiles.row_warps, "TOKEN_WARPS": tiles.token_warps, "STEPS": tiles.steps, "SPLITS": tiles.splits,
-        "OUTPUTS": len(shape.rows), "BIAS": bias is not None, "RESIDUAL": residual is not None,
-        "ASSEMBLY": not INTERPRETED,
-    }  # fmt: skip
-    launch(linear_int4_kernel, (num_tiles, tiles.splits), arguments, num_warps=tiles.num_warps, num_stages=1)
-    return y
+    return launch_product(
+        linear_int4_kernel,
+        {"codes": codes, "scales": scales, "weight": weight, "weight_scales": weight_scales},
+        shape, tiles, bias=bias, residual=residual, dtype=dtype, workspace=workspace, num_stages=1,
+        ROW_BLOCKS=tiles.row_blocks, TOKEN_BLOCKS=tiles.token_blocks, ROW_WARPS=tiles.row_warps,
+        TOKEN_WARPS=tiles.token_warps, STEPS=tiles.steps,
+    )  # fmt: skip

@@ -6,14 +6,14 @@ workspace zero for the next launch. Integers make that exact whatever the order.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.triton.launch import check_tensor
+from kernels.triton.launch import INTERPRETED, check_tensor, launch
 
 MAX_CHANNELS = 1 << 16
 """Input channels up to which sums of 256 times a product of 4-bit codes, or of 8-bit codes, stay in int32."""
@@ -154,3 +154,34 @@ def finish(
     if RESIDUAL:
         value += tl.load(residual + place, inside, 0.0).to(tl.float32)
     tl.store(y + place, value.to(y.dtype.element_ty), inside)
+
+
+def launch_product(
+    kernel: Any,
+    operands: dict[str, Tensor],
+    shape: LinearShape,
+    tiles: Any,
+    *,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    dtype: torch.dtype,
+    workspace: Workspace | None,
+    num_stages: int,
+    **constants: int,
+) -> Tensor:
+    """The output of a linear kernel, [tokens, rows]; `constants` are those that only this kernel has.
+
+    operands: codes, scales, weight and weight_scales. tiles: of `kernels.triton.configurations`.
+    """
+    num_tiles = triton.cdiv(shape.num_tokens, tiles.tokens) * triton.cdiv(shape.num_rows, tiles.rows)
+    y = torch.empty(shape.num_tokens, shape.num_rows, dtype=dtype, device=operands["scales"].device)
+    sums, arrivals = workspace_for(y, num_tiles, tiles.splits, workspace)
+    arguments = {
+        **operands, "bias": bias, "residual": residual, "y": y, "sums": sums, "arrivals": arrivals,
+        "num_tokens": shape.num_tokens, "num_rows": shape.num_rows, "num_pairs": shape.num_pairs,
+        "first_end": shape.rows[0], "second_end": sum(shape.rows[:2]), **constants, "SPLITS": tiles.splits,
+        "OUTPUTS": len(shape.rows), "BIAS": bias is not None, "RESIDUAL": residual is not None,
+        "ASSEMBLY": not INTERPRETED,
+    }  # fmt: skip
+    launch(kernel, (num_tiles, tiles.splits), arguments, num_warps=tiles.num_warps, num_stages=num_stages)
+    return y

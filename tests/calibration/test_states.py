@@ -16,11 +16,8 @@ from altq.calibration.states import (
     windows_of_step,
 )
 from altq.models.skeleton import Skeleton
+from stopped_for_tests import Stopped, stop_after
 from models_for_tests import Workspace, make_tokens, relative_error, save_tiny_model, transformers_model
-
-
-class Stopped(Exception):
-    """What stops a run in a test."""
 
 
 @pytest.fixture(scope="module")
@@ -252,19 +249,10 @@ def test_a_stopped_recording_goes_on_to_the_same_bytes(workspace, tmp_path, monk
     what = workspace.model, workspace.tokens, workspace.loss
     record_states(*what, tmp_path / "whole", "test")
     expected = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
-    original, seen = module.observe, []
-
-    def observe(*arguments):
-        if len(seen) == stopped_at:
-            raise Stopped
-        seen.append(arguments)
-        return original(*arguments)
-
-    monkeypatch.setattr(module, "observe", observe)
+    seen = stop_after(monkeypatch, module, "observe", stopped_at)
     with pytest.raises(Stopped):
         record_states(*what, tmp_path / "stopped", "test")
     assert not (tmp_path / "stopped" / "states.json").exists()
-    monkeypatch.setattr(module, "observe", lambda *a: seen.append(a) or original(*a))
     record_states(*what, tmp_path / "stopped", "test")
     assert len(seen) == 4 and {path.name: path.read_bytes() for path in (tmp_path / "stopped").iterdir()} == expected
     seen.clear()

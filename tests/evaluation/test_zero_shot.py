@@ -16,6 +16,7 @@ from altq.methods.quantized_model import load_model
 from altq.sources.description import TaskDescription
 from altq.sources.task import fetch_task
 from altq.tasks import TASKS
+from stopped_for_tests import Stopped, stop_after
 
 
 @pytest.fixture
@@ -67,23 +68,10 @@ def test_a_stopped_run_goes_on_to_the_same_scores(asked, made_model, tmp_path, m
     _, requests = asked("hellaswag")
     monkeypatch.setattr("altq.evaluation.likelihood.TOKENS_PER_BATCH", 100)
     expected = score(made_model, requests, Journal(tmp_path / "whole", "f"))
-
-    class Stopped(Exception):
-        pass
-
-    calls, real = [], module.score_batch
-
-    def scored(*arguments):
-        if len(calls) == stopped_after:
-            raise Stopped
-        calls.append(arguments)
-        return real(*arguments)
-
-    monkeypatch.setattr(module, "score_batch", scored)
+    calls = stop_after(monkeypatch, module, "score_batch", stopped_after)
     with pytest.raises(Stopped):
         score(made_model, requests, Journal(tmp_path / "j", "f"))
     calls.clear()
-    monkeypatch.setattr(module, "score_batch", lambda *a: calls.append(a) or real(*a))
     assert score(made_model, requests, Journal(tmp_path / "j", "f")) == expected
     whole = len(Journal(tmp_path / "whole", "f").finished)
     assert whole > 2 and len(calls) == whole - stopped_after

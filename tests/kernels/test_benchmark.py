@@ -8,7 +8,7 @@ import torch
 
 from kernels.benchmark import Case, Labels, measure, quartiles, write
 from kernels.cpu.cases import FLOAT32, LINEARS, cpu_groups
-from kernels.cpu.layer import LAYERS, METHODS, float_layer, quantized_layer, random_factors
+from kernels.cpu.layer import LAYERS, ONLINE_SITES, float_layer, quantized_layer, random_factors
 from kernels.layer import LayerSizes
 
 
@@ -70,7 +70,7 @@ def test_every_group_starts_with_float32(monkeypatch):
         for group in groups:
             shapes = {tuple(case.run().shape) for case in group}
             assert len(shapes) == 1
-    assert [case.labels.method for case in groups[-1]] == [FLOAT32, *METHODS]
+    assert [case.labels.method for case in groups[-1]] == [FLOAT32, *ONLINE_SITES]
 
 
 def test_the_issue_s_shapes_are_there():
@@ -82,7 +82,7 @@ def test_the_issue_s_shapes_are_there():
 TINY = LayerSizes(hidden=24, heads=4, kv_heads=2, head_dim=6, intermediate=40)
 
 
-@pytest.mark.parametrize("method", [None, *METHODS])
+@pytest.mark.parametrize("method", [None, *ONLINE_SITES])
 def test_a_layer_token_by_token_is_the_layer_at_once(method):
     generator = torch.Generator().manual_seed(0)
     layer = quantized_layer(TINY, method, generator) if method else float_layer(TINY, generator)

@@ -17,7 +17,6 @@ from altq.methods.rounding import RoundingOptions
 from altq.calibration.states import States, record_states, run_sublayer, token_weights
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.files import read_json
-from altq.methods import assembly as module
 from altq.methods.assembly import _hessian, assemble, round_sublayer, site_inputs
 from altq.methods.quantized_model import CHECKPOINT_FILE, load_model
 from altq.models.skeleton import Skeleton
@@ -61,10 +60,6 @@ def test_at_full_precision_every_kind_is_the_model(workspaces, kind):
     expected = logits(transformers_model(workspace.model), workspace.tokens)
     model = workspace.quantized(FULL_PRECISION, 4 * [kind], GPTQ, start="hadamard", folder="every").model
     assert relative_error(logits(model, workspace.tokens), expected) < 1e-4
-
-
-class Stopped(Exception):
-    """What stops a run in a test."""
 
 
 def fake_quantized_states(workspace, setting, kinds, rounding):
@@ -392,52 +387,3 @@ def test_at_full_precision_smollm2_stays_itself(project, tmp_path):
     selection = write_selection(30 * ["affine", "rotation"], tmp_path / "selection.json")
     assemble(model, states, selection, banks, FULL_PRECISION, RTN, tmp_path / "checkpoint", "test")
     assert relative_error(logits(load_model(tmp_path / "checkpoint"), tokens), expected) < 1e-4
-
-
-@pytest.mark.parametrize("stopped_at", range(4))
-@pytest.mark.parametrize("rounding", [RTN, GPTQ], ids=["rtn", "gptq"])
-def test_a_stopped_assembly_goes_on_to_the_same_bytes(workspaces, tmp_path, monkeypatch, rounding, stopped_at):
-    workspace, setting = workspaces("llama_gqa"), Setting(4, 4, 4, 4)
-    banks = {kind: workspace.bank(setting, kind) for kind in set(MIXTURE)}
-    selection = write_selection(MIXTURE, tmp_path / "selection.json")
-    what = workspace.model, workspace.states, selection, banks, setting, rounding
-    assemble(*what, tmp_path / "whole", "test")
-    expected = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
-    original, rounded = module.round_sublayer, []
-
-    def round_some(*arguments):
-        if len(rounded) == stopped_at:
-            raise Stopped
-        rounded.append(arguments)
-        return original(*arguments)
-
-    monkeypatch.setattr(module, "round_sublayer", round_some)
-    with pytest.raises(Stopped):
-        assemble(*what, tmp_path / "stopped", "test")
-    assert not (tmp_path / "stopped" / "quantization.json").exists()
-    monkeypatch.setattr(module, "round_sublayer", lambda *a: rounded.append(a) or original(*a))
-    assemble(*what, tmp_path / "stopped", "test")
-    assert len(rounded) == 4  # none twice
-    assert {path.name: path.read_bytes() for path in (tmp_path / "stopped").iterdir()} == expected
-
-
-def test_what_was_begun_from_other_inputs_is_not_gone_on_with(workspaces, tmp_path, monkeypatch):
-    workspace, setting = workspaces("llama_gqa"), Setting(4, 4, 4, 4)
-    banks = {kind: workspace.bank(setting, kind) for kind in set(MIXTURE)}
-    selection = write_selection(MIXTURE, tmp_path / "selection.json")
-    what = workspace.model, workspace.states, selection, banks, setting, GPTQ
-    original, rounded = module.round_sublayer, []
-
-    def stop_at_the_last(*arguments):
-        rounded.append(arguments)
-        if len(rounded) == 4:
-            raise Stopped
-        return original(*arguments)
-
-    monkeypatch.setattr(module, "round_sublayer", stop_at_the_last)
-    with pytest.raises(Stopped):
-        assemble(*what, tmp_path / "checkpoint", "before")
-    monkeypatch.setattr(module, "round_sublayer", lambda *a: rounded.append(a) or original(*a))
-    rounded.clear()
-    assemble(*what, tmp_path / "checkpoint", "after")
-    assert len(rounded) == 4

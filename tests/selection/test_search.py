@@ -15,6 +15,7 @@ from altq.selection.options import SearchOptions
 from altq.selection.scores import Scores, best_selection
 from altq.selection.search import Mixture, curve, search_model, search_sublayer, searched_seconds
 from altq.setting import Setting
+from stopped_for_tests import Stopped, stop_after
 from models_for_tests import Workspace, recipe
 
 SETTING = Setting.parse("W3A3K3V3")
@@ -171,18 +172,10 @@ def run(workspace, folder, code="code", seed=0, **options):
 def test_a_stopped_search_goes_on_and_ends_the_same(workspace, tmp_path, monkeypatch):
     expected = run(workspace, tmp_path / "whole")
     assert len(expected) == 4 and all(len(trace.pi[-1]) == 3 for trace in expected)
-    original, searched = module.search_sublayer, []
-
-    def counted(*arguments):
-        if len(searched) == 2:
-            raise KeyboardInterrupt
-        searched.append(arguments[-1])
-        return original(*arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "search_sublayer", counted)
+    searched = stop_after(monkeypatch, module, "search_sublayer", 2)
+    with pytest.raises(Stopped):
         run(workspace, tmp_path / "parts")
-    assert searched == ["block 0 attention", "block 0 ffn"]
+    assert [arguments[-1] for arguments in searched] == ["block 0 attention", "block 0 ffn"]
     assert run(workspace, tmp_path / "parts") == expected
     whole, parts = (
         {p.name: {**json.loads(p.read_text()), "processor_seconds": 0} for p in (tmp_path / n).iterdir()}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from kernels.benchmark import measure
-from kernels.layer import LayerSizes
-from kernels.triton.cases import EAGER, GRAPH, SITES, gpu_groups
+from kernels.layer import ONLINE_SITES, LayerSizes
+from kernels.triton.cases import EAGER, GRAPH, gpu_groups
 
 SIZES = LayerSizes(hidden=192, heads=6, kv_heads=2, head_dim=64, intermediate=256)
 
@@ -18,7 +18,7 @@ def groups(device):
 def test_every_method_is_timed_in_both_phases(groups):
     prefill, decode = groups
     for cases in groups:
-        assert [case.labels.method for case in cases] == [EAGER, GRAPH, *SITES]
+        assert [case.labels.method for case in cases] == [EAGER, GRAPH, *ONLINE_SITES]
     assert {(c.labels.phase, c.labels.tokens, c.labels.kv_length) for c in prefill} == {("prefill", 3, 0)}
     assert {(c.labels.phase, c.labels.tokens, c.labels.kv_length) for c in decode} == {("decode", 2, 4)}
 

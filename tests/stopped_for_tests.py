@@ -1,0 +1,20 @@
+"""Stopping a run between two of its units of work, to see that it goes on from there."""
+
+
+class Stopped(Exception):
+    """What stops it."""
+
+
+def stop_after(monkeypatch, owner, name, finished):
+    """Let `owner.name` stop the run, once, when it has been called `finished` times; the arguments of all other calls."""
+    original, calls, stops = getattr(owner, name), [], [True]
+
+    def call(*arguments):
+        if stops and len(calls) == finished:
+            stops.clear()
+            raise Stopped
+        calls.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
