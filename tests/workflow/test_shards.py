@@ -17,7 +17,7 @@ def test_shards_give_the_same_bank(smoke, project, tmp_path, snakemake):
     config = yaml.safe_load((project / "configs" / "smoke.yaml").read_text())
     config["calibration"]["shards"] = 2
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    arguments = ("--configfile", tmp_path / "config.yaml", "--cores", "2", "--rerun-triggers", "mtime")
+    arguments = ("--rerun-triggers", "mtime", "--configfile", tmp_path / "config.yaml", "--cores", "2")
     result = snakemake(*arguments, f"{BANK}/index.json", folder=tmp_path)
     assert result.returncode == 0, (result.stdout + result.stderr)[-5000:]
     assert "3 of 3 steps (100%) done" in result.stdout + result.stderr

@@ -111,15 +111,13 @@ def test_the_tables_are_shown(study, altq, number):
 
 
 def test_one_core_gives_the_same_files(study, project, tmp_path, snakemake):
-    checkpoint, figure = (
-        f"results/checkpoints/made/learned/{SETTING}/gptq/seed0/quantization.json",
-        "results/figure2.pdf",
-    )
-    alone = run(project, tmp_path, snakemake, "1", checkpoint, figure)
-    scores = f"scores/made/{SETTING}/seed0"
-    same = [checkpoint.removeprefix("results/"), "figure2.pdf", "figure2.png", "figure2.csv"]
-    same += [f"{scores}/learned/curve.csv", f"checkpoints/made/learned/{SETTING}/gptq/seed0/model.safetensors"]
-    for name in same:
+    checkpoint, scores = f"checkpoints/made/learned/{SETTING}/gptq/seed0", f"scores/made/{SETTING}/seed0"
+    wanted = (f"results/{checkpoint}/quantization.json", "results/figure2.pdf")
+    alone = run(project, tmp_path, snakemake, "1", *wanted)
+    parts = [f"{checkpoint}/{path.name}" for path in (study / checkpoint).glob("*.safetensors")]
+    assert len(parts) == 9
+    same = [f"{checkpoint}/quantization.json", f"{scores}/learned/curve.csv", *parts]
+    for name in [*same, "figure2.pdf", "figure2.png", "figure2.csv"]:
         assert (alone / name).read_bytes() == (study / name).read_bytes(), name
     # Besides their own times and places:
     for path, of in (
