@@ -10,6 +10,7 @@ from importlib import import_module
 
 from altq.gpu import claim_gpu
 from altq.progress import LinesFromBars, Messages
+from altq.stopping import Terminated, sigterm_heeded
 
 COMMANDS = (
     "fetch-model", "fetch-corpus", "fetch-task", "tokens", "requests", "statistics", "states", "calibrate",
@@ -28,7 +29,10 @@ and gives an example. `snakemake --cores all` runs them all."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0 when done, 1 with one message for what the user can mend, 2 for wrong usage."""
+    """Run one command; 0 when done, 1 with one message for what the user can mend, 2 for wrong usage.
+
+    130 when stopped by SIGINT, 143 by SIGTERM.
+    """
     arguments = build_parser().parse_args(argv)
     _limit_threads(arguments.threads)
     stderr = sys.stderr if sys.stderr.isatty() else LinesFromBars(sys.stderr)
@@ -36,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     if not logger.handlers:
         logger.addHandler(Messages())
         logger.setLevel(logging.INFO)
-    with redirect_stderr(stderr), warnings.catch_warnings():
+    with redirect_stderr(stderr), warnings.catch_warnings(), sigterm_heeded():
         warnings.showwarning = _show_warning
         try:
             if arguments.uses_gpu:
@@ -45,9 +49,9 @@ def main(argv: list[str] | None = None) -> int:
         except (ValueError, OSError) as error:
             print(f"altq: {error}", file=sys.stderr)
             return 1
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             print("altq: stopped; run again to go on from there", file=sys.stderr)
-            return 130
+            return 143 if isinstance(stop, Terminated) else 130
     return 0
 
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TextIO, TypeVar
 
+from altq.stopping import stop_if_asked
+
 SECONDS_BETWEEN_LINES = 5
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
 
@@ -13,10 +15,12 @@ Item = TypeVar("Item")
 
 
 def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
-    """The items one by one, with how many are done and how long the rest will take."""
+    """The units of work one by one, with how many are done and how long the rest will take; SIGTERM ends them."""
     from tqdm import tqdm
 
-    return iter(tqdm(items, desc=description, bar_format=BAR))
+    for item in tqdm(items, desc=description, bar_format=BAR):
+        yield item
+        stop_if_asked()
 
 
 class LinesFromBars:

@@ -7,7 +7,7 @@ import pytest
 from altq.code_hash import KERNELS, ROOT, imported_modules
 
 PARTS = {"sources", "models", "transforms", "quantizers"}
-FOUNDATION = {"files", "setting", "precision", "progress", "tasks"}
+FOUNDATION = {"files", "setting", "precision", "progress", "stopping", "tasks", "tensor_files"}
 MODULES = sorted(
     ".".join(("altq", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     for path in ROOT.rglob("*.py")

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from altq.calibration.sublayer import QuantizedSublayer
-from altq.files import atomic, read_json, write_json
+from altq.files import read_json, write_json
 from altq.models.sublayer import Sublayer
 from altq.setting import Setting
+from altq.tensor_files import write_tensors
 from altq.transforms.storage import restore, store
 from altq.transforms.transform import Transform
 
@@ -60,8 +61,7 @@ def read_index(folder: str | Path) -> dict[str, Any]:
 
 def write_residual(folder: str | Path, rotation: Tensor) -> None:
     """Write the rotation [hidden, hidden] of the residual stream."""
-    with atomic(Path(folder) / RESIDUAL_FILE) as partial:
-        save_file({"rotation": rotation.detach().contiguous()}, partial)
+    write_tensors(Path(folder) / RESIDUAL_FILE, {"rotation": rotation.detach()})
 
 
 def read_residual(folder: str | Path) -> Tensor | None:
@@ -72,16 +72,14 @@ def read_residual(folder: str | Path) -> Tensor | None:
 
 def write_entry(path: Path, quantized: QuantizedSublayer, record: dict[str, Any]) -> None:
     """Write the entry of one sublayer; record: what is known of its fit, with its fingerprint."""
-    tensors = {f"clip.{name}": clip.contiguous() for name, clip in quantized.clipping_factors().items()}
+    tensors = {f"clip.{name}": clip for name, clip in quantized.clipping_factors().items()}
     structure = {}
     for site, transform in quantized.transforms.items():
         structure[site], parts = store(transform)
-        tensors |= {f"transform.{site}.{name}": tensor.contiguous() for name, tensor in parts.items()}
+        tensors |= {f"transform.{site}.{name}": tensor for name, tensor in parts.items()}
     # One key: safetensors writes several in any order, and the same entry should have the same bytes.
     described = {"structure": structure, "options": quantized.options, "record": record}
-    metadata = {"entry": json.dumps(described, sort_keys=True)}
-    with atomic(path) as partial:
-        save_file(tensors, partial, metadata=metadata)
+    write_tensors(path, tensors, {"entry": json.dumps(described, sort_keys=True)})
 
 
 def finished_record(path: Path, expected: str) -> dict[str, Any] | None:

@@ -174,8 +174,8 @@ class _Training:
             "parameters": {name: p.data for name, p in self.whole.named_parameters() if p.requires_grad},
             "optimisers": [optimiser.state_dict() for optimiser, _ in self.optimisers],
         }
-        with atomic(self.path) as partial:
-            torch.save(content, partial)
+        with atomic(self.path) as partial, open(partial, "wb") as file:
+            torch.save(content, file)
 
     def _resume(self) -> tuple[float | None, list[float]]:
         if not self.path.is_file():

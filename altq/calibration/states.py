@@ -4,6 +4,7 @@ state[s] is the residual stream that enters sublayer s, state[2n] what leaves th
 is state[s + 1] - state[s]. Second moments are those of every site's input, tokens weighted as the loss weights them.
 """
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from altq.files import atomic, read_json, require_space, sha256, write_json
@@ -20,6 +21,7 @@ from altq.models.skeleton import Skeleton
 from altq.models.sublayer import HALVES, Sublayer
 from altq.progress import progress
 from altq.precision import reduced_linear, reduced_products
+from altq.tensor_files import read_hidden_states, write_tensors, written_hidden_states
 
 WINDOWS_PER_BATCH = 4
 STATES_FILE = "states.json"
@@ -83,9 +85,11 @@ class _Observers:
 
 
 @torch.no_grad()
-def run_sublayer(sublayer: Sublayer, states: Tensor, arguments: dict[str, Any]) -> Tensor:
-    """The residual stream after a full-precision sublayer: [windows, length, hidden] -> the same."""
-    outputs = torch.empty_like(states)
+def run_sublayer(
+    sublayer: Sublayer, states: Tensor, arguments: dict[str, Any], *, out: Tensor | None = None
+) -> Tensor:
+    """The residual stream after a full-precision sublayer: [windows, length, hidden] -> the same, in `out` if given."""
+    outputs = torch.empty_like(states) if out is None else out
     for rows in batches(len(states)):
         outputs[rows] = states[rows] + sublayer.after_norm(sublayer.norm(states[rows]), arguments)
     return outputs
@@ -138,29 +142,31 @@ def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str 
     folder = Path(folder)
     skeleton = Skeleton(model)
     num_sublayers = 2 * skeleton.num_blocks
+    shape = (*tokens.shape, skeleton.config.hidden_size)
     (folder / STATES_FILE).unlink(missing_ok=True)
     generator = torch.Generator().manual_seed(0)
     first = _resume(folder, made_from, generator)
     if first == 0:
-        require_space(folder, 4 * tokens.size * skeleton.config.hidden_size * (num_sublayers + 1))
-        _write_array(folder / "tokens.npy", tokens)
-        _write_array(_state_path(folder, 0), skeleton.embed(torch.from_numpy(tokens).long()).numpy())
-    states, arguments = _read_state(folder, first), skeleton.block_arguments(tokens.shape[1])
+        require_space(folder, 4 * math.prod(shape) * (num_sublayers + 1))
+        with atomic(folder / "tokens.npy") as partial, open(partial, "wb") as file:
+            np.save(file, tokens)
+        with written_hidden_states(_state_path(folder, 0), shape) as embedded:
+            for rows in batches(len(tokens)):
+                embedded[rows] = skeleton.embed(torch.from_numpy(tokens[rows]).long())
+    arguments = skeleton.block_arguments(tokens.shape[1])
     for s in progress(range(first, num_sublayers), "full-precision states"):
         block = skeleton.block(s // 2) if s % 2 == 0 or s == first else block
         sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
-        outputs = run_sublayer(sublayer, states, arguments[s // 2])
-        seen = slice(MOMENT_WINDOWS)
-        observed = observe(sublayer, states[seen], outputs[seen], arguments[s // 2], loss, generator)
-        states = outputs
-        if not torch.isfinite(states).all():
-            raise ValueError(f"{model}: the full-precision model's state after sublayer {s} is not finite")
-        _write_array(_state_path(folder, s + 1), states.numpy())
-        with atomic(folder / f"observed_{s:03d}.safetensors") as partial:
-            save_file({name: tensor.contiguous() for name, tensor in observed.items()}, partial)
+        states, seen = read_hidden_states(_state_path(folder, s)), slice(MOMENT_WINDOWS)
+        with written_hidden_states(_state_path(folder, s + 1), shape) as outputs:
+            run_sublayer(sublayer, states, arguments[s // 2], out=outputs)
+            if not all(outputs[rows].isfinite().all() for rows in batches(len(outputs))):
+                raise ValueError(f"{model}: the full-precision model's state after sublayer {s} is not finite")
+            observed = observe(sublayer, states[seen], outputs[seen], arguments[s // 2], loss, generator)
+        write_tensors(folder / f"observed_{s:03d}.safetensors", observed)
         _note_progress(folder, made_from, s + 1, generator)
     last = sha256(_state_path(folder, num_sublayers))  # of all that went before it: model and tokens
-    description = {"loss": loss, "num_sublayers": num_sublayers, "shape": list(states.shape), "last_state": last}
+    description = {"loss": loss, "num_sublayers": num_sublayers, "shape": list(shape), "last_state": last}
     write_json(folder / STATES_FILE, description)
     (folder / PROGRESS_FILE).unlink()
 
@@ -185,16 +191,6 @@ def _state_path(folder: Path, index: int) -> Path:
     return folder / f"state_{index:03d}.npy"
 
 
-def _read_state(folder: Path, index: int) -> Tensor:
-    """[windows, length, hidden], read lazily."""
-    return torch.from_numpy(np.load(_state_path(folder, index), mmap_mode="c"))
-
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-    with atomic(path) as partial, open(partial, "wb") as file:
-        np.save(file, array)
-
-
 class States:
     """The folder that `record_states` wrote; hidden states are memory-mapped."""
 
@@ -208,7 +204,7 @@ class States:
 
     def state(self, index: int) -> Tensor:
         """[windows, length, hidden], read lazily."""
-        return _read_state(self.folder, index)
+        return read_hidden_states(_state_path(self.folder, index))
 
     def tokens(self) -> Tensor:
         """The tokens of all of it, [windows, length]."""

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from altq.files import atomic, read_json, write_json
+from altq.files import read_json, write_json
 from altq.models.weights import CONFIG_FILE, INDEX_FILE, ModelWeights
+from altq.tensor_files import write_tensors
 
 CHECKPOINT_FILE = "quantization.json"
 
@@ -36,8 +36,7 @@ def part_path(folder: str | Path, part: int, num_sublayers: int) -> Path:
 
 
 def write_part(path: Path, tensors: dict[str, Tensor]) -> None:
-    with atomic(path) as partial:
-        save_file(tensors, partial, metadata={"format": "pt"})
+    write_tensors(path, tensors, {"format": "pt"})
 
 
 def finish_checkpoint(

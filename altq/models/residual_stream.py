@@ -1,7 +1,6 @@
 """The residual stream of all windows on disk, while a model is run over them block by block.
 
-What enters the next step is kept, with how far the run is, so that one that was stopped goes on at that step. Arrays are
-memory-mapped: of any number of windows, memory holds what is worked on.
+What enters the next step is kept, with how far the run is, so that one that was stopped goes on at that step.
 """
 
 import math
@@ -11,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from altq.files import atomic, read_json, require_space, write_json
+from altq.files import read_json, require_space, write_json
+from altq.tensor_files import read_hidden_states, written_hidden_states
 
 PROGRESS_FILE = "progress.json"
 
@@ -44,7 +42,7 @@ class ResidualStream:
     @property
     def states(self) -> Tensor:
         """What enters the next step, read lazily; changes to it are not kept."""
-        return torch.from_numpy(np.load(self._path(self.step), mmap_mode="c"))
+        return read_hidden_states(self._path(self.step))
 
     @contextmanager
     def advance(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -56,10 +54,8 @@ class ResidualStream:
 
     @contextmanager
     def _writing(self, step: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
-        with atomic(self._path(step)) as partial:
-            array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-            yield torch.from_numpy(array)
-            array.flush()
+        with written_hidden_states(self._path(step), shape) as outputs:
+            yield outputs
         self.step = step
         progress = {"fingerprint": self._fingerprint, "step": step, "notes": self.notes}
         write_json(self.folder / PROGRESS_FILE, progress)

@@ -14,8 +14,9 @@ def convert(gguf: str | Path, folder: str | Path) -> None:
     model. Raises ValueError for a file that transformers cannot read or a family it cannot convert, OSError without
     disk space.
     """
-    from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from altq.tensor_files import write_tensors
 
     gguf, folder = Path(gguf), Path(folder)
     where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, "local_files_only": True}
@@ -34,8 +35,8 @@ def convert(gguf: str | Path, folder: str | Path) -> None:
     model.config.save_pretrained(folder)
     # model.save_pretrained refuses a model that came from GGUF, though its weights are ordinary float32 by now.
     tied = set(model.all_tied_weights_keys)
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in tied}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    weights = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    write_tensors(folder / "model.safetensors", weights, {"format": "pt"})
     tokenizer.save_pretrained(folder)
 
 

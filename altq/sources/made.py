@@ -17,8 +17,9 @@ def make_model(made: Made, num_blocks: int, folder: str | Path) -> None:
     a few large input channels of its own, by a factor that differs from projection to projection: so activations have
     heavy tails and the kurtosis of the weights varies over the blocks, as in trained models.
     """
-    from safetensors.torch import save_file
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    from altq.tensor_files import write_tensors
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +43,7 @@ def make_model(made: Made, num_blocks: int, folder: str | Path) -> None:
     files.require_space(folder, sum(4 * shape.numel() for shape in shapes.values()))
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    save_file(_weights(shapes, made), folder / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "model.safetensors", _weights(shapes, made), {"format": "pt"})
 
 
 def _weights(shapes: dict[str, torch.Size], made: Made) -> dict[str, torch.Tensor]:

@@ -1,109 +1,14 @@
 """kill -9 at a random moment of each stage that takes long, and the same command again: the files of a run in one go."""
 
-import json
 import os
 import random
-import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-import yaml
-
-from altq.configuration import Experiment
-from altq.options import to_flags
+from stages_for_tests import STAGES, Stages
 
 pytestmark = pytest.mark.slow
-
-SETTING = "W3A3K2V2"
-MODEL, STATES = "results/models/made", "results/states/made/seed0"
-BANK = f"results/bank/made/{SETTING}/seed0"
-CHECKPOINT = f"results/checkpoints/made/affine/{SETTING}/gptq/seed0"
-EVALUATED = f"--folder {CHECKPOINT} --method affine --setting {SETTING} --weights gptq --seed 0"
-STAGES = (
-    "fetch-corpus", "states", "calibrate", "calibrate-end-to-end", "search", "assemble", "perplexity", "zero-shot"
-)  # fmt: skip
-
-
-class Stages:
-    """The commands of the stages over a copy of the smoke experiment, with steps enough to be killed in the middle."""
-
-    def __init__(self, smoke, project: Path, folder: Path) -> None:
-        self.folder, self.project = folder / "run", project
-        shutil.copytree(smoke.folder, self.folder)
-        config = yaml.safe_load((project / "configs" / "smoke.yaml").read_text())
-        config["recipe"] |= {"steps": 20}
-        config["baselines"]["ostquant"] |= {"steps": 20}
-        experiment = Experiment.parse(config)
-        ours, theirs = to_flags(experiment.recipe), to_flags(experiment.recipe_of("ostquant"))
-        rounding = to_flags(experiment.rounding)
-        calibrated = f"--model {MODEL} --states {STATES} --setting {SETTING} --seed 0"
-        self.arguments = {
-            "fetch-corpus": "--source {module: pydoc_data.topics}",
-            "states": f"--model {MODEL} --tokens results/tokens/made/pydoc/calibration-seed0.npy --loss relative",
-            "calibrate": f"{calibrated} --kind affine {ours}",
-            "calibrate-end-to-end": f"{calibrated} {theirs}",
-            "search": f"{calibrated} --candidates affine rotation --search {{\"steps\":20}} {ours}",
-            "assemble": f"--model {MODEL} --states {STATES} --setting {SETTING} --bank affine={BANK}/affine "
-            f"--selection results/selections/made/affine.json {rounding}",
-            "perplexity": f"{EVALUATED} --tokens results/tokens/made/pydoc/test.npy",
-            "zero-shot": f"{EVALUATED} --task hellaswag --items tasks/hellaswag --requests requests/hellaswag.parquet",
-        }  # fmt: skip
-        self._run("fetch-task", "--task hellaswag --source {made: 400}", "tasks/hellaswag").wait()
-        made = f"--model {MODEL} --task hellaswag --items tasks/hellaswag --seed 0"
-        self._run("requests", made, "requests/hellaswag.parquet").wait()
-        self._straight: dict[str, tuple[dict[str, bytes], float]] = {}
-
-    def straight(self, stage: str) -> tuple[dict[str, bytes], float]:
-        """What a run in one go writes, and its seconds."""
-        if stage not in self._straight:
-            began = time.monotonic()
-            assert self.start(stage, "straight").wait() == 0
-            self._straight[stage] = self.written(stage, "straight"), time.monotonic() - began
-        return self._straight[stage]
-
-    def start(self, stage: str, where: str) -> subprocess.Popen:
-        return self._run(stage, self.arguments[stage], self._output(stage, where))
-
-    def written(self, stage: str, where: str) -> dict[str, bytes]:
-        """Every file of a stage but what tells how long it took."""
-        contents = {}
-        for path in sorted((self.folder / where / stage).rglob("*")):
-            if path.is_file() and path.name != "provenance.json":
-                content = path.read_bytes()
-                if path.suffix == ".json" and "provenance" in (record := json.loads(content)):
-                    content = json.dumps(record | {"provenance": None}).encode()
-                if "processor_seconds" in content.decode(errors="ignore"):
-                    content = json.dumps(json.loads(content) | {"processor_seconds": None}).encode()
-                contents[str(path.relative_to(self.folder / where / stage))] = content
-        return contents
-
-    def _output(self, stage: str, where: str) -> str:
-        suffix = {"perplexity": ".json", "zero-shot": ".parquet"}.get(stage)
-        return f"{where}/{stage}/result{suffix}" if suffix else f"{where}/{stage}"
-
-    def _run(self, command: str, arguments: str, output: str) -> subprocess.Popen:
-        words = [word for word in _words(arguments) if word]
-        return subprocess.Popen(
-            [sys.executable, "-m", "altq", command, *words, "--threads", "1", "--output", output],
-            cwd=self.folder, env=os.environ | {"PYTHONPATH": str(self.project)}, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-
-
-def _words(arguments: str) -> list[str]:
-    """As a shell would split them, but that braces hold together."""
-    words, depth = [""], 0
-    for character in arguments.replace("'", ""):
-        depth += (character == "{") - (character == "}") + (character == "[") - (character == "]")
-        if character == " " and not depth:
-            words.append("")
-        else:
-            words[-1] += character
-    return words
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +29,21 @@ def test_a_killed_stage_ends_as_if_it_had_not_been(stages, seed):
         assert name not in expected or name.endswith("index.json") or content == expected[name], name
     assert stages.start(stage, where).wait() == 0
     assert {name: c for name, c in stages.written(stage, where).items() if not name.endswith(".partial")} == expected
+
+
+@pytest.mark.parametrize("stage", ["states", "calibrate", "calibrate-end-to-end", "assemble"])
+def test_sigterm_stops_where_a_unit_ends(stages, stage):
+    where = "asked"
+    expected, _ = stages.straight(stage)
+    process = stages.start(stage, where)
+    while not stages.written(stage, where) and process.poll() is None:
+        time.sleep(0.01)
+    asked = time.monotonic()
+    process.terminate()
+    assert process.wait() == 143
+    assert time.monotonic() - asked < 10
+    kept = stages.written(stage, where)
+    assert kept and not [name for name in kept if name.endswith(".partial")]
+    assert kept.keys() != expected.keys()
+    assert stages.start(stage, where).wait() == 0
+    assert stages.written(stage, where) == expected

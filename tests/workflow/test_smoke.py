@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import pytest
 
@@ -105,8 +106,9 @@ def test_the_tables_are_shown(smoke, altq, table, texts):
         assert text in " ".join(shown.stdout.split())
 
 
-def test_nothing_is_done_twice(smoke, project, snakemake):
-    again = snakemake("--configfile", project / "configs" / "smoke.yaml", "--cores", "2", folder=smoke.folder)
+def test_nothing_is_done_twice(smoke, project, snakemake, tmp_path):
+    shutil.copytree(smoke.folder, tmp_path / "run")
+    again = snakemake("--configfile", project / "configs" / "smoke.yaml", "--cores", "2", folder=tmp_path / "run")
     assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr
 
 

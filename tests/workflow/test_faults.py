@@ -1,0 +1,121 @@
+"""Faults of the machine: a disk that fills up, results that cannot be written, two workflows at once, a clock set back."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from stages_for_tests import STAGES, Stages
+
+pytestmark = pytest.mark.slow
+
+NAMESPACE = ("unshare", "--map-root-user", "--mount")
+
+
+def _can_mount() -> bool:
+    command = [*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/tmp"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+needs_a_disk = pytest.mark.skipif(not _can_mount(), reason="a disk of one's own needs mount namespaces (unshare)")
+
+
+@pytest.fixture(scope="module")
+def stages(smoke, project, tmp_path_factory):
+    return Stages(smoke, project, tmp_path_factory.mktemp("faults"))
+
+
+def on_a_disk(stages, stage, size, script):
+    """Run a script of which "$@" is the command of a stage, whose folder `disk/<stage>` is a disk of `size` bytes."""
+    mounted = f"mkdir -p disk/{stage} && mount -t tmpfs -o size={size} tmpfs disk/{stage}"
+    command = [*NAMESPACE, "sh", "-c", f"{mounted} && {script}", "sh", *stages.command(stage, "disk")]
+    return subprocess.run(command, cwd=stages.folder, env=stages.environment, capture_output=True, text=True)
+
+
+def message(done):
+    """The one message of the first run, which failed."""
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    (said,) = (line for line in done.stderr.splitlines() if line.startswith("altq: ") and "warning" not in line)
+    return said
+
+
+@needs_a_disk
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "fetch-corpus"])
+def test_a_disk_that_fills_up(stages, stage):
+    expected, _ = stages.straight(stage)
+    half = sum(map(len, expected.values())) // 2
+    again = f'mount -o remount,size=1g disk/{stage}; "$@" && mkdir -p kept && cp -r disk/{stage} kept/'
+    done = on_a_disk(stages, stage, half, f'{{ "$@"; echo status $?; find disk -name "*.partial"; {again}; }}')
+    assert "o space left" in message(done) or "no disk space" in message(done)
+    assert done.stdout == "status 1\n", "no partial file is left"
+    assert stages.written(stage, "kept") == expected
+
+
+@needs_a_disk
+def test_a_disk_that_cannot_be_written(stages):
+    done = on_a_disk(stages, "calibrate", 10**6, 'mount -o remount,ro disk/calibrate; "$@"; test $? = 1')
+    assert "Read-only file system" in message(done) and "disk/calibrate" in message(done)
+
+
+class Workflow:
+    """A run of the smoke experiment from its finished inputs, in a folder of its own."""
+
+    target = "results/perplexity/made/affine/W3A3K2V2/gptq/seed0/pydoc.json"
+
+    def __init__(self, smoke, project, folder, snakemake):
+        self.folder, self._project, self._snakemake = folder, project, snakemake
+        shutil.copytree(smoke.folder, folder, dirs_exist_ok=True)
+        shutil.rmtree(folder / "results/bank")
+
+    def start(self):
+        """The same in the background, working by the time that this returns."""
+        words = ["--snakefile", "Snakefile", "--configfile", "configs/smoke.yaml", "--directory", self.folder]
+        running = subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *words, "--cores", "1", self.target],
+            cwd=self._project, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while not (self.folder / "results/bank").exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        return running
+
+    def run(self, *arguments):
+        smoke = self._project / "configs" / "smoke.yaml"
+        done = self._snakemake("--configfile", smoke, "--cores", "1", *arguments, self.target, folder=self.folder)
+        return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def workflow(smoke, project, tmp_path, snakemake):
+    return Workflow(smoke, project, tmp_path, snakemake)
+
+
+def test_two_workflows_in_one_folder(workflow):
+    first = workflow.start()
+    status, said = workflow.run()
+    assert status == 1 and "cannot be locked" in said
+    assert first.wait() == 0, "the first is not disturbed"
+
+
+def test_a_stale_lock(workflow):
+    killed = workflow.start()
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    status, said = workflow.run()
+    assert status == 1 and "cannot be locked" in said and "--unlock" in said
+    assert workflow.run("--unlock")[0] == 0
+    assert workflow.run()[0] == 0
+
+
+def test_a_clock_that_was_set_back(workflow, smoke):
+    tomorrow = time.time() + 86400
+    for path in (workflow.folder / "results").rglob("*"):
+        os.utime(path, (tomorrow, tomorrow))
+    status, said = workflow.run()
+    assert status == 0, said
+    for name in ("bank/made/W3A3K2V2/seed0/affine/index.json", "checkpoints/made/affine/W3A3K2V2/gptq/seed0/config.json"):
+        made, expected = ((folder / "results" / name).read_bytes() for folder in (workflow.folder, smoke.folder))
+        assert made == expected
