@@ -73,6 +73,7 @@ def calibrate_bank(
             seconds = time.monotonic() - began
             what = f"{name}, {kind} at {setting}"
             log.info("%s: loss %.5g -> %.5g in %.1f s", what, fit.start_loss, fit.loss, seconds)
+            del observed, sublayers, unit, problem  # they would stay while the next ones are read
         records += finished
     if shard == WHOLE:
         write_index(folder, common | {"entries": records})

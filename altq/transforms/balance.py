@@ -39,8 +39,8 @@ def balance_matrix(moment_x: Tensor, moment_w: Tensor, ridge: float = RIDGE) -> 
 
 def balance_scaling(moment_x: Tensor, moment_w: Tensor) -> Tensor:
     """The best diagonal T: s_i = (Sw_ii / Sx_ii)^(1/4), [d]."""
-    x, w = (with_ridge(m.double()).diagonal() for m in (moment_x, moment_w))
-    return (w / x).pow(0.25)
+    x, w = (m.diagonal().double() for m in (moment_x, moment_w))
+    return ((w + RIDGE * w.mean()) / (x + RIDGE * x.mean())).pow(0.25)
 
 
 def balance_factors(moment_x: Tensor, moment_w: Tensor, sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -53,4 +53,7 @@ def partial_moment(moment: Tensor, gram: Tensor, axis: int) -> Tensor:
     """
     d2 = len(gram) if axis == 0 else len(moment) // len(gram)
     blocks = moment.view(-1, d2, len(moment) // d2, d2)
-    return torch.einsum("iajb,ab->ij" if axis == 0 else "iajb,ij->ab", blocks, gram)
+    # A row of the result at a time: one einsum would copy the whole moment.
+    if axis == 0:
+        return torch.stack([torch.einsum("ajb,ab->j", block, gram) for block in blocks])
+    return torch.stack([torch.einsum("ijb,ij->b", block, gram) for block in blocks.transpose(0, 1)])

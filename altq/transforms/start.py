@@ -62,13 +62,15 @@ def start_transform(
     """
     if kind == "identity":
         return Identity(len(moment_x))
-    moment_x, moment_w = moment_x.double(), moment_w.double()
+    moment_x, moment_w = (moment.to(torch.float64, copy=True) for moment in (moment_x, moment_w))
     if kind == "scaling":
         return Scaling(torch.ones(len(moment_x)) if scale is None else scale).float()
     if scale is None:
         return _online(kind, moment_x, moment_w, start, structure, generator, longest_run).float()
-    outer = torch.outer(scale, scale)
-    online = _online(kind, moment_x * outer, moment_w / outer, start, structure, generator, longest_run)
+    for row_x, row_w, of_row in zip(moment_x, moment_w, scale):  # the largest matrices that there are: in place
+        row_x.mul_(of_row * scale)
+        row_w.div_(of_row * scale)
+    online = _online(kind, moment_x, moment_w, start, structure, generator, longest_run)
     return Scaled(Scaling(scale), online).float()
 
 

@@ -68,7 +68,8 @@ class Workflow:
     def __init__(self, smoke, project, folder, snakemake):
         self.folder, self._project, self._snakemake = folder, project, snakemake
         shutil.copytree(smoke.folder, folder, dirs_exist_ok=True)
-        shutil.rmtree(folder / "results/bank")
+        for made in ("bank", "checkpoints", "perplexity"):
+            shutil.rmtree(folder / "results" / made)
 
     def start(self):
         """The same in the background, working by the time that this returns."""
