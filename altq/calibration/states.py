@@ -76,12 +76,9 @@ class _Observers:
         return query, self._see("key", key), self._see("value", value)
 
     def _accumulate(self, site: str, x: Tensor, gradient: Tensor) -> None:
-        moments = {
-            f"{site}.moment": second_moment(x * gradient.norm(dim=-1, keepdim=True)),
-            f"{site}.sensitivity": second_moment(gradient * x.norm(dim=-1, keepdim=True)),
-        }
-        for name, moment in moments.items():
-            self.totals[name] = self.totals[name] + moment if name in self.totals else moment
+        for name, seen, weight in (("moment", x, gradient), ("sensitivity", gradient, x)):
+            moment, total = second_moment(seen * weight.norm(dim=-1, keepdim=True)), self.totals.get(f"{site}.{name}")
+            self.totals[f"{site}.{name}"] = moment if total is None else total.add_(moment)
 
 
 @torch.no_grad()

@@ -175,6 +175,7 @@ def round_sublayer(
     bits = quantized.setting.weights
     exact = copy.deepcopy(quantized.transforms).double()
     folded = fold_weights(exact, quantized.sites, {name: w.double() for name, w in quantized.weights.items()})
+    folded = {name: weight.float().contiguous() for name, weight in folded.items()}
     for name, bias in fold_biases(quantized.transforms, quantized.sites, quantized.biases).items():
         quantized.projections[name].bias = bias
     sums_hessians = rounding.weights == "gptq" and bits != FULL_PRECISION_BITS
@@ -186,7 +187,7 @@ def round_sublayer(
             hessian = _hessian(inputs, weights)
             factor = factorize_hessian(hessian, damping=rounding.damping, act_order=rounding.act_order)
         for name in names:
-            weight = folded[name].float().contiguous()
+            weight = folded[name]
             if bits == FULL_PRECISION_BITS:
                 rounded[name] = weight, torch.empty(0)
                 quantized.projections[name].weight = weight
@@ -230,11 +231,12 @@ def site_inputs(
 
 def _hessian(inputs: list[Codes | Tensor], weights: Tensor) -> Tensor:
     """sum_t w_t x_t^T x_t over the quantized inputs of a site, [d, d]."""
-    total = 0
+    total = None
     for x, token_weight in zip(inputs, weights.split(WINDOWS_PER_BATCH), strict=True):
         rows = (dequantized(x) * token_weight.sqrt()).flatten(0, 1)
         with reduced_products():
-            total = total + rows.T @ rows
+            of_batch = rows.T @ rows
+        total = of_batch if total is None else total.add_(of_batch)
     return total
 
 

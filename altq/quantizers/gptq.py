@@ -82,7 +82,9 @@ def factorize_hessian(
         )  # fmt: skip
         damping = raised
 
-    feedback = (lower.T / lower.diagonal().unsqueeze(1)).to(dtype).flip(0, 1)
+    del flipped  # matrices of [d_in, d_in] are the most that there is in memory
+    lower.div_(lower.diagonal().clone())
+    feedback = lower.T.to(dtype).flip(0, 1)
     return HessianFactor(feedback.contiguous(), order, damping)
 
 
