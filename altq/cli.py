@@ -8,7 +8,6 @@ import warnings
 from contextlib import redirect_stderr
 from importlib import import_module
 
-from altq.gpu import claim_gpu
 from altq.progress import LinesFromBars, Messages
 from altq.stopping import Terminated, sigterm_heeded
 
@@ -43,8 +42,6 @@ def main(argv: list[str] | None = None) -> int:
     with redirect_stderr(stderr), warnings.catch_warnings(), sigterm_heeded():
         warnings.showwarning = _show_warning
         try:
-            if arguments.uses_gpu:
-                claim_gpu()  # held until this process ends
             arguments.run(arguments)
         except (ValueError, OSError) as error:
             print(f"altq: {error}", file=sys.stderr)
@@ -67,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--threads", type=_positive, metavar="N", help="threads of the numeric libraries (default: theirs)"
         )
-        command.set_defaults(run=module.run, uses_gpu=getattr(module, "USES_GPU", False))
+        command.set_defaults(run=module.run)
     return parser
 
 

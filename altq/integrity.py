@@ -76,23 +76,19 @@ class Results:
         return {p.parent for p in files if not any(part.startswith(".") for part in p.relative_to(self.folder).parts)}
 
     def _unlike_their_hashes(self) -> Iterator[Finding]:
-        """Files that are not what the record beside them says: of a model by hash, of other folders by size."""
+        """Files that are not what the record beside them says."""
         for path in self._files("source.json"):
             for name, expected in (self._json(path) or {}).get("files", {}).items():
-                yield from self._compare(path.parent, path.parent / name, expected)
+                yield from self._compare(self._name(path.parent), path.parent / name, expected)
         for name, record in self.records().items():
-            folder = self.root / name
-            for file, size in record.get("files", {}).items():
-                seen = (folder / file).stat().st_size if (folder / file).is_file() else None
-                if seen != size:
-                    what = "is missing" if seen is None else f"has {seen:,} bytes and was written with {size:,}"
-                    yield Finding(name, f"{file} {what}")
+            for file, expected in record.get("files", {}).items():
+                yield from self._compare(name, self.root / name / file, expected)
 
-    def _compare(self, result: Path, file: Path, expected: str) -> Iterator[Finding]:
+    def _compare(self, result: str, file: Path, expected: str) -> Iterator[Finding]:
         if not file.is_file():
-            yield Finding(self._name(result), f"{file.name} is missing")
+            yield Finding(result, f"{file.name} is missing")
         elif self.hash_of(file) != expected:
-            yield Finding(self._name(result), f"{file.name} has another sha256 than was written down")
+            yield Finding(result, f"{file.name} has another sha256 than was written down")
 
     def _made_from_others(self) -> Iterator[Finding]:
         """Results whose inputs are gone, or not what they were."""

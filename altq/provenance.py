@@ -33,6 +33,8 @@ def provenance(command: str, options: Mapping[str, Any], inputs: Iterable[str | 
         hashes[str(path)] = sha256(note_of(path) if path.is_dir() else path)
         record = dict(read_record(path))
         upstream |= record.pop("upstream", {})
+        if note_of(path).name == FILE_NAME:
+            record.pop("files", None)  # of a folder whose own record, hashed above, has them
         upstream[str(path)] = record
     return {
         "command": command,
@@ -49,9 +51,9 @@ def provenance(command: str, options: Mapping[str, Any], inputs: Iterable[str | 
 
 
 def write_provenance(folder: str | Path, record: Mapping[str, Any]) -> None:
-    """Write a record beside the results of a folder, with the size of each of its files in bytes."""
+    """Write a record beside the results of a folder, with the sha256 of each of its files."""
     paths = (path for path in sorted(Path(folder).iterdir()) if path.is_file() and not path.name.startswith("."))
-    files = {path.name: path.stat().st_size for path in paths if path.name != FILE_NAME}
+    files = {path.name: sha256(path) for path in paths if path.name != FILE_NAME}
     write_json(Path(folder) / FILE_NAME, {**record, "files": files})
 
 

@@ -121,7 +121,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> tuple[list[Row], dict[str, object]]:
     """Time what is asked for, printing each row; the rows, and what they were measured on.
 
-    On one thread of the CPU, which is meant where none is asked for, time is processor time. ValueError where a GPU is asked for and there is none.
+    On one thread of the CPU, which is meant where none is asked for, time is processor time. ValueError where a GPU is
+    asked for and there is none.
     """
     import torch
 

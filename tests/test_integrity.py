@@ -135,11 +135,27 @@ def test_findings_are_printed_and_fail(results, capsys):
     assert "3 results are not what their records say, of 3" in said.err
 
 
-def test_records_of_sizes_leave_out_themselves_and_what_is_hidden(results):
+@pytest.mark.parametrize(
+    ("file", "result"), [(f"{CHECKPOINT}/model.safetensors", CHECKPOINT), (f"{STATES}/state_000.npy", STATES)]
+)
+def test_one_bit_of_a_tensor(results, file, result):
+    path = results.parent / file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert found(results)[result] == f"{path.name} has another sha256 than was written down"
+
+
+def test_records_of_files_leave_out_themselves_and_what_is_hidden(results):
     (results.parent / STATES / ".state_000.npy.abc.partial").write_bytes(b"1")
     record("states", results.parent / STATES, [])
     written = json.loads((results.parent / STATES / "provenance.json").read_text())
     assert written["files"].keys() == {"state_000.npy", "states.json"}
+
+
+def test_what_is_made_of_a_folder_does_not_repeat_its_files(results):
+    upstream = json.loads((results.parent / PERPLEXITY).read_text())["provenance"]["upstream"]
+    assert "files" in upstream["results/models/m"] and "files" not in upstream[STATES]
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):

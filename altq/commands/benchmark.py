@@ -9,6 +9,7 @@ else should run beside it.
 
 import argparse
 
+from altq.gpu import claim_gpu
 from altq.provenance import provenance
 from kernels import benchmark
 
@@ -18,6 +19,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.device == "gpu":
+        claim_gpu()
     rows, machine = benchmark.run(arguments)
     if arguments.output:
         options = {"device": arguments.device, "rounds": arguments.rounds, "seconds": arguments.seconds}

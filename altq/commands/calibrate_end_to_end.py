@@ -13,12 +13,10 @@ import argparse
 from altq.calibration.end_to_end_recipe import EndToEndRecipe
 from altq.code_hash import code_hash
 from altq.commands.command import add_model, add_output, add_setting, add_states
+from altq.gpu import claim_gpu
 from altq.options import add_options, read_options
 from altq.provenance import provenance, write_provenance
 from altq.setting import Setting
-
-USES_GPU = True
-"""Where there is one: the command line claims it before torch is imported."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, EndToEndRecipe)
+    claim_gpu()
     from altq.calibration.end_to_end import calibrate_end_to_end
 
     what = (setting, arguments.seed, recipe)

@@ -1,6 +1,6 @@
 """Check that results are whole and still what they were made from; exit with 1 where some are not.
 
-Reads every record under a results folder, and recomputes the hashes of the inputs and of the models that they name.
+Reads every record under a results folder, and recomputes the hashes of all files and inputs that they name.
 Finds files that are cut off, incomplete folders, inputs that changed or are gone, and all that rests on such. Writes
 nothing; prints a line for each finding and the command that makes the files anew.
 
