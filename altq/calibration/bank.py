@@ -103,7 +103,10 @@ def read_entry(folder: str | Path, sublayer: int) -> Entry:
             described = json.loads(file.metadata()["entry"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"bank entry {path} cannot be read ({error}); delete it and run again") from error
+        raise ValueError(
+            f"bank entry {path} cannot be read ({error}); delete {path.with_name(INDEX_FILE)} and run again: "
+            "this entry alone is calibrated anew"
+        ) from error
     transforms = {}
     for site, description in described["structure"].items():
         prefix = f"transform.{site}."

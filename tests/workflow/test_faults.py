@@ -111,6 +111,20 @@ def test_a_stale_lock(workflow):
     assert workflow.run()[0] == 0
 
 
+def test_an_entry_of_a_finished_bank_that_is_cut_off(workflow, smoke):
+    shutil.copytree(smoke.folder / "results/bank", workflow.folder / "results/bank")
+    bank = workflow.folder / "results/bank/made/W3A3K2V2/seed0/affine"
+    entry = bank / "sublayer_005.safetensors"
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[:-10])
+    status, said = workflow.run()
+    assert status == 1 and f"delete {bank.relative_to(workflow.folder)}/index.json and run again" in said
+    (bank / "index.json").unlink()
+    status, said = workflow.run()
+    assert status == 0 and entry.read_bytes() == whole
+    assert "sublayer_005.safetensors cannot be read" in said and said.count(", affine at W3A3K2V2: loss") == 1
+
+
 def test_a_clock_that_was_set_back(workflow, smoke):
     tomorrow = time.time() + 86400
     for path in (workflow.folder / "results").rglob("*"):
