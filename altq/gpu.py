@@ -36,8 +36,9 @@ class Claim:
 def claim_gpu(folder: Path | None = None) -> Claim | None:
     """Wait for a free device, and make it the only one that this process and its children see.
 
-    To be called before torch is imported; held until the process ends, where it is not released. None, and nothing is changed, where CUDA_VISIBLE_DEVICES is set already (by
-    SLURM or by hand) or the machine has no GPU. folder: of the lock files (default: in the temporary folder).
+    To be called before torch is imported; held until the process ends, where it is not released. None, and nothing is
+    changed, where CUDA_VISIBLE_DEVICES is set already (by SLURM or by hand) or the machine has no GPU. folder: of the
+    lock files (default: in the temporary folder).
     """
     if os.environ.get(VISIBLE) is not None:
         return None

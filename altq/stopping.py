@@ -1,6 +1,6 @@
-"""SIGTERM, as schedulers send it before SIGKILL: a stage stops where its unit of work ends, or within it after 8 seconds.
+"""SIGTERM, which schedulers send before SIGKILL: a stage stops where its unit of work ends, or 8 seconds later in it.
 
-Each unit is kept when it ends, so that the same command goes on from there; one that is left in its middle is done again.
+A unit is kept when it ends, so that the same command goes on from there; one that is left in its middle is done again.
 """
 
 import signal

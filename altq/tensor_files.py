@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors, and hidden states of any number of windows, memory-mapped so that memory holds one batch."""
+"""Files of tensors: safetensors, and hidden states of many windows, of which memory holds what is worked on."""
 
 import os
 import re

@@ -82,9 +82,7 @@ class _Observers:
 
 
 @torch.no_grad()
-def run_sublayer(
-    sublayer: Sublayer, states: Tensor, arguments: dict[str, Any], *, out: Tensor | None = None
-) -> Tensor:
+def run_sublayer(sublayer: Sublayer, states: Tensor, arguments: dict[str, Any], *, out: Tensor | None = None) -> Tensor:
     """The residual stream after a full-precision sublayer: [windows, length, hidden] -> the same, in `out` if given."""
     outputs = torch.empty_like(states) if out is None else out
     for rows in batches(len(states)):

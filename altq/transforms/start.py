@@ -116,7 +116,9 @@ def start_mixing(moment_x: Tensor, moment_w: Tensor, heads: int, *, start: str, 
     head_dim = len(moment_x) // heads
     mixing = spreading_factor(start, heads, generator)
     if start == "balance":
-        over_dims = [m.double().view(heads, head_dim, heads, head_dim).diagonal(dim1=1, dim2=3).sum(-1)
-                     for m in (moment_x, moment_w)]
+        over_dims = [
+            m.double().view(heads, head_dim, heads, head_dim).diagonal(dim1=1, dim2=3).sum(-1)
+            for m in (moment_x, moment_w)
+        ]
         mixing = balance_matrix(*over_dims) @ mixing
     return HeadMixing(mixing, len(moment_x)).float()

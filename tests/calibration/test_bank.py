@@ -34,7 +34,9 @@ def test_reading_a_broken_or_missing_entry_is_a_clear_error(workspace):
     bank = workspace.bank(SETTING, "affine", folder="broken")
     path = entry_path(bank, 1)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"sublayer_001.safetensors cannot be read .*; delete .*index.json and run again"):
+    with pytest.raises(
+        ValueError, match=r"sublayer_001.safetensors cannot be read .*; delete .*index.json and run again"
+    ):
         read_entry(bank, 1)
     with pytest.raises(ValueError, match="sublayer_007.safetensors cannot be read"):
         read_entry(bank, 7)

@@ -1,4 +1,4 @@
-"""The commands of the stages that take long, over the smoke experiment: to be stopped, and compared with a run in one go."""
+"""The commands of the stages that take long, over the smoke experiment: to be stopped, and compared with one go."""
 
 import json
 import os

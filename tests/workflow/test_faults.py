@@ -1,4 +1,4 @@
-"""Faults of the machine: a disk that fills up, results that cannot be written, two workflows at once, a clock set back."""
+"""Faults around the workflow: two in one folder, a stale lock, a damaged bank, a clock that was set back."""
 
 import os
 import shutil
@@ -8,56 +8,8 @@ import sys
 import time
 
 import pytest
-from stages_for_tests import STAGES, Stages
 
 pytestmark = pytest.mark.slow
-
-NAMESPACE = ("unshare", "--map-root-user", "--mount")
-
-
-def _can_mount() -> bool:
-    command = [*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/tmp"]
-    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
-
-
-needs_a_disk = pytest.mark.skipif(not _can_mount(), reason="a disk of one's own needs mount namespaces (unshare)")
-
-
-@pytest.fixture(scope="module")
-def stages(smoke, project, tmp_path_factory):
-    return Stages(smoke, project, tmp_path_factory.mktemp("faults"))
-
-
-def on_a_disk(stages, stage, size, script):
-    """Run a script of which "$@" is the command of a stage, whose folder `disk/<stage>` is a disk of `size` bytes."""
-    mounted = f"mkdir -p disk/{stage} && mount -t tmpfs -o size={size} tmpfs disk/{stage}"
-    command = [*NAMESPACE, "sh", "-c", f"{mounted} && {script}", "sh", *stages.command(stage, "disk")]
-    return subprocess.run(command, cwd=stages.folder, env=stages.environment, capture_output=True, text=True)
-
-
-def message(done):
-    """The one message of the first run, which failed."""
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    (said,) = (line for line in done.stderr.splitlines() if line.startswith("altq: ") and "warning" not in line)
-    return said
-
-
-@needs_a_disk
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "fetch-corpus"])
-def test_a_disk_that_fills_up(stages, stage):
-    expected, _ = stages.straight(stage)
-    half = sum(map(len, expected.values())) // 2
-    again = f'mount -o remount,size=1g disk/{stage}; "$@" && mkdir -p kept && cp -r disk/{stage} kept/'
-    done = on_a_disk(stages, stage, half, f'{{ "$@"; echo status $?; find disk -name "*.partial"; {again}; }}')
-    assert "o space left" in message(done) or "no disk space" in message(done)
-    assert done.stdout == "status 1\n", "no partial file is left"
-    assert stages.written(stage, "kept") == expected
-
-
-@needs_a_disk
-def test_a_disk_that_cannot_be_written(stages):
-    done = on_a_disk(stages, "calibrate", 10**6, 'mount -o remount,ro disk/calibrate; "$@"; test $? = 1')
-    assert "Read-only file system" in message(done) and "disk/calibrate" in message(done)
 
 
 class Workflow:
@@ -134,7 +86,7 @@ def test_a_clock_that_was_set_back(workflow, smoke):
     assert workflow.run("--touch", "--forceall")[0] == 0
     status, said = workflow.run()
     assert status == 0, said
-    assert "calibrating affine at W3A3K2V2: 100%" in said and "loss" not in said, "no sublayer is calibrated again"
-    for name in ("bank/made/W3A3K2V2/seed0/affine/index.json", "checkpoints/made/affine/W3A3K2V2/gptq/seed0/config.json"):
-        made, expected = ((folder / "results" / name).read_bytes() for folder in (workflow.folder, smoke.folder))
-        assert made == expected
+    assert "calibrating affine at W3A3K2V2: 100%" in said
+    assert ", affine at W3A3K2V2: loss" not in said, "no sublayer is calibrated again"
+    index = "results/bank/made/W3A3K2V2/seed0/affine/index.json"
+    assert (workflow.folder / index).read_bytes() == (smoke.folder / index).read_bytes()
