@@ -143,3 +143,15 @@ def test_snakemake_that_is_killed_goes_on(cluster):
     # SLURM's job goes on without the Snakemake that submitted it, and what it finished is kept.
     assert len(submitted(said)) <= 1 and cluster.exists(bank("smoothquant"))
     assert "Nothing to be done" in cluster.run(bank("smoothquant"))
+
+
+def test_shards_are_an_array(cluster):
+    shards = ("--config", "calibration={shards: 3}", "--slurm-array-jobs", "calibrate_shard")
+    said = cluster.run(bank("affine"), *shards)
+    (array,) = re.findall(r"Submitted array job .* SLURM job ID (\d+)", said)
+    tasks = cluster.slurm("scontrol", "show", "job", array)
+    assert sorted(re.findall(r"ArrayTaskId=(\d+)", tasks)) == ["1", "2", "3"]
+    assert tasks.count("JobState=COMPLETED") == 3
+    parts = [f"shards/{number}-of-3.json" for number in (1, 2, 3)]
+    assert all(cluster.exists(bank("affine").replace("index.json", part)) for part in parts)
+    assert cluster.exists(bank("affine"))
