@@ -52,6 +52,23 @@ def calibrate_bank(
     arguments = skeleton.block_arguments(known.length)
     common = {"setting": str(setting), "kind": kind, "seed": seed, "code": code}
     common["recipe"] = recipe.model_dump(mode="json")
+
+    def calibrate(members: range, prints: list[str]) -> list[dict[str, Any]]:
+        """Fit the sublayers of one unit and write their entries: the records of these."""
+        began = time.monotonic()
+        observed = [known.observed(s) for s in members]
+        sublayers = start_sublayers(skeleton, members, observed, setting, kind, seed, recipe)
+        unit = Unit(sublayers, arguments[members[0] // 2])
+        problem = Problem(known.state(members[0]), known.state(members[-1] + 1), known.loss)
+        name = sublayer_name(members[0]) if len(members) == 1 else f"block {members[0] // 2}"
+        fit = fit_unit(unit, problem, observed, recipe, name)
+        made = [{"sublayer": s, **asdict(fit), "fingerprint": p} for s, p in zip(members, prints)]
+        for s, quantized, record in zip(members, sublayers, made):
+            write_entry(entry_path(folder, s), quantized, record)
+        seconds = time.monotonic() - began
+        log.info("%s, %s at %s: loss %.5g -> %.5g in %.1f s", name, kind, setting, fit.start_loss, fit.loss, seconds)
+        return made
+
     records: list[dict[str, Any]] = []
     size = UNIT_SIZE[recipe.unit]
     units = shard.of(range(0, 2 * skeleton.num_blocks, size))
@@ -60,20 +77,7 @@ def calibrate_bank(
         prints = [fingerprint(common | {"sublayer": s, "states": known.fingerprint}) for s in members]
         finished = [finished_record(entry_path(folder, s), p) for s, p in zip(members, prints)]
         if None in finished:
-            began = time.monotonic()
-            observed = [known.observed(s) for s in members]
-            sublayers = start_sublayers(skeleton, members, observed, setting, kind, seed, recipe)
-            unit = Unit(sublayers, arguments[first // 2])
-            problem = Problem(known.state(first), known.state(first + size), known.loss)
-            name = sublayer_name(first) if size == 1 else f"block {first // 2}"
-            fit = fit_unit(unit, problem, observed, recipe, name)
-            finished = [{"sublayer": s, **asdict(fit), "fingerprint": p} for s, p in zip(members, prints)]
-            for s, quantized, record in zip(members, sublayers, finished):
-                write_entry(entry_path(folder, s), quantized, record)
-            seconds = time.monotonic() - began
-            what = f"{name}, {kind} at {setting}"
-            log.info("%s: loss %.5g -> %.5g in %.1f s", what, fit.start_loss, fit.loss, seconds)
-            del observed, sublayers, unit, problem  # they would stay while the next ones are read
+            finished = calibrate(members, prints)
         records += finished
     if shard == WHOLE:
         write_index(folder, common | {"entries": records})

@@ -150,20 +150,27 @@ def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str 
                 embedded[rows] = skeleton.embed(torch.from_numpy(tokens[rows]).long())
     arguments = skeleton.block_arguments(tokens.shape[1])
     for s in progress(range(first, num_sublayers), "full-precision states"):
-        block = skeleton.block(s // 2) if s % 2 == 0 or s == first else block
-        sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
-        states, seen = read_hidden_states(_state_path(folder, s)), slice(MOMENT_WINDOWS)
-        with written_hidden_states(_state_path(folder, s + 1), shape) as outputs:
-            run_sublayer(sublayer, states, arguments[s // 2], out=outputs)
-            if not all(outputs[rows].isfinite().all() for rows in batches(len(outputs))):
-                raise ValueError(f"{model}: the full-precision model's state after sublayer {s} is not finite")
-            observed = observe(sublayer, states[seen], outputs[seen], arguments[s // 2], loss, generator)
-        write_tensors(folder / f"observed_{s:03d}.safetensors", observed)
+        _record_sublayer(skeleton, s, arguments[s // 2], loss, generator, folder)
         _note_progress(folder, made_from, s + 1, generator)
     last = sha256(_state_path(folder, num_sublayers))  # of all that went before it: model and tokens
     description = {"loss": loss, "num_sublayers": num_sublayers, "shape": list(shape), "last_state": last}
     write_json(folder / STATES_FILE, description)
     (folder / PROGRESS_FILE).unlink()
+
+
+def _record_sublayer(
+    skeleton: Skeleton, s: int, arguments: dict[str, Any], loss: str, generator: torch.Generator, folder: Path
+) -> None:
+    """Write the state after sublayer s, and what was observed in it."""
+    sublayer = Sublayer(skeleton.resident_block(s // 2), skeleton.family, HALVES[s % 2])
+    states, seen = read_hidden_states(_state_path(folder, s)), slice(MOMENT_WINDOWS)
+    with written_hidden_states(_state_path(folder, s + 1), tuple(states.shape)) as outputs:
+        run_sublayer(sublayer, states, arguments, out=outputs)
+        if not all(outputs[rows].isfinite().all() for rows in batches(len(outputs))):
+            where = skeleton.weights.folder
+            raise ValueError(f"{where}: the full-precision model's state after sublayer {s} is not finite")
+        observed = observe(sublayer, states[seen], outputs[seen], arguments, loss, generator)
+    write_tensors(folder / f"observed_{s:03d}.safetensors", observed)
 
 
 def _note_progress(folder: Path, made_from: str, finished: int, generator: torch.Generator) -> None:

@@ -1,5 +1,6 @@
 """A sublayer with transformed and quantized weights, inputs and cache: what calibration fits."""
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from altq.transforms.transform import Transform
 
 class QuantizedSublayer(nn.Module):
     """Transforms and clipping factors of every site of one sublayer, over its full-precision weights.
+
+    Whoever runs the sublayer's block keeps this object, too: the block does not.
 
     transforms: site -> transform. Attention: `qkv`, `o`, `key`, `value`; ffn: `gate_up`, `down`. Scales of either sign
     where `signed`; activations with a zero point where `asymmetric`.
@@ -46,11 +49,13 @@ class QuantizedSublayer(nn.Module):
         self.weight_clip = nn.ModuleDict({module_key(name): Clip(len(w), 1) for name, w in self.weights.items()})
         self.cache_clip = nn.ModuleDict()
         self._sublayer = (sublayer,)  # in a tuple, so that its modules are not ours
-        shared = {site: SharedInput(lambda x, site=site: self.read(site, x), len(n)) for site, n in self.sites.items()}
+        # Weights are let go of with the last reference to them, not when the collector of cycles comes by.
+        us = weakref.proxy(self)
+        shared = {site: SharedInput(lambda x, site=site: us.read(site, x), len(n)) for site, n in self.sites.items()}
         self.projections = sublayer.install(shared, product=reduced_linear)
         if sublayer.name == "attention":
             self.cache_clip.update({site: Clip(transforms[site].heads, 1, 2) for site in ("key", "value")})
-            attach_cache_joint(sublayer.module, self.cache)
+            attach_cache_joint(sublayer.module, lambda query, key, value: us.cache(query, key, value))
 
     @property
     def sublayer(self) -> Sublayer:

@@ -21,8 +21,8 @@ TOKENS_OF_LOGITS = 128
 def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: str | Path, fingerprint: str) -> list[float]:
     """The negative log-likelihood of each window, summed over its length - 1 predicted tokens, in float64.
 
-    tokens: [windows, length]. One block of the model is in memory at a time, and the hidden states of all windows lie in
-    the folder `scratch`, from which a run of the same `fingerprint` that was stopped goes on at the block where it
+    tokens: [windows, length]. One block of the model is in memory at a time, and the hidden states of all windows lie
+    in the folder `scratch`, from which a run of the same `fingerprint` that was stopped goes on at the block where it
     stopped; the caller removes it. ValueError where a loss is not finite.
     """
     windows, arguments = torch.from_numpy(tokens).long(), skeleton.block_arguments(tokens.shape[1])
@@ -34,10 +34,9 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: str | Path, f
 
     stream = ResidualStream(scratch, fingerprint, (*tokens.shape, skeleton.config.hidden_size), embed)
     for index in progress(range(stream.step, skeleton.num_blocks), "perplexity"):
-        block = skeleton.block(index)
         with stream.advance() as (inputs, outputs):
             for rows in batches:
-                outputs[rows] = block(inputs[rows], **arguments[index])
+                outputs[rows] = skeleton.resident_block(index)(inputs[rows], **arguments[index])
     hidden, head = stream.states, skeleton.model.get_output_embeddings()
     losses = [loss for rows in batches for loss in _losses(skeleton.finish(hidden[rows]), windows[rows], head)]
     bad = [index for index, loss in enumerate(losses) if not np.isfinite(loss)]

@@ -75,22 +75,24 @@ def assemble(
 
     shape = (*tokens.shape, skeleton.config.hidden_size)
     stream = ResidualStream(folder / "residual_stream", made_from, shape, embed)
-    made: list[dict[str, Any]] = stream.notes.setdefault("sublayers", [])
-    first = stream.step
-    for s in progress(range(first, num_sublayers), f"assembling {chosen.policy} at {setting}"):
-        block = skeleton.block(s // 2) if s % 2 == 0 or s == first else block
-        sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
+
+    def assemble_sublayer(s: int, inputs: Tensor, outputs: Tensor) -> dict[str, Any]:
+        """Round a sublayer and write its part: the names of the part's tensors, and the structure of its sites."""
+        sublayer = Sublayer(skeleton.resident_block(s // 2), skeleton.family, HALVES[s % 2])
         entry = _entry(sublayer, s, chosen.kinds[s], banks, skeleton.config.num_key_value_heads)
         quantized = entry.restore(sublayer, setting)
         weights = token_weights(known.loss, known.state(s + 1)[seen])
+        rounded = round_sublayer(quantized, inputs, outputs, weights, arguments[s // 2], rounding)
+        parts = export_sublayer(quantized, rounded, skeleton.family.norm_offset)
+        prefix = skeleton.weights.block_prefix(s // 2)
+        write_part(part_path(folder, s + 1, num_sublayers), {prefix + name: part for name, part in parts.items()})
+        sites = {site: store(online(t))[0] for site, t in quantized.transforms.items()}
+        return {"names": [prefix + name for name in parts], "structure": {"sites": sites, **quantized.options}}
+
+    made: list[dict[str, Any]] = stream.notes.setdefault("sublayers", [])
+    for s in progress(range(stream.step, num_sublayers), f"assembling {chosen.policy} at {setting}"):
         with stream.advance() as (inputs, outputs):
-            rounded = round_sublayer(quantized, inputs, outputs, weights, arguments[s // 2], rounding)
-            parts = export_sublayer(quantized, rounded, skeleton.family.norm_offset)
-            prefix = skeleton.weights.block_prefix(s // 2)
-            write_part(part_path(folder, s + 1, num_sublayers), {prefix + name: part for name, part in parts.items()})
-            sites = {site: store(online(t))[0] for site, t in quantized.transforms.items()}
-            names = [prefix + name for name in parts]
-            made.append({"names": names, "structure": {"sites": sites, **quantized.options}})
+            made.append(assemble_sublayer(s, inputs, outputs))
     names_of = {part_path(folder, s + 1, num_sublayers).name: part["names"] for s, part in enumerate(made)}
     structures = [part["structure"] for part in made]
     description = {

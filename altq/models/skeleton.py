@@ -47,6 +47,7 @@ class Skeleton:
             self.model = AutoModelForCausalLM.from_config(self.config, attn_implementation=ATTENTION, dtype=dtype)
         self.model.eval().requires_grad_(False)
         self._blocks: nn.ModuleList = self.model.get_submodule(self.family.blocks)
+        self._resident: tuple[int, nn.Module] | None = None
         self.outer_tensors = self._read_outer_tensors()
         self.model.load_state_dict(self.outer_tensors, strict=False, assign=True)
         self.model.tie_weights()
@@ -67,6 +68,13 @@ class Skeleton:
         if self.residual:
             self.residual.fold_block(module)
         return module.requires_grad_(False)
+
+    def resident_block(self, block: int) -> nn.Module:
+        """The one module of block `block` until another is asked for, which is read when this one is let go of."""
+        if self._resident is None or self._resident[0] != block:
+            self._resident = None
+            self._resident = block, self.block(block)
+        return self._resident[1]
 
     @torch.no_grad()
     def embed(self, tokens: Tensor) -> Tensor:

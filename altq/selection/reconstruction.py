@@ -25,19 +25,19 @@ def reconstruction_errors(
     skeleton = Skeleton(model)
     states, arguments = skeleton.embed(torch.from_numpy(tokens).long()), skeleton.block_arguments(tokens.shape[1])
     _check(banks, setting)
+
+    def sublayer(s: int) -> Sublayer:
+        return Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
+
+    def error_of(bank: str | Path, s: int, problem: Problem) -> float:
+        unit = Unit([read_entry(bank, s).restore(sublayer(s), setting)], arguments[s // 2])
+        return _error(unit, problem)
+
     errors = []
     for s in progress(range(2 * skeleton.num_blocks), f"reconstruction error at {setting}"):
-
-        def sublayer() -> Sublayer:
-            return Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
-
-        outputs = run_sublayer(sublayer(), states, arguments[s // 2])
+        outputs = run_sublayer(sublayer(s), states, arguments[s // 2])
         problem = Problem(states, outputs, loss)
-        of_kind = {}
-        for kind, bank in banks.items():
-            unit = Unit([read_entry(bank, s).restore(sublayer(), setting)], arguments[s // 2])
-            of_kind[kind] = _error(unit, problem)
-        errors.append(of_kind)
+        errors.append({kind: error_of(bank, s, problem) for kind, bank in banks.items()})
         states = outputs
     return errors
 

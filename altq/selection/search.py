@@ -133,6 +133,15 @@ def search_model(
     arguments = skeleton.block_arguments(known.length)
     common = {"setting": str(setting), "seed": seed, "kinds": list(candidates), "code": code}
     common |= {"recipe": recipe.model_dump(mode="json"), "search": options.model_dump(), "states": known.fingerprint}
+
+    def search(s: int) -> Trace:
+        problem, observed = Problem(known.state(s), known.state(s + 1), known.loss), [known.observed(s)]
+        started = [start_sublayers(skeleton, [s], observed, setting, kind, seed, recipe) for kind in candidates]
+        mixture = Mixture([Unit(sublayers, arguments[s // 2]) for sublayers in started])
+        for unit in mixture.candidates:
+            start_clips(unit, problem, observed, recipe)
+        return search_sublayer(mixture, problem, recipe, options, sublayer_name(s))
+
     traces = []
     for s in progress(range(2 * skeleton.num_blocks), f"searching at {setting}"):
         path = Path(folder) / f"sublayer_{s:03d}.json"
@@ -140,12 +149,7 @@ def search_model(
         found = _finished(path, expected)
         if found is None:
             began = time.process_time()
-            problem, observed = Problem(known.state(s), known.state(s + 1), known.loss), [known.observed(s)]
-            started = [start_sublayers(skeleton, [s], observed, setting, kind, seed, recipe) for kind in candidates]
-            mixture = Mixture([Unit(sublayers, arguments[s // 2]) for sublayers in started])
-            for unit in mixture.candidates:
-                start_clips(unit, problem, observed, recipe)
-            found = search_sublayer(mixture, problem, recipe, options, sublayer_name(s))
+            found = search(s)
             spent = time.process_time() - began
             write_json(path, {"trace": asdict(found), "processor_seconds": spent, "fingerprint": expected})
             chosen = dict(zip(candidates, found.pi[-1]))

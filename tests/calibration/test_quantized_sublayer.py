@@ -14,7 +14,7 @@ from models_for_tests import KINDS, MODELS, double_model, logits, recipe, relati
 
 
 def install(workspace, skeleton, model, kinds, *, setting=FULL_PRECISION, **options):
-    """Transform every sublayer of a model in place; returns the quantized sublayers in order."""
+    """Transform every sublayer of a model in place, as long as the quantized sublayers are kept that it returns."""
     states, generator = States(workspace.states), torch.Generator().manual_seed(3)
     installed = []
     for s, kind in enumerate(kinds):
@@ -159,8 +159,9 @@ def test_quantizing_any_of_the_four_changes_the_output(workspaces):
     outputs = {}
     for text in ("W16A16K16V16", "W4A16K16V16", "W16A4K16V16", "W16A16K4V16", "W16A16K16V4"):
         skeleton = Skeleton(workspace.model)
-        install(workspace, skeleton, skeleton.fill(), 4 * ["affine"], setting=Setting.parse(text))
+        installed = install(workspace, skeleton, skeleton.fill(), 4 * ["affine"], setting=Setting.parse(text))
         outputs[text] = logits(skeleton.model, workspace.tokens)
+        assert installed[0].sublayer.block is skeleton.model.get_submodule(skeleton.family.blocks)[0]
     full = outputs.pop("W16A16K16V16")
     for text, found in outputs.items():
         assert 1e-3 < relative_error(found, full) < 1, text

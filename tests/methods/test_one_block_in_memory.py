@@ -1,0 +1,78 @@
+"""Stages that stream a model let go of a block before they read the next, whenever the garbage collector may come."""
+
+import gc
+import weakref
+
+import pytest
+from models_for_tests import Workspace, perplexity_losses, recipe
+
+from altq.calibration.states import record_states
+from altq.methods.quantized_model import QuantizedSkeleton
+from altq.methods.rounding import RoundingOptions
+from altq.models.skeleton import Skeleton
+from altq.selection.options import SearchOptions
+from altq.selection.reconstruction import reconstruction_errors
+from altq.selection.search import search_model
+from altq.setting import Setting
+
+SETTING = Setting.parse("W4A4K4V4")
+STEPS = {"steps": 2, "clip_search": True}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return Workspace("llama_gqa", tmp_path_factory.mktemp("streaming"))
+
+
+@pytest.fixture
+def others(monkeypatch):
+    """How many blocks were in memory each time that one was read, but for it."""
+    read, counts = [], []
+
+    def counted(original):
+        def block(self, index):
+            counts.append(sum(module() is not None for module in read))
+            read.append(weakref.ref(module := original(self, index)))
+            return module
+
+        return block
+
+    for skeleton in (Skeleton, QuantizedSkeleton):
+        monkeypatch.setattr(skeleton, "block", counted(skeleton.block))
+    gc.disable()
+    yield counts
+    gc.enable()
+
+
+def test_states(workspace, others, tmp_path):
+    record_states(workspace.model, workspace.tokens, "relative", tmp_path, "test")
+    assert others == [0, 0]
+
+
+@pytest.mark.parametrize(("unit", "expected"), [("sublayer", [0, 0, 0, 0]), ("block", [0, 0])])
+def test_calibration(workspace, others, unit, expected):
+    workspace.bank(SETTING, "affine", folder=unit, unit=unit, **STEPS)
+    assert others == expected
+
+
+def test_search_holds_one_for_each_candidate(workspace, others, tmp_path):
+    kinds, options = ["affine", "rotation", "identity"], SearchOptions(steps=2)
+    search_model(workspace.model, workspace.states, SETTING, 0, kinds, recipe(**STEPS), options, tmp_path, "code")
+    assert others == [0, 1, 2] * 4
+
+
+def test_reconstruction(workspace, others):
+    banks = {kind: workspace.bank(SETTING, kind) for kind in ("affine", "rotation")}
+    others.clear()
+    reconstruction_errors(workspace.model, workspace.tokens, banks, SETTING, "relative")
+    assert others == [0] * 3 * 4
+
+
+@pytest.mark.parametrize("weights", ["gptq", "rtn"])
+def test_assembly_and_perplexity(workspace, others, weights):
+    workspace.bank(SETTING, "affine")
+    others.clear()
+    folder = workspace.checkpoint(SETTING, ["affine"] * 4, RoundingOptions(weights=weights), folder=weights)
+    perplexity_losses(QuantizedSkeleton(folder), workspace.tokens)
+    perplexity_losses(Skeleton(workspace.model), workspace.tokens)
+    assert others == [0] * 6
