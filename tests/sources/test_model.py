@@ -222,12 +222,13 @@ def test_no_disk_space(tmp_path, monkeypatch):
 
 def test_interrupted_fetch_looks_incomplete(tmp_path, monkeypatch):
     fetch_model(MADE, tmp_path / "fetched")
-    moved = []
+    moved, replace = [], model.os.replace
 
     def interrupted(source, target):
         moved.append(target)
-        if len(moved) == 2:
+        if len([path for path in moved if path.parent == tmp_path / "fetched"]) == 2:
             raise KeyboardInterrupt
+        replace(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(model.os, "replace", interrupted)
