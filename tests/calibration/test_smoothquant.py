@@ -123,12 +123,13 @@ def test_at_16_bits_the_smoothed_model_is_the_model(workspace):
     bank = smoothquant(workspace, 0.5)
     skeleton, model = double_model(workspace.model)
     expected = logits(model, workspace.tokens)
-    blocks = model.get_submodule(skeleton.family.blocks)
+    blocks, kept = model.get_submodule(skeleton.family.blocks), []
     for s in range(4):
         entry = read_entry(bank, s)
         sublayer = Sublayer(blocks[s // 2], skeleton.family, HALVES[s % 2])
         transforms = {site: transform.double() for site, transform in entry.transforms.items()}
         quantized = QuantizedSublayer(sublayer, transforms, FULL_PRECISION, signed=entry.signed)
+        kept.append(quantized)
         plain = {name: weight.clone() for name, weight in quantized.weights.items()}
         with torch.no_grad():
             quantized.prepare()
