@@ -6,7 +6,6 @@ A unit is kept when it ends, so that the same command goes on from there; one th
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 GRACE_SECONDS = 8
 
@@ -37,7 +36,7 @@ def stop_if_asked() -> None:
         _stop()
 
 
-def _ask(number: int, frame: FrameType | None) -> None:
+def _ask(*_: object) -> None:
     global _is_asked
     _is_asked = True
     signal.alarm(GRACE_SECONDS)

@@ -146,8 +146,7 @@ def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str 
         with atomic(folder / "tokens.npy") as partial, open(partial, "wb") as file:
             np.save(file, tokens)
         with written_hidden_states(_state_path(folder, 0), shape) as embedded:
-            for rows in batches(len(tokens)):
-                embedded[rows] = skeleton.embed(torch.from_numpy(tokens[rows]).long())
+            skeleton.embed_into(torch.from_numpy(tokens).long(), embedded)
     arguments = skeleton.block_arguments(tokens.shape[1])
     for s in progress(range(first, num_sublayers), "full-precision states"):
         _record_sublayer(skeleton, s, arguments[s // 2], loss, generator, folder)

@@ -1,5 +1,6 @@
 """Perplexity by windows, each alone: exp of the mean negative log-likelihood over all windows (GPTQ's protocol)."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,8 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: str | Path, f
     """
     windows, arguments = torch.from_numpy(tokens).long(), skeleton.block_arguments(tokens.shape[1])
     batches = [slice(start, start + WINDOWS_IN_MEMORY) for start in range(0, len(windows), WINDOWS_IN_MEMORY)]
-
-    def embed(outputs: Tensor) -> None:
-        for rows in batches:
-            outputs[rows] = skeleton.embed(windows[rows])
-
-    stream = ResidualStream(scratch, fingerprint, (*tokens.shape, skeleton.config.hidden_size), embed)
+    shape = (*tokens.shape, skeleton.config.hidden_size)
+    stream = ResidualStream(scratch, fingerprint, shape, partial(skeleton.embed_into, windows))
     for index in progress(range(stream.step, skeleton.num_blocks), "perplexity"):
         with stream.advance() as (inputs, outputs):
             for rows in batches:

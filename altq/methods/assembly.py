@@ -68,13 +68,8 @@ def assemble(
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     outer = part_path(folder, 0, num_sublayers)
     write_part(outer, skeleton.outer_tensors)
-
-    def embed(outputs: Tensor) -> None:
-        for rows in batches(len(tokens)):
-            outputs[rows] = skeleton.embed(tokens[rows])
-
     shape = (*tokens.shape, skeleton.config.hidden_size)
-    stream = ResidualStream(folder / "residual_stream", made_from, shape, embed)
+    stream = ResidualStream(folder / "residual_stream", made_from, shape, partial(skeleton.embed_into, tokens))
 
     def assemble_sublayer(s: int, inputs: Tensor, outputs: Tensor) -> dict[str, Any]:
         """Round a sublayer and write its part: the names of the part's tensors, and the structure of its sites."""

@@ -81,6 +81,11 @@ class Skeleton:
         """What enters block 0: [windows, length] -> [windows, length, hidden]."""
         return self.model.get_input_embeddings()(tokens).to(self.dtype)
 
+    def embed_into(self, tokens: Tensor, outputs: Tensor) -> None:
+        """The same, a window at a time, into `outputs`, which may be memory-mapped: [windows, length, hidden]."""
+        for window, output in zip(tokens, outputs, strict=True):
+            output.copy_(self.embed(window))
+
     @torch.no_grad()
     def block_arguments(self, length: int) -> list[dict[str, Any]]:
         """The arguments (rotary embedding, mask) that transformers hands to each block for windows of `length` tokens.
