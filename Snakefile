@@ -47,11 +47,12 @@ if NEEDS.guessed:
     )
 
 # Jobs run this checkout of altq (PYTHONPATH) in the environment of this Snakemake (PATH), or in that of --sdm conda.
-# glibc keeps large tensors' memory instead of giving it back after every operation: 5 to 10 % of a job's time.
+# glibc keeps what the operations of a small model let go of, which is 5 to 10 % of a job's time, and gives back tensors
+# of more than 16 MB, which would pile up in a large one.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
 shell.prefix(
     f"export PYTHONPATH={shlex.quote(str(workflow.basedir))} "
-    "MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=4000000000; "
+    "MALLOC_MMAP_THRESHOLD_=16777216 MALLOC_TRIM_THRESHOLD_=268435456; "
 )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from altq.calibration.bank import entry_path, finished_record, write_entry, write_index
-from altq.calibration.fit import fit_unit
+from altq.calibration.fit import fit_unit, start_clips
 from altq.calibration.recipe import Recipe
 from altq.calibration.shard import WHOLE, Shard
 from altq.calibration.start import start_sublayer
@@ -56,14 +56,13 @@ def calibrate_bank(
     def calibrate(members: range, prints: list[str]) -> list[dict[str, Any]]:
         """Fit the sublayers of one unit and write their entries: the records of these."""
         began = time.monotonic()
-        observed = [known.observed(s) for s in members]
-        sublayers = start_sublayers(skeleton, members, observed, setting, kind, seed, recipe)
-        unit = Unit(sublayers, arguments[members[0] // 2])
         problem = Problem(known.state(members[0]), known.state(members[-1] + 1), known.loss)
+        block_arguments = arguments[members[0] // 2]
+        unit = start_unit(skeleton, known, members, problem, block_arguments, setting, kind, seed, recipe)
         name = sublayer_name(members[0]) if len(members) == 1 else f"block {members[0] // 2}"
-        fit = fit_unit(unit, problem, observed, recipe, name)
+        fit = fit_unit(unit, problem, recipe, name)
         made = [{"sublayer": s, **asdict(fit), "fingerprint": p} for s, p in zip(members, prints)]
-        for s, quantized, record in zip(members, sublayers, made):
+        for s, quantized, record in zip(members, unit.sublayers, made):
             write_entry(entry_path(folder, s), quantized, record)
         seconds = time.monotonic() - began
         log.info("%s, %s at %s: loss %.5g -> %.5g in %.1f s", name, kind, setting, fit.start_loss, fit.loss, seconds)
@@ -81,6 +80,24 @@ def calibrate_bank(
         records += finished
     if shard == WHOLE:
         write_index(folder, common | {"entries": records})
+
+
+def start_unit(
+    skeleton: Skeleton,
+    known: States,
+    members: Sequence[int],
+    problem: Problem,
+    arguments: dict[str, Any],
+    setting: Setting,
+    kind: str,
+    seed: int,
+    recipe: Recipe,
+) -> Unit:
+    """A unit before any step, its clipping factors found. What was observed is as large as a block, and stays here."""
+    observed = [known.observed(s) for s in members]
+    unit = Unit(start_sublayers(skeleton, members, observed, setting, kind, seed, recipe), arguments)
+    start_clips(unit, problem, observed, recipe)
+    return unit
 
 
 def start_sublayers(

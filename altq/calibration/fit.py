@@ -38,13 +38,12 @@ class Fit:
     steps_kept: bool
 
 
-def fit_unit(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tensor]], recipe: Recipe, name: str) -> Fit:
-    """Fit in place; observed: what `observe` gave for each sublayer of the unit.
+def fit_unit(unit: Unit, problem: Problem, recipe: Recipe, name: str) -> Fit:
+    """Fit in place, from transforms and clipping factors that have started.
 
     ValueError where the loss is not finite even at the smallest learning rate.
     """
     windows = spread(len(problem.inputs), recipe.search_windows)
-    start_clips(unit, problem, observed, recipe)
     start_loss = problem.settled(unit, windows)
     if not math.isfinite(start_loss):
         raise ValueError(f"{name}: the loss is {start_loss} before any step; look for overflow in its states")
@@ -70,7 +69,10 @@ def fit_unit(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tensor]]
 
 
 def start_clips(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tensor]], recipe: Recipe) -> None:
-    """The clipping factors before any step: the recipe's, or those that its search finds."""
+    """The clipping factors before any step: the recipe's, or those that its search finds.
+
+    observed: what `observe` gave for each sublayer of the unit.
+    """
     for clip in unit.clips():
         clip.set(recipe.initial_clip)
     if recipe.clip_search:

@@ -77,8 +77,11 @@ class _Observers:
 
     def _accumulate(self, site: str, x: Tensor, gradient: Tensor) -> None:
         for name, seen, weight in (("moment", x, gradient), ("sensitivity", gradient, x)):
-            moment, total = second_moment(seen * weight.norm(dim=-1, keepdim=True)), self.totals.get(f"{site}.{name}")
-            self.totals[f"{site}.{name}"] = moment if total is None else total.add_(moment)
+            self._add(f"{site}.{name}", second_moment(seen * weight.norm(dim=-1, keepdim=True)))
+
+    def _add(self, name: str, moment: Tensor) -> None:
+        total = self.totals.get(name)
+        self.totals[name] = moment if total is None else total.add_(moment)
 
 
 @torch.no_grad()

@@ -89,7 +89,7 @@ class QuantizedSublayer(nn.Module):
 
     def folded_weights(self) -> dict[str, Tensor]:
         """Every weight [d_out, d_in] folded, with gradients for the transforms."""
-        return fold_weights(self.transforms, self.sites, self.weights)
+        return {name: fold_weight(self.transforms, self.sites, name, w) for name, w in self.weights.items()}
 
     def clipping_factors(self) -> dict[str, Tensor]:
         """The factors of every clip, as `activation.<site>`, `weight.<projection>` and `cache.<site>`."""
@@ -131,20 +131,17 @@ class QuantizedSublayer(nn.Module):
         return self.sublayer.after_norm(normed, arguments)
 
 
-def fold_weights(
-    transforms: Mapping[str, Transform], sites: dict[str, tuple[str, ...]], weights: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Weights [d_out, d_in] for transformed inputs; v's rows and o's columns are in the value's basis, too."""
-    folded = {}
-    for site, names in sites.items():
-        for name in names:
-            weight = weights[name]
-            if name == _value_projection(sites):
-                weight = transforms["value"].apply_to(weight.T).T
-            if site == "o":
-                weight = transforms["value"].fold_grouped(weight)
-            folded[name] = transforms[site].fold(weight)
-    return folded
+def fold_weight(
+    transforms: Mapping[str, Transform], sites: dict[str, tuple[str, ...]], name: str, weight: Tensor
+) -> Tensor:
+    """The weight [d_out, d_in] of a projection for its transformed input; v's rows and o's columns are in the value's
+    basis, too."""
+    site = next(site for site, names in sites.items() if name in names)
+    if name == _value_projection(sites):
+        weight = transforms["value"].apply_to(weight.T).T
+    if site == "o":
+        weight = transforms["value"].fold_grouped(weight)
+    return transforms[site].fold(weight)
 
 
 def fold_biases(

@@ -18,7 +18,7 @@ from torch import Tensor
 from altq.calibration.bank import Entry, read_entry, read_index, read_residual
 from altq.methods.rounding import RoundingOptions
 from altq.calibration.states import WINDOWS_PER_BATCH, States, batches, token_weights
-from altq.calibration.sublayer import QuantizedSublayer, fold_biases, fold_weights, identity_transforms
+from altq.calibration.sublayer import QuantizedSublayer, fold_biases, fold_weight, identity_transforms
 from altq.files import read_json
 from altq.methods.checkpoint import CHECKPOINT_FILE, finish_checkpoint, part_path, write_part
 from altq.methods.quantized_model import read_input
@@ -171,8 +171,6 @@ def round_sublayer(
     """
     bits = quantized.setting.weights
     exact = copy.deepcopy(quantized.transforms).double()
-    folded = fold_weights(exact, quantized.sites, {name: w.double() for name, w in quantized.weights.items()})
-    folded = {name: weight.float().contiguous() for name, weight in folded.items()}
     for name, bias in fold_biases(quantized.transforms, quantized.sites, quantized.biases).items():
         quantized.projections[name].bias = bias
     sums_hessians = rounding.weights == "gptq" and bits != FULL_PRECISION_BITS
@@ -183,8 +181,9 @@ def round_sublayer(
             inputs = site_inputs(quantized, site, hidden, arguments)
             hessian = _hessian(inputs, weights)
             factor = factorize_hessian(hessian, damping=rounding.damping, act_order=rounding.act_order)
+            del hessian
         for name in names:
-            weight = folded[name]
+            weight = fold_weight(exact, quantized.sites, name, quantized.weights[name].double()).float().contiguous()
             if bits == FULL_PRECISION_BITS:
                 rounded[name] = weight, torch.empty(0)
                 quantized.projections[name].weight = weight
@@ -234,6 +233,7 @@ def _hessian(inputs: list[Codes | Tensor], weights: Tensor) -> Tensor:
         with reduced_products():
             of_batch = rows.T @ rows
         total = of_batch if total is None else total.add_(of_batch)
+        del of_batch  # not while that of the next batch is computed
     return total
 
 

@@ -53,12 +53,7 @@ def factorize_hessian(
         raise ValueError(f"GPTQ damping {damping} is not between 0 and {_LARGEST_DAMPING}")
     diagonal = _checked_diagonal(hessian)
     order = diagonal.argsort(descending=True, stable=True) if act_order else None
-    # Cholesky gives lower times upper; the reversed matrix turns that into the upper times lower that is needed.
-    if order is None:
-        flipped = hessian.flip(0, 1).to(torch.float64)
-    else:
-        backwards = order.flip(0)
-        flipped = hessian.index_select(0, backwards).index_select(1, backwards).to(torch.float64)
+    if order is not None:
         diagonal = diagonal[order]
     flipped_diagonal = diagonal.flip(0)
     live = flipped_diagonal > 0
@@ -66,8 +61,12 @@ def factorize_hessian(
     flipped_diagonal = torch.where(live, flipped_diagonal, mean)
 
     while True:
-        flipped.diagonal().copy_(flipped_diagonal + damping * mean)
-        lower, info = torch.linalg.cholesky_ex(flipped)
+        # A matrix of [d_in, d_in] is the most that there is in memory: one in float64, which its factor takes the place
+        # of. LAPACK's order of columns is had by transposing, which leaves a symmetric matrix as it is.
+        lower = _flipped(hessian, order).to(torch.float64).mT
+        lower.diagonal().copy_(flipped_diagonal + damping * mean)
+        info = torch.empty((), dtype=torch.int32, device=lower.device)
+        torch.linalg.cholesky_ex(lower, out=(lower, info))
         if int(info) == 0:
             break
         raised = max(10 * damping, _SMALLEST_ESCALATION)
@@ -82,10 +81,18 @@ def factorize_hessian(
         )  # fmt: skip
         damping = raised
 
-    del flipped  # matrices of [d_in, d_in] are the most that there is in memory
     lower.div_(lower.diagonal().clone())
-    feedback = lower.T.to(dtype).flip(0, 1)
-    return HessianFactor(feedback.contiguous(), order, damping)
+    upper = lower.T.to(dtype)
+    del lower
+    return HessianFactor(upper.flip(0, 1).contiguous(), order, damping)
+
+
+def _flipped(hessian: Tensor, order: Tensor | None) -> Tensor:
+    """A copy in order, then reversed: Cholesky gives lower times upper; reversed, that is the upper times lower."""
+    if order is None:
+        return hessian.flip(0, 1)
+    backwards = order.flip(0)
+    return hessian.index_select(0, backwards).index_select(1, backwards)
 
 
 def gptq_round(

@@ -46,19 +46,23 @@ def quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """clamp(round(x / scale + zero)) - zero, times scale. Rounding has gradient one, clamping its own."""
+    """clamp(round(x / scale + zero)) - zero, times scale. Rounding has gradient one, clamping its own.
+
+    x and its scale are kept for the backward pass, which computes ratio and codes again: of a weight they are as large
+    as the weight itself.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
-        ratio = x / scale
-        codes = ratio.round()
-        codes = codes.clamp_(low, high) if zero is None else _clamp_less_zero(codes, zero, low, high)
-        ctx.save_for_backward(ratio, codes, scale)
-        return codes * scale
+        ctx.save_for_backward(x, scale, zero)
+        ctx.range = low, high
+        return _FakeQuantize._codes((x / scale).round_(), zero, low, high).mul_(scale)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        ratio, codes, scale = ctx.saved_tensors
+        x, scale, zero = ctx.saved_tensors
+        ratio = x / scale
+        codes = _FakeQuantize._codes(ratio.round(), zero, *ctx.range)
         residual = codes - ratio
         inside = residual.abs() <= 0.5
         grad_scale = None
@@ -66,6 +70,10 @@ class _FakeQuantize(torch.autograd.Function):
             # d(scale * codes)/d(scale) is codes - ratio where the code follows x, and the clamped code elsewhere.
             grad_scale = torch.where(inside, residual, codes).mul_(grad).sum_to_size(scale.shape)
         return grad * inside, grad_scale, None, None, None
+
+    @staticmethod
+    def _codes(rounded: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
+        return rounded.clamp_(low, high) if zero is None else _clamp_less_zero(rounded, zero, low, high)
 
 
 def fake_quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:

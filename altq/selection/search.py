@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from altq.calibration.by_unit import start_sublayers
-from altq.calibration.fit import RATE_REDUCTIONS, make_optimisers, start_clips
+from altq.calibration.by_unit import start_unit
+from altq.calibration.fit import RATE_REDUCTIONS, make_optimisers
 from altq.calibration.recipe import Recipe
 from altq.calibration.states import States, windows_of_step
 from altq.calibration.unit import Problem, Unit
@@ -135,12 +135,12 @@ def search_model(
     common |= {"recipe": recipe.model_dump(mode="json"), "search": options.model_dump(), "states": known.fingerprint}
 
     def search(s: int) -> Trace:
-        problem, observed = Problem(known.state(s), known.state(s + 1), known.loss), [known.observed(s)]
-        started = [start_sublayers(skeleton, [s], observed, setting, kind, seed, recipe) for kind in candidates]
-        mixture = Mixture([Unit(sublayers, arguments[s // 2]) for sublayers in started])
-        for unit in mixture.candidates:
-            start_clips(unit, problem, observed, recipe)
-        return search_sublayer(mixture, problem, recipe, options, sublayer_name(s))
+        problem = Problem(known.state(s), known.state(s + 1), known.loss)
+        started = [
+            start_unit(skeleton, known, [s], problem, arguments[s // 2], setting, kind, seed, recipe)
+            for kind in candidates
+        ]
+        return search_sublayer(Mixture(started), problem, recipe, options, sublayer_name(s))
 
     traces = []
     for s in progress(range(2 * skeleton.num_blocks), f"searching at {setting}"):

@@ -31,9 +31,9 @@ def calibrated(monkeypatch):
     """The names of the units that are calibrated, as they are."""
     seen, original = [], module.fit_unit
 
-    def fit_unit(unit, problem, observed, recipe, name):
+    def fit_unit(unit, problem, recipe, name):
         seen.append(name)
-        return original(unit, problem, observed, recipe, name)
+        return original(unit, problem, recipe, name)
 
     monkeypatch.setattr(module, "fit_unit", fit_unit)
     return seen

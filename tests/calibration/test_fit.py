@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from altq.calibration import fit as module
-from altq.calibration.fit import fit_unit, search_clips
+from altq.calibration.fit import fit_unit, search_clips, start_clips
 from altq.calibration.start import start_sublayer
 from altq.calibration.states import States
 from altq.calibration.sublayer import QuantizedSublayer, module_key
@@ -47,6 +47,12 @@ def build(workspace, members, kind="affine", setting=SETTING, *, signed=True, **
     unit = Unit(sublayers, skeleton.block_arguments(states.length)[members[0] // 2])
     problem = Problem(states.state(members[0]), states.state(members[-1] + 1), states.loss)
     return unit, problem, [states.observed(s) for s in members]
+
+
+def start_and_fit(unit, problem, observed, recipe, name):
+    """As calibration does it: clipping factors first, for which alone it keeps what was observed."""
+    start_clips(unit, problem, observed, recipe)
+    return fit_unit(unit, problem, recipe, name)
 
 
 def loss_of(unit, problem, windows=ALL):
@@ -91,7 +97,7 @@ def test_the_loss_is_the_weighted_mean_squared_error_of_what_is_added(workspace,
 def test_steps_never_raise_the_loss_and_what_is_reported_is_so(workspace, members, kind):
     unit, problem, observed = build(workspace, members, kind)
     given = recipe(steps=6, clip_search=True, learning_rate=5e-3)
-    fit = fit_unit(unit, problem, observed, given, "here")
+    fit = start_and_fit(unit, problem, observed, given, "here")
     assert fit.loss <= fit.start_loss and fit.num_restarts == 0
     assert fit.steps_kept == (fit.loss < fit.start_loss)
     assert loss_of(unit, problem, ENDS) == pytest.approx(fit.loss, rel=1e-6)
@@ -101,7 +107,7 @@ def test_steps_lower_the_loss_from_a_random_start(workspace):
     for members in (0, 1, BLOCK):
         unit, problem, observed = build(workspace, members, start="random", scaling="ones")
         given = recipe(steps=20, learning_rate=5e-3, search_windows=4)
-        fit = fit_unit(unit, problem, observed, given, "here")
+        fit = start_and_fit(unit, problem, observed, given, "here")
         assert fit.steps_kept and fit.loss < 0.97 * fit.start_loss
 
 
@@ -115,7 +121,7 @@ def test_steps_that_raise_the_loss_are_taken_back(workspace, monkeypatch):
             unit.sublayers[0].weight_clip["down_proj"].set(0.02)
 
     monkeypatch.setattr(module, "_take_steps", spoil)
-    fit = fit_unit(unit, problem, observed, recipe(steps=1), "here")
+    fit = start_and_fit(unit, problem, observed, recipe(steps=1), "here")
     assert before and not fit.steps_kept and fit.loss == fit.start_loss
     assert changed_names(unit, before) == set()
 
@@ -135,7 +141,7 @@ def test_rotations_stay_orthogonal(workspace):
 def test_halves_that_are_not_fitted_take_no_step(workspace, monkeypatch):
     monkeypatch.setattr(module, "_take_steps", lambda *_: pytest.fail("a step was taken"))
     for given in (recipe(steps=5, fitted=["ffn"]), recipe(steps=0), recipe(steps=5, fitted=[])):
-        fit = fit_unit(*build(workspace, 0), given, "here")
+        fit = start_and_fit(*build(workspace, 0), given, "here")
         assert fit.loss == fit.start_loss and not fit.steps_kept
 
 
@@ -146,7 +152,7 @@ def test_only_the_fitted_halves_of_a_block_change(workspace, fitted):
         clip.set(recipe().initial_clip)
     before = state_of(unit)
     given = recipe(steps=10, learning_rate=5e-3, search_windows=4, fitted=fitted)
-    assert fit_unit(unit, problem, observed, given, "here").steps_kept
+    assert start_and_fit(unit, problem, observed, given, "here").steps_kept
     changed = changed_names(unit, before)
     # Every transform and clip of a fitted half, and nothing of the other.
     expected = {name for name in before if ("attention", "ffn")[int(name.split(".")[1])] in fitted}
@@ -163,7 +169,7 @@ def test_both_halves_of_a_block_are_fitted_to_its_output_alone(workspace):
     # Whatever the state between the halves: only the block's input and output are in its problem.
     unit, problem, observed = build(workspace, BLOCK, start="random", scaling="ones")
     given = recipe(steps=10, learning_rate=5e-3, search_windows=4)
-    fit = fit_unit(unit, problem, observed, given, "here")
+    fit = start_and_fit(unit, problem, observed, given, "here")
     states = States(workspace.states)
     with torch.no_grad():
         unit.prepare()
@@ -222,7 +228,7 @@ def test_the_clip_search_leaves_full_precision_alone(workspace, setting, expecte
 @pytest.mark.parametrize("initial", [0.5, 0.982, 1.0])
 def test_without_search_and_steps_clips_are_the_initial_clip(workspace, members, initial):
     unit, problem, observed = build(workspace, members)
-    fit_unit(unit, problem, observed, recipe(initial_clip=initial), "here")
+    start_and_fit(unit, problem, observed, recipe(initial_clip=initial), "here")
     factors = factors_of(unit)
     assert len(factors) == {0: 8, 1: 5, BLOCK: 13}[members]
     for factor in factors.values():
@@ -232,7 +238,7 @@ def test_without_search_and_steps_clips_are_the_initial_clip(workspace, members,
 
 def test_clips_that_are_not_searched_keep_the_initial_clip(workspace):
     unit, problem, observed = build(workspace, BLOCK, setting=Setting(16, 16, 4, 16))
-    fit_unit(unit, problem, observed, recipe(initial_clip=0.77, clip_search=True), "here")
+    start_and_fit(unit, problem, observed, recipe(initial_clip=0.77, clip_search=True), "here")
     for name, factor in factors_of(unit).items():
         kept = torch.allclose(factor, torch.full_like(factor, 0.77), rtol=0, atol=1e-6)
         assert kept == (name != "attention.cache.key"), name
@@ -242,7 +248,7 @@ def test_the_initial_clip_is_what_the_loss_before_steps_is_of(workspace):
     losses = []
     for initial in (0.3, 1.0):
         unit, problem, observed = build(workspace, 1)
-        fit = fit_unit(unit, problem, observed, recipe(initial_clip=initial, search_windows=4), "here")
+        fit = start_and_fit(unit, problem, observed, recipe(initial_clip=initial, search_windows=4), "here")
         assert fit.start_loss == pytest.approx(loss_of(unit, problem), rel=1e-6)
         losses.append(fit.start_loss)
     assert losses[0] != pytest.approx(losses[1], rel=1e-2)
@@ -306,11 +312,13 @@ def test_a_diverged_fit_starts_again_with_a_smaller_rate_and_says_so(workspace, 
     NanOnce(monkeypatch)
     seen = rates(monkeypatch)
     with caplog.at_level(logging.WARNING, logger="altq.calibration.fit"):
-        fit = fit_unit(unit, problem, observed, recipe(steps=4, learning_rate=1e-2), "block 0 ffn")
+        fit = start_and_fit(unit, problem, observed, recipe(steps=4, learning_rate=1e-2), "block 0 ffn")
     assert fit.num_restarts == 1
     assert seen == pytest.approx([1e-2, 1e-3])
     [record] = caplog.records
-    assert "block 0 ffn: the loss is nan at step 1 with 1 of the learning rate; back to the start" in record.getMessage()
+    assert (
+        "block 0 ffn: the loss is nan at step 1 with 1 of the learning rate; back to the start" in record.getMessage()
+    )
     assert all(torch.isfinite(tensor).all() for tensor in unit.state_dict().values())
     assert fit.loss <= fit.start_loss
 
@@ -319,10 +327,10 @@ def test_a_restarted_fit_begins_where_the_first_began(workspace, monkeypatch):
     # The restart's result is that of a fit with the smaller rate from the outset.
     given = recipe(steps=4, learning_rate=1e-2, search_windows=4)
     expected = build(workspace, 1, start="random")
-    fit_unit(*expected, given.model_copy(update={"learning_rate": 1e-3}), "here")
+    start_and_fit(*expected, given.model_copy(update={"learning_rate": 1e-3}), "here")
     unit, problem, observed = build(workspace, 1, start="random")
     NanOnce(monkeypatch)
-    assert fit_unit(unit, problem, observed, given, "here").num_restarts == 1
+    assert start_and_fit(unit, problem, observed, given, "here").num_restarts == 1
     for name, tensor in unit.state_dict().items():
         torch.testing.assert_close(tensor, expected[0].state_dict()[name], rtol=1e-5, atol=1e-6)
 
@@ -340,7 +348,7 @@ def test_a_factor_that_becomes_singular_is_a_restart(workspace, monkeypatch, cap
                 down.online.left[0].zero_()
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    fit = fit_unit(unit, problem, observed, recipe(steps=2), "block 0 ffn")
+    fit = start_and_fit(unit, problem, observed, recipe(steps=2), "block 0 ffn")
     assert fit.num_restarts == 1 and "down" in caplog.text
     assert down.check()[0]
 
@@ -349,14 +357,14 @@ def test_a_fit_that_always_diverges_is_an_error_that_names_the_sublayer(workspac
     unit, problem, observed = build(workspace, 1)
     NanOnce(monkeypatch, always=True)
     with pytest.raises(ValueError, match="block 0 ffn: the loss is nan at step 0.*even at 0.01 of the learning rate"):
-        fit_unit(unit, problem, observed, recipe(steps=3), "block 0 ffn")
+        start_and_fit(unit, problem, observed, recipe(steps=3), "block 0 ffn")
 
 
 def test_a_loss_that_is_not_finite_at_the_start_is_an_error(workspace):
     unit, problem, observed = build(workspace, 1)
     problem.inputs[0, 0, 0] = math.nan
     with pytest.raises(ValueError, match="block 0 ffn: the loss is nan before any step"):
-        fit_unit(unit, problem, observed, recipe(steps=3), "block 0 ffn")
+        start_and_fit(unit, problem, observed, recipe(steps=3), "block 0 ffn")
 
 
 @pytest.mark.parametrize("members", [0, BLOCK], ids=str)
@@ -364,7 +372,7 @@ def test_two_fits_give_the_same_bits(workspace, members):
     results = []
     for _ in range(2):
         unit, problem, observed = build(workspace, members, "rotation")
-        fit = fit_unit(unit, problem, observed, recipe(steps=3, clip_search=True), "here")
+        fit = start_and_fit(unit, problem, observed, recipe(steps=3, clip_search=True), "here")
         results.append((fit, unit.state_dict()))
     assert results[0][0] == results[1][0]
     assert all(torch.equal(tensor, results[1][1][name]) for name, tensor in results[0][1].items())

@@ -6,7 +6,9 @@ import weakref
 import pytest
 from models_for_tests import Workspace, perplexity_losses, recipe
 
-from altq.calibration.states import record_states
+from altq.calibration import by_unit
+from altq.calibration.fit import Fit
+from altq.calibration.states import States, record_states
 from altq.methods.quantized_model import QuantizedSkeleton
 from altq.methods.rounding import RoundingOptions
 from altq.models.skeleton import Skeleton
@@ -16,6 +18,7 @@ from altq.selection.search import search_model
 from altq.setting import Setting
 
 SETTING = Setting.parse("W4A4K4V4")
+FIT = Fit(1.0, 1.0, 0, False)
 STEPS = {"steps": 2, "clip_search": True}
 
 
@@ -53,6 +56,22 @@ def test_states(workspace, others, tmp_path):
 def test_calibration(workspace, others, unit, expected):
     workspace.bank(SETTING, "affine", folder=unit, unit=unit, **STEPS)
     assert others == expected
+
+
+def test_calibration_takes_no_step_with_what_was_observed_in_memory(workspace, monkeypatch):
+    read, alive, original = [], [], States.observed
+
+    def observed(*arguments):
+        tensors = original(*arguments)
+        read.extend(map(weakref.ref, tensors.values()))
+        return tensors
+
+    monkeypatch.setattr(States, "observed", observed)
+    monkeypatch.setattr(by_unit, "fit_unit", lambda *_: alive.append(sum(t() is not None for t in read)) or FIT)
+    gc.disable()
+    workspace.bank(SETTING, "rotation", folder="observed", **STEPS)
+    gc.enable()
+    assert len(read) > 4 and alive == [0] * 4
 
 
 def test_search_holds_one_for_each_candidate(workspace, others, tmp_path):
