@@ -1,15 +1,21 @@
-"""The commands of the stages that take long, over the smoke experiment: to be stopped, and compared with one go."""
+"""The commands of the stages that take long, over the smoke experiment: to be stopped, and compared with one go.
+
+They run in processes that a server forks, which has imported what they need: importing takes longer than a stage on a
+tiny model, so that most would be stopped before they have begun.
+"""
 
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import yaml
 
+from altq.cli import main
 from altq.configuration import Experiment
 from altq.options import to_flags
 
@@ -20,6 +26,14 @@ CHECKPOINT = f"results/checkpoints/made/affine/{SETTING}/gptq/seed0"
 EVALUATED = f"--folder {CHECKPOINT} --method affine --setting {SETTING} --weights gptq --seed 0"
 STAGES = (
     "fetch-corpus", "states", "calibrate", "calibrate-end-to-end", "search", "assemble", "perplexity", "zero-shot"
+)  # fmt: skip
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    [
+        "altq.calibration.by_unit", "altq.calibration.end_to_end", "altq.evaluation.zero_shot", "altq.methods.assembly",
+        "altq.selection.search", "transformers.models.llama.modeling_llama",
+    ]
 )  # fmt: skip
 
 
@@ -47,24 +61,29 @@ class Stages:
             "perplexity": f"{EVALUATED} --tokens results/tokens/made/pydoc/test.npy",
             "zero-shot": f"{EVALUATED} --task hellaswag --items tasks/hellaswag --requests requests/hellaswag.parquet",
         }  # fmt: skip
-        self._run("fetch-task", "--task hellaswag --source {made: 400}", "tasks/hellaswag").wait()
         made = f"--model {MODEL} --task hellaswag --items tasks/hellaswag --seed 0"
-        self._run("requests", made, "requests/hellaswag.parquet").wait()
+        for command, arguments, output in (
+            ("fetch-task", "--task hellaswag --source {made: 400}", "tasks/hellaswag"),
+            ("requests", made, "requests/hellaswag.parquet"),
+        ):
+            assert ended(self._run(command, arguments, output)) == 0
         self._straight: dict[str, tuple[dict[str, bytes], float]] = {}
 
     def straight(self, stage: str) -> tuple[dict[str, bytes], float]:
         """What a run in one go writes, and its seconds."""
         if stage not in self._straight:
             began = time.monotonic()
-            assert self.start(stage, "straight").wait() == 0
+            assert ended(self.start(stage, "straight")) == 0
             self._straight[stage] = self.written(stage, "straight"), time.monotonic() - began
         return self._straight[stage]
 
-    def start(self, stage: str, where: str) -> subprocess.Popen:
+    def start(self, stage: str, where: str) -> BaseProcess:
         return self._run(stage, self.arguments[stage], self._output(stage, where))
 
     def command(self, stage: str, where: str) -> list[str]:
-        return _command(stage, self.arguments[stage], self._output(stage, where))
+        """The same for a shell."""
+        words = _arguments(stage, self.arguments[stage], self._output(stage, where))
+        return [sys.executable, "-m", "altq", *words]
 
     def written(self, stage: str, where: str) -> dict[str, bytes]:
         """Every file of a stage but what tells how long it took."""
@@ -83,16 +102,30 @@ class Stages:
         suffix = {"perplexity": ".json", "zero-shot": ".parquet"}.get(stage)
         return f"{where}/{stage}/result{suffix}" if suffix else f"{where}/{stage}"
 
-    def _run(self, command: str, arguments: str, output: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            _command(command, arguments, output), cwd=self.folder, env=self.environment, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+    def _run(self, command: str, arguments: str, output: str) -> BaseProcess:
+        process = SERVER.Process(target=_altq, args=(_arguments(command, arguments, output), self.folder))
+        process.start()
+        return process
 
 
-def _command(command: str, arguments: str, output: str) -> list[str]:
+def ended(process: BaseProcess) -> int:
+    """The exit status of a process, once it has one."""
+    process.join()
+    return process.exitcode
+
+
+def _altq(arguments: list[str], folder: Path) -> None:
+    """What a process does: altq's command line in a folder."""
+    os.chdir(folder)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for said in (1, 2):
+        os.dup2(nowhere, said)
+    sys.exit(main(arguments))
+
+
+def _arguments(command: str, arguments: str, output: str) -> list[str]:
     words = [word for word in _words(arguments) if word]
-    return [sys.executable, "-m", "altq", command, *words, "--threads", "1", "--output", output]
+    return [command, *words, "--threads", "1", "--output", output]
 
 
 def _words(arguments: str) -> list[str]:

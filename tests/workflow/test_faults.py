@@ -12,10 +12,12 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-class Workflow:
-    """A run of the smoke experiment from its finished inputs, in a folder of its own."""
+BANK = "results/bank/made/W3A3K2V2/seed0/affine"
+CHECKPOINT = "results/checkpoints/made/affine/W3A3K2V2/gptq/seed0/quantization.json"
 
-    target = "results/perplexity/made/affine/W3A3K2V2/gptq/seed0/pydoc.json"
+
+class Workflow:
+    """The bank of the smoke experiment made anew from its finished inputs, in a folder of its own."""
 
     def __init__(self, smoke, project, folder, snakemake):
         self.folder, self._project, self._snakemake = folder, project, snakemake
@@ -27,7 +29,7 @@ class Workflow:
         """The same in the background, working by the time that this returns."""
         words = ["--snakefile", "Snakefile", "--configfile", "configs/smoke.yaml", "--directory", self.folder]
         running = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *words, "--cores", "1", self.target],
+            [sys.executable, "-m", "snakemake", *words, "--cores", "1", f"{BANK}/index.json"],
             cwd=self._project, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         while not (self.folder / "results/bank").exists():
@@ -35,9 +37,9 @@ class Workflow:
             time.sleep(0.05)
         return running
 
-    def run(self, *arguments):
+    def run(self, *arguments, target=f"{BANK}/index.json"):
         smoke = self._project / "configs" / "smoke.yaml"
-        done = self._snakemake("--configfile", smoke, "--cores", "1", *arguments, self.target, folder=self.folder)
+        done = self._snakemake("--configfile", smoke, "--cores", "1", *arguments, target, folder=self.folder)
         return done.returncode, done.stdout + done.stderr
 
 
@@ -65,14 +67,13 @@ def test_a_stale_lock(workflow):
 
 def test_an_entry_of_a_finished_bank_that_is_cut_off(workflow, smoke):
     shutil.copytree(smoke.folder / "results/bank", workflow.folder / "results/bank")
-    bank = workflow.folder / "results/bank/made/W3A3K2V2/seed0/affine"
-    entry = bank / "sublayer_005.safetensors"
+    entry = workflow.folder / BANK / "sublayer_005.safetensors"
     whole = entry.read_bytes()
     entry.write_bytes(whole[:-10])
-    status, said = workflow.run()
-    assert status == 1 and f"delete {bank.relative_to(workflow.folder)}/index.json and run again" in said
-    (bank / "index.json").unlink()
-    status, said = workflow.run()
+    status, said = workflow.run(target=CHECKPOINT)
+    assert status == 1 and f"delete {BANK}/index.json and run again" in said
+    (workflow.folder / BANK / "index.json").unlink()
+    status, said = workflow.run(target=CHECKPOINT)
     assert status == 0 and entry.read_bytes() == whole
     assert "sublayer_005.safetensors cannot be read" in said and said.count(", affine at W3A3K2V2: loss") == 1
 
@@ -88,5 +89,5 @@ def test_a_clock_that_was_set_back(workflow, smoke):
     assert status == 0, said
     assert "calibrating affine at W3A3K2V2: 100%" in said
     assert ", affine at W3A3K2V2: loss" not in said, "no sublayer is calibrated again"
-    index = "results/bank/made/W3A3K2V2/seed0/affine/index.json"
+    index = f"{BANK}/index.json"
     assert (workflow.folder / index).read_bytes() == (smoke.folder / index).read_bytes()

@@ -1,14 +1,12 @@
 """Stages that are stopped by kill -9 at a random moment, SIGTERM or a full disk, and run again: the files of one go."""
 
-import os
 import random
 import shutil
-import signal
 import subprocess
 import time
 
 import pytest
-from stages_for_tests import STAGES, Stages
+from stages_for_tests import STAGES, Stages, ended
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +32,12 @@ def test_a_killed_stage_ends_as_if_it_had_not_been(stages, seed):
     expected, seconds = stages.straight(stage)
     process = stages.start(stage, where)
     time.sleep(random.Random(seed).uniform(0.2, 1.0) * seconds)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     for name, content in stages.written(stage, where).items():
         # What has its final name is whole, or is what a stage goes on from.
         assert name not in expected or name.endswith("index.json") or content == expected[name], name
-    assert stages.start(stage, where).wait() == 0
+    assert ended(stages.start(stage, where)) == 0
     assert {name: c for name, c in stages.written(stage, where).items() if not name.endswith(".partial")} == expected
 
 
@@ -52,12 +50,12 @@ def test_sigterm_stops_where_a_unit_ends(stages, stage):
         time.sleep(0.01)
     asked = time.monotonic()
     process.terminate()
-    assert process.wait() == 143
+    assert ended(process) == 143
     assert time.monotonic() - asked < 10
     kept = stages.written(stage, where)
     assert kept and not [name for name in kept if name.endswith(".partial")]
     assert kept.keys() != expected.keys()
-    assert stages.start(stage, where).wait() == 0
+    assert ended(stages.start(stage, where)) == 0
     assert stages.written(stage, where) == expected
 
 
