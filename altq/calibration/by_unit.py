@@ -93,10 +93,16 @@ def start_unit(
     seed: int,
     recipe: Recipe,
 ) -> Unit:
-    """A unit before any step, its clipping factors found. What was observed is as large as a block, and stays here."""
-    observed = [known.observed(s) for s in members]
-    unit = Unit(start_sublayers(skeleton, members, observed, setting, kind, seed, recipe), arguments)
-    start_clips(unit, problem, observed, recipe)
+    """A unit before any step, its clipping factors found.
+
+    What was observed is larger than a block, and is not kept; reading it again is free of what is not looked at.
+    """
+
+    def observed() -> list[dict[str, Tensor]]:
+        return [known.observed(s) for s in members]
+
+    unit = Unit(start_sublayers(skeleton, members, observed(), setting, kind, seed, recipe), arguments)
+    start_clips(unit, problem, observed(), recipe)
     return unit
 
 

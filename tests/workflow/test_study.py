@@ -10,8 +10,10 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-POLICIES = ("affine", "oracle", "probe", "predicted", "best_random")
+POLICIES = ("affine", "oracle", "best_random")
 SETTING = "W3A3K2V2"
+# Beside the study, whose three seeds would make six checkpoints of them.
+BY_OTHER_SCORES = [f"results/selections/made/{SETTING}/seed0/{policy}.json" for policy in ("probe", "predicted")]
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,7 @@ def study(smoke, project, tmp_path_factory, snakemake):
     """The results of `study`, made on two cores from a copy of the smoke experiment, whose banks it reads."""
     folder = tmp_path_factory.mktemp("study") / "run"
     shutil.copytree(smoke.folder, folder)
-    return run(project, folder, snakemake, "2", "study")
+    return run(project, folder, snakemake, "2", "study", *BY_OTHER_SCORES)
 
 
 def run(project, folder, snakemake, cores, *targets):
@@ -101,6 +103,13 @@ def test_the_figures_have_a_point_for_each_sublayer(study):
     assert len(rows_of(study, "figure2-correlation.csv")) == 2
     for name in ("figure1.pdf", "figure1.png", "figure2.pdf", "figure2.png"):
         assert (study / name).stat().st_size > 5000
+
+
+def test_policies_that_measure_select_a_kind_for_each_sublayer(study):
+    for policy in ("learned", "oracle", "probe", "predicted"):
+        selection = json.loads((study / f"selections/made/{SETTING}/seed0/{policy}.json").read_text())
+        assert selection["policy"] == policy and len(selection["kinds"]) == 8
+        assert set(selection["kinds"]) <= {"affine", "rotation"}
 
 
 @pytest.mark.parametrize("number", [1, 4, 6, 7])
