@@ -56,13 +56,13 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx, x: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
         ctx.save_for_backward(x, scale, zero)
         ctx.range = low, high
-        return _FakeQuantize._codes((x / scale).round_(), zero, low, high).mul_(scale)
+        return _clamp((x / scale).round_(), zero, low, high).mul_(scale)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, scale, zero = ctx.saved_tensors
         ratio = x / scale
-        codes = _FakeQuantize._codes(ratio.round(), zero, *ctx.range)
+        codes = _clamp(ratio.round(), zero, *ctx.range)
         residual = codes - ratio
         inside = residual.abs() <= 0.5
         grad_scale = None
@@ -70,10 +70,6 @@ class _FakeQuantize(torch.autograd.Function):
             # d(scale * codes)/d(scale) is codes - ratio where the code follows x, and the clamped code elsewhere.
             grad_scale = torch.where(inside, residual, codes).mul_(grad).sum_to_size(scale.shape)
         return grad * inside, grad_scale, None, None, None
-
-    @staticmethod
-    def _codes(rounded: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
-        return rounded.clamp_(low, high) if zero is None else _clamp_less_zero(rounded, zero, low, high)
 
 
 def fake_quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -94,6 +90,10 @@ def asymmetric_range(x: Tensor, bits: int, clip: Tensor) -> tuple[Tensor, Tensor
 def quantize_asymmetric(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     """Integer codes of x less the zero point, as floats: they times the scale are x."""
     return _clamp_less_zero((x / scale).round_(), zero, 0, (1 << bits) - 1)
+
+
+def _clamp(rounded: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
+    return rounded.clamp_(low, high) if zero is None else _clamp_less_zero(rounded, zero, low, high)
 
 
 def _clamp_less_zero(codes: Tensor, zero: Tensor, low: int, high: int) -> Tensor:

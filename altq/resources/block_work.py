@@ -77,8 +77,10 @@ def calibration(sizes: Sizes, recipe: Recipe, num_windows: int, length: int) -> 
         work += Work(elements=PASSES_OF_ROW_CLIPS * sizes.block_weights)
     work += _steps(sizes, recipe, min(recipe.windows_per_step, num_windows) * length, length)
     tokens = max(recipe.windows_per_step if recipe.steps else 0, recipe.search_windows) * length
-    held = weights(sizes, 8) + activations(sizes, tokens, KEPT_FOR_BACKWARD) + 3 * FLOAT * 2 * moments(sizes)
-    return work + Work(held=held)
+    # What was observed at the widest site, in float32 and in float64, is let go of before the steps.
+    starting = 2 * (FLOAT + 8) * max(sizes.site_widths) ** 2
+    stepping = weights(sizes, 4) + activations(sizes, tokens, KEPT_FOR_BACKWARD)
+    return work + Work(held=weights(sizes, 1) + max(starting, stepping))
 
 
 def _start(sizes: Sizes, recipe: Recipe) -> Work:
