@@ -97,11 +97,10 @@ def search_clips(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tens
 
 
 def _search_weight_clips(quantized: QuantizedSublayer, observed: dict[str, Tensor]) -> None:
-    folded = quantized.folded_weights()
     for site, names in quantized.sites.items():
         moment = quantized.transformed_moment(site, observed[f"{site}.moment"][0])
         for name in names:
-            weight = folded[name].contiguous()
+            weight = quantized.folded_weight(name).contiguous()
             best = search_row_clip(weight, moment, quantized.setting.weights, signed=quantized.signed)
             quantized.weight_clip[module_key(name)].set(best)
 

@@ -87,9 +87,13 @@ class QuantizedSublayer(nn.Module):
         bits = self.setting.keys if site == "key" else self.setting.values
         return x if bits == FULL_PRECISION_BITS else fake_quantize_asymmetric(x, bits, self.cache_clip[site]())
 
+    def folded_weight(self, name: str) -> Tensor:
+        """The weight [d_out, d_in] of a projection folded, with gradients for the transforms."""
+        return fold_weight(self.transforms, self.sites, name, self.weights[name])
+
     def folded_weights(self) -> dict[str, Tensor]:
-        """Every weight [d_out, d_in] folded, with gradients for the transforms."""
-        return {name: fold_weight(self.transforms, self.sites, name, w) for name, w in self.weights.items()}
+        """Every weight folded."""
+        return {name: self.folded_weight(name) for name in self.weights}
 
     def clipping_factors(self) -> dict[str, Tensor]:
         """The factors of every clip, as `activation.<site>`, `weight.<projection>` and `cache.<site>`."""
