@@ -11,8 +11,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-
 BANK = "results/bank/made/W3A3K2V2/seed0/affine"
+INDEX = f"{BANK}/index.json"
 CHECKPOINT = "results/checkpoints/made/affine/W3A3K2V2/gptq/seed0/quantization.json"
 
 
@@ -29,7 +29,7 @@ class Workflow:
         """The same in the background, working by the time that this returns."""
         words = ["--snakefile", "Snakefile", "--configfile", "configs/smoke.yaml", "--directory", self.folder]
         running = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *words, "--cores", "1", f"{BANK}/index.json"],
+            [sys.executable, "-m", "snakemake", *words, "--cores", "1", INDEX],
             cwd=self._project, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         while not (self.folder / "results/bank").exists():
@@ -37,7 +37,7 @@ class Workflow:
             time.sleep(0.05)
         return running
 
-    def run(self, *arguments, target=f"{BANK}/index.json"):
+    def run(self, *arguments, target=INDEX):
         smoke = self._project / "configs" / "smoke.yaml"
         done = self._snakemake("--configfile", smoke, "--cores", "1", *arguments, target, folder=self.folder)
         return done.returncode, done.stdout + done.stderr
@@ -71,8 +71,8 @@ def test_an_entry_of_a_finished_bank_that_is_cut_off(workflow, smoke):
     whole = entry.read_bytes()
     entry.write_bytes(whole[:-10])
     status, said = workflow.run(target=CHECKPOINT)
-    assert status == 1 and f"delete {BANK}/index.json and run again" in said
-    (workflow.folder / BANK / "index.json").unlink()
+    assert status == 1 and f"delete {INDEX} and run again" in said
+    (workflow.folder / INDEX).unlink()
     status, said = workflow.run(target=CHECKPOINT)
     assert status == 0 and entry.read_bytes() == whole
     assert "sublayer_005.safetensors cannot be read" in said and said.count(", affine at W3A3K2V2: loss") == 1
@@ -89,5 +89,4 @@ def test_a_clock_that_was_set_back(workflow, smoke):
     assert status == 0, said
     assert "calibrating affine at W3A3K2V2: 100%" in said
     assert ", affine at W3A3K2V2: loss" not in said, "no sublayer is calibrated again"
-    index = f"{BANK}/index.json"
-    assert (workflow.folder / index).read_bytes() == (smoke.folder / index).read_bytes()
+    assert (workflow.folder / INDEX).read_bytes() == (smoke.folder / INDEX).read_bytes()

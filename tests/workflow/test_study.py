@@ -10,10 +10,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-POLICIES = ("affine", "oracle", "best_random")
+POLICIES = ("affine", "oracle", "probe", "predicted", "best_random")
 SETTING = "W3A3K2V2"
-# Beside the study, whose three seeds would make six checkpoints of them.
-BY_OTHER_SCORES = [f"results/selections/made/{SETTING}/seed0/{policy}.json" for policy in ("probe", "predicted")]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +19,7 @@ def study(smoke, project, tmp_path_factory, snakemake):
     """The results of `study`, made on two cores from a copy of the smoke experiment, whose banks it reads."""
     folder = tmp_path_factory.mktemp("study") / "run"
     shutil.copytree(smoke.folder, folder)
-    return run(project, folder, snakemake, "2", "study", *BY_OTHER_SCORES)
+    return run(project, folder, snakemake, "2", "study")
 
 
 def run(project, folder, snakemake, cores, *targets):
