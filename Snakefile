@@ -11,18 +11,18 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-from altq.code_hash import code_hash
+from altq.runtime.code_hash import code_hash
 from altq.commands.command import source_flags
-from altq.configuration import Experiment
-from altq.methods.baselines import END_TO_END
-from altq.methods.table import BANKS, FULL, MEASURED, METHODS, NUMBERED, PROBE, method_of, method_of_policy
-from altq.options import to_flags
-from altq.files import read_json
+from altq.experiment.experiment import Experiment
+from altq.experiment.baselines import END_TO_END
+from altq.experiment.methods import BANKS, FULL, MEASURED, METHODS, NUMBERED, PROBE, method_of, method_of_policy
+from altq.runtime.flags import to_flags
+from altq.runtime.files import read_json
 from altq.report.protocol import captions, study_captions, zero_shot_captions
 from altq.resources.needs import Needs
-from altq.selection.selection import KINDS
-from altq.setting import FULL_PRECISION
-from altq.tasks import TASKS
+from altq.experiment.kinds import KINDS
+from altq.experiment.setting import FULL_PRECISION
+from altq.experiment.tasks import TASKS
 
 
 # Snakemake would merge a --configfile into this one; an experiment is one file.

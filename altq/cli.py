@@ -9,8 +9,8 @@ import warnings
 from contextlib import redirect_stderr
 from importlib import import_module
 
-from altq.progress import LinesFromBars, Messages
-from altq.stopping import Terminated, sigterm_heeded
+from altq.runtime.progress import LinesFromBars, Messages
+from altq.runtime.stopping import Terminated, sigterm_heeded
 
 COMMANDS = (
     "fetch-model", "fetch-corpus", "fetch-task", "tokens", "requests", "statistics", "states", "calibrate",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from altq.files import read_json
+from altq.runtime.files import read_json
 
 PROJECT = Path(__file__).resolve().parents[1]
 SETTING = "W4A4K4V4"

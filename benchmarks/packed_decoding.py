@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
+from altq.checkpoint.half_embedding import halve_embedding
+from altq.checkpoint.packed_model import load_packed_model, weight_memory
 from altq.evaluation.generation import Sampling, generate
-from altq.methods.half_embedding import halve_embedding
-from altq.methods.packed_model import load_packed_model, weight_memory
 from kernels.benchmark import quartiles
 
 PROMPT = list(range(100, 116))

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 
 from altq.calibration.by_unit import calibrate_bank
-from altq.calibration.recipe import Recipe
-from altq.methods.rounding import RoundingOptions
 from altq.calibration.states import record_states
+from altq.checkpoint.assembly import assemble
+from altq.checkpoint.quantized_model import open_model
 from altq.evaluation.perplexity import window_losses
-from altq.methods.assembly import assemble
-from altq.methods.quantized_model import open_model
-from altq.options import add_options, read_options
+from altq.experiment.recipe import Recipe
+from altq.experiment.rounding import RoundingOptions
+from altq.experiment.setting import Setting
+from altq.runtime.flags import add_options, read_options
 from altq.selection.fixed import fixed_selection
-from altq.setting import Setting
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from altq.checkpoint.quantized_model import load_model
 from altq.evaluation.harness import HarnessModel, load_task
 from altq.evaluation.requests import read_parts
-from altq.methods.quantized_model import load_model
 
 ITEMS_OF_CHUNK = 64
 

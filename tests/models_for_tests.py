@@ -20,11 +20,11 @@ from transformers import (
 )
 
 from altq.calibration.by_unit import calibrate_bank
-from altq.calibration.recipe import Recipe
 from altq.calibration.states import record_states
+from altq.checkpoint.assembly import assemble
+from altq.checkpoint.quantized_model import load_model
 from altq.evaluation.perplexity import window_losses
-from altq.methods.assembly import assemble
-from altq.methods.quantized_model import load_model
+from altq.experiment.recipe import Recipe
 from altq.models.skeleton import Skeleton
 from altq.selection.selection import Layer, Selection
 
@@ -178,7 +178,7 @@ class Workspace:
         self.states = folder / "states"
         with pytest.MonkeyPatch.context() as patch:
             if full_products:  # none in reduced precision, also where the processor has them
-                patch.setattr("altq.precision._has_fast_bfloat16", lambda: False)
+                patch.setattr("altq.runtime.precision._has_fast_bfloat16", lambda: False)
             record_states(self.model, self.tokens, loss, self.states, "test")
 
     def bank(self, setting, kind: str, *, folder: str = "bank", seed: int = 0, code: str = "code", **options) -> Path:

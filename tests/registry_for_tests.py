@@ -4,7 +4,7 @@ import hashlib
 import zipfile
 from pathlib import Path
 
-from altq.sources.description import Wheel
+from altq.experiment.sources import Wheel
 
 
 def make_registry(folder: Path, member: str, content: bytes) -> tuple[Wheel, dict[str, str]]:

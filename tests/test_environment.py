@@ -47,8 +47,19 @@ def test_the_image_is_made_of_the_same_pins(project):
     text = (project / "envs" / "altq.def").read_text()
     content = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     assert f"From: python:{content['requires-python'].removeprefix('>=')}-" in text
-    files = dict(re.findall(r"^    (\S+) (/opt/altq/\S+)$", text.partition("%files")[2].partition("%post")[0], re.MULTILINE))
-    assert {"pyproject.toml", "constraints.txt", "README.md", "Snakefile", "altq", "kernels", "rules", "envs"} <= files.keys()
+    files = dict(
+        re.findall(r"^    (\S+) (/opt/altq/\S+)$", text.partition("%files")[2].partition("%post")[0], re.MULTILINE)
+    )
+    assert {
+        "pyproject.toml",
+        "constraints.txt",
+        "README.md",
+        "Snakefile",
+        "altq",
+        "kernels",
+        "rules",
+        "envs",
+    } <= files.keys()
     for name, place in files.items():
         assert (project / name).exists() and place == f"/opt/altq/{name}"
     (install,) = re.findall(r"^    pip install (.*)$", text, re.MULTILINE)

@@ -1,72 +1,79 @@
-"""Dependencies point one way (DESIGN.md): asserted on the imports of every module."""
+"""The rules of the house (docs/architecture.md), asserted on the imports and the lines of every module."""
 
 from pathlib import Path
 
 import pytest
 
-from altq.code_hash import KERNELS, ROOT, imported_modules
+from altq.runtime.code_hash import KERNELS, ROOT, imported_modules
 
-PARTS = {"sources", "models", "transforms", "quantizers"}
-FOUNDATION = {"files", "setting", "precision", "progress", "stopping", "tasks", "tensor_files"}
+FLOORS = (
+    {"experiment"},
+    {"runtime"},
+    {"models", "transforms", "quantizers"},
+    {"sources", "statistics", "calibration"},
+    {"selection"},
+    {"checkpoint"},
+    {"evaluation", "resources", "report"},
+)
+"""The packages of altq, from the ground up; each imports itself and what lies on lower floors."""
+
+BORROWED = {
+    "report": {
+        "selection.agreement",
+        "selection.heuristic",
+        "selection.random",
+        "selection.scores",
+        "selection.selection",
+    },
+    "resources": {"models.skeleton", "sources.wheel"},  # the doctor tries them
+    "statistics": {"models"},
+    "sources": {"models.family"},
+    "transforms": {"runtime"},
+    "evaluation": {"checkpoint", "models", "transforms", "quantizers"},
+}
+"""Packages that import less than their floor lets them: what they may, besides themselves, `experiment` and `runtime`."""
+
+HEAVY = ("torch", "transformers", "pandas", "matplotlib", "numpy", "datasets", "scipy", "lm_eval")
+
 MODULES = sorted(
     ".".join(("altq", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     for path in ROOT.rglob("*.py")
 )
-
-# What a package may import besides itself and the foundation.
-ALLOWED = {
-    "sources": {"models.family", "models.shape"},  # descriptions
-    "models": set(),
-    "transforms": set(),
-    "quantizers": set(),
-    "statistics": {"models"},
-    "calibration": PARTS,
-    "selection": {"models", "transforms", "quantizers", "statistics", "calibration"},
-    "methods": {*PARTS, "calibration", "selection", "kernels.cpu"},
-    "evaluation": {"models", "transforms", "quantizers", "methods"},
-    "resources": {
-        "calibration.recipe",
-        "code_hash",
-        "configuration",
-        "methods.table",
-        "models.shape",
-        "sources.description",
-    },
-    "report": {
-        "configuration",
-        "calibration.recipe",
-        "calibration.end_to_end_recipe",
-        "methods.table",
-        "methods.baselines",
-        "methods.rounding",
-        "selection.agreement",
-        "selection.heuristic",
-        "selection.options",
-        "selection.random",
-        "selection.scores",
-        "selection.selection",
-        "sources.description",
-        "study",
-    },
-}
 
 
 def within(module, names):
     return any(module == name or module.startswith(f"{name}.") for name in names)
 
 
-@pytest.mark.parametrize("package", ALLOWED)
-def test_packages_import_only_what_they_may(package):
+def imports_of(package):
+    """(module, what it imports of altq, without the leading `altq.`), for every module of a package."""
     for module in MODULES:
-        if not within(module, [f"altq.{package}"]):
-            continue
-        for imported in imported_modules(module):
-            name = imported.removeprefix("altq.").removeprefix("altq")
-            # `from altq.x import y` names x as well as x.y; the package itself holds nothing.
-            if not name or within(name, FOUNDATION | {package} | ALLOWED[package]):
-                continue
-            parents = {allowed.rpartition(".")[0] for allowed in ALLOWED[package]}
-            assert name in parents, f"{module} imports {imported}"
+        if within(module, [f"altq.{package}"]):
+            for imported in imported_modules(module):
+                if imported.startswith("altq."):
+                    yield module, imported.removeprefix("altq.")
+
+
+def test_every_package_lies_on_a_floor():
+    folders = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
+    assert folders - {"commands"} == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("floor", range(len(FLOORS)))
+def test_imports_run_down(floor):
+    lower = set().union(*FLOORS[:floor])
+    for package in FLOORS[floor]:
+        for module, imported in imports_of(package):
+            assert within(imported, lower | {package}), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("package", BORROWED)
+def test_packages_borrow_only_what_is_named(package):
+    allowed = BORROWED[package] | {package, "experiment", "runtime"}
+    parents = {name.rpartition(".")[0] for name in allowed if "." in name}
+    for module, imported in imports_of(package):
+        # `from altq.x import y` names x as well as x.y; a package itself holds nothing.
+        assert within(imported, allowed) or imported in parents, f"{module} imports {imported}"
 
 
 def test_kernels_know_only_tensors():
@@ -76,15 +83,21 @@ def test_kernels_know_only_tensors():
         assert all(within(imported, [KERNELS]) for imported in imported_modules(module)), module
 
 
-def test_every_package_has_a_rule():
-    folders = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
-    assert folders - {"commands"} == ALLOWED.keys()
-
-
-def test_the_foundation_knows_nothing_above_it():
-    for name in FOUNDATION:
-        imported = {module.removeprefix("altq.") for module in imported_modules(f"altq.{name}")} - {"altq"}
-        assert imported <= FOUNDATION, f"{name} imports {imported - FOUNDATION}"
+def test_no_modules_import_each_other_in_a_circle():
+    names = [*MODULES]
+    folder = ROOT.parent / KERNELS
+    names += [
+        ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+        for path in folder.rglob("*.py")
+        if path.name != "__init__.py"
+    ]
+    # Kahn's order: whatever is left when no module without remaining imports can be taken away lies on a circle.
+    imports = {
+        name: {i for i in imported_modules(name) if i in names and not name.startswith(f"{i}.")} for name in names
+    }
+    while free := {name for name, imported in imports.items() if not imported}:
+        imports = {name: imported - free for name, imported in imports.items() if name not in free}
+    assert not imports, f"on or behind a circle: {', '.join(imports)}"
 
 
 def test_nothing_imports_the_commands():
@@ -93,11 +106,13 @@ def test_nothing_imports_the_commands():
             assert not [m for m in imported_modules(module) if within(m, ["altq.commands", "altq.cli"])], module
 
 
-def test_the_workflow_imports_nothing_heavy(run_python, project):
-    heavy = ("torch", "transformers", "pandas", "matplotlib", "numpy", "datasets")
-    imports = "altq.configuration, altq.options, altq.report.protocol, altq.code_hash, altq.methods.table, altq.setting"
-    imports += ", altq.resources.needs"
-    code = f"import sys, {imports}; print([m for m in {heavy} if m in sys.modules])"
+@pytest.mark.parametrize("package", ["experiment", "resources"])
+def test_light_packages_import_nothing_heavy(package, run_python, project):
+    modules = [
+        module for module in MODULES if within(module, [f"altq.{package}"]) and module != "altq.resources.doctor"
+    ]
+    modules += ["altq.runtime.flags", "altq.runtime.code_hash", "altq.report.protocol"]
+    code = f"import sys, {', '.join(modules)}; print([m for m in {HEAVY} if m in sys.modules])"
     result = run_python("-c", code, folder=project)
     assert result.stdout.strip() == "[]", result.stderr
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from altq.calibration.sublayer import QuantizedSublayer
-from altq.files import read_json, write_json
+from altq.experiment.setting import Setting
 from altq.models.sublayer import Sublayer
-from altq.setting import Setting
-from altq.tensor_files import write_tensors
+from altq.runtime.files import read_json, write_json
+from altq.runtime.tensor_files import write_tensors
 from altq.transforms.storage import restore, store
 from altq.transforms.transform import Transform
 

@@ -12,17 +12,18 @@ from torch import Tensor
 
 from altq.calibration.bank import entry_path, finished_record, write_entry, write_index
 from altq.calibration.fit import fit_unit, start_clips
-from altq.calibration.recipe import Recipe
 from altq.calibration.shard import WHOLE, Shard
 from altq.calibration.start import start_sublayer
 from altq.calibration.states import States
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.calibration.unit import Problem, Unit
-from altq.files import fingerprint
+from altq.experiment.kinds import HALVES, sublayer_name
+from altq.experiment.recipe import Recipe
+from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
-from altq.models.sublayer import HALVES, Sublayer, sublayer_name
-from altq.progress import progress
-from altq.setting import Setting
+from altq.models.sublayer import Sublayer
+from altq.runtime.files import fingerprint
+from altq.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -17,15 +17,15 @@ from torch import Tensor
 from altq.calibration.bank import entry_path, write_entry, write_index, write_residual
 from altq.calibration.cayley_sgd import CayleySGD
 from altq.calibration.losses import cross_entropy, kl_top
-from altq.calibration.end_to_end_recipe import EndToEndRecipe
 from altq.calibration.states import States, spread, windows_of_step
 from altq.calibration.sublayer import module_key
 from altq.calibration.whole_model import WholeModel
-from altq.files import atomic, fingerprint
+from altq.experiment.end_to_end_recipe import EndToEndRecipe
+from altq.experiment.setting import FULL_PRECISION_BITS, Setting
 from altq.models.skeleton import Skeleton
-from altq.progress import progress
 from altq.quantizers.clipping import search_row_clip
-from altq.setting import FULL_PRECISION_BITS, Setting
+from altq.runtime.files import atomic, fingerprint
+from altq.runtime.progress import progress
 from altq.transforms.heads import HeadRotation
 from altq.transforms.rotation import orthogonality_error, project_orthogonal
 

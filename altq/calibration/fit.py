@@ -14,12 +14,12 @@ import geoopt
 import torch
 from torch import Tensor, nn
 
-from altq.calibration.recipe import Recipe
 from altq.calibration.states import spread, windows_of_step
 from altq.calibration.sublayer import QuantizedSublayer, module_key
 from altq.calibration.unit import Problem, Unit
+from altq.experiment.recipe import Recipe
+from altq.experiment.setting import FULL_PRECISION_BITS
 from altq.quantizers.clipping import search_factor, search_row_clip
-from altq.setting import FULL_PRECISION_BITS
 from altq.transforms.rotation import project_orthogonal
 
 log = logging.getLogger(__name__)

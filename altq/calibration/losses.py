@@ -1,6 +1,5 @@
 """Losses of end-to-end calibration, on the logits of some tokens."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 

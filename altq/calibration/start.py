@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from altq.calibration.recipe import Recipe
+from altq.experiment.recipe import Recipe
 from altq.models.sublayer import Sublayer
 from altq.transforms.balance import balance_scaling
 from altq.transforms.heads import HeadAffine

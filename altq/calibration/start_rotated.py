@@ -2,7 +2,7 @@
 
 import torch
 
-from altq.calibration.end_to_end_recipe import EndToEndRecipe
+from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.models.sublayer import Sublayer
 from altq.transforms.hadamard import Hadamard, hadamard_factor, randomized_hadamard
 from altq.transforms.heads import HeadAffine, HeadMixing, HeadRotation

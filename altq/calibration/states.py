@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from altq.files import atomic, read_json, require_space, sha256, write_json
+from altq.experiment.kinds import HALVES
 from altq.models.joints import SharedInput, attach_cache_joint
 from altq.models.skeleton import Skeleton
-from altq.models.sublayer import HALVES, Sublayer
-from altq.progress import progress
-from altq.precision import reduced_linear, reduced_products
-from altq.tensor_files import read_hidden_states, write_tensors, written_hidden_states
+from altq.models.sublayer import Sublayer
+from altq.runtime.files import atomic, read_json, require_space, sha256, write_json
+from altq.runtime.precision import reduced_linear, reduced_products
+from altq.runtime.progress import progress
+from altq.runtime.tensor_files import read_hidden_states, write_tensors, written_hidden_states
 
 WINDOWS_PER_BATCH = 4
 STATES_FILE = "states.json"

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from altq.experiment.setting import FULL_PRECISION_BITS, Setting
 from altq.models.joints import SharedInput, attach_cache_joint
 from altq.models.sublayer import Sublayer
-from altq.precision import reduced_linear
 from altq.quantizers.clipping import Clip
 from altq.quantizers.uniform import fake_quantize, fake_quantize_asymmetric, symmetric_scale
-from altq.setting import FULL_PRECISION_BITS, Setting
+from altq.runtime.precision import reduced_linear
 from altq.transforms.heads import HeadAffine
 from altq.transforms.identity import Identity
 from altq.transforms.transform import Transform

@@ -11,14 +11,15 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from altq.calibration.end_to_end_recipe import EndToEndRecipe
 from altq.calibration.start_rotated import start_rotated_sublayer
 from altq.calibration.sublayer import QuantizedSublayer
+from altq.experiment.end_to_end_recipe import EndToEndRecipe
+from altq.experiment.kinds import HALVES
+from altq.experiment.setting import FULL_PRECISION_BITS, Setting
 from altq.models.residual import fold_gain, require_rotatable, rotate_projections
 from altq.models.skeleton import Skeleton
-from altq.models.sublayer import HALVES, Sublayer
-from altq.precision import reduced_linear
-from altq.setting import FULL_PRECISION_BITS, Setting
+from altq.models.sublayer import Sublayer
+from altq.runtime.precision import reduced_linear
 from altq.transforms.hadamard import randomized_hadamard
 from altq.transforms.heads import HeadRotation
 from altq.transforms.rotation import stiefel_parameter
@@ -110,8 +111,10 @@ class WholeModel(nn.Module):
     def rotate(self, s: int) -> None:
         """Give sublayer s its weights in the stream as it is rotated now."""
         quantized = self.sublayers[s]
-        weights, biases = ({n: None if t is None else t.to(self.rotation.dtype) for n, t in tensors.items()}
-                           for tensors in self._weights[s])
+        weights, biases = (
+            {n: None if t is None else t.to(self.rotation.dtype) for n, t in tensors.items()}
+            for tensors in self._weights[s]
+        )
         half = quantized.sublayer.half
         quantized.weights, quantized.biases = rotate_projections(half, weights, biases, self.rotation)
 

@@ -15,10 +15,10 @@ import argparse
 from pathlib import Path
 
 from altq.commands.command import add_banks, add_model, add_output, add_setting, add_states
-from altq.methods.rounding import RoundingOptions
-from altq.options import add_options, read_options
-from altq.provenance import identity, provenance, write_provenance
-from altq.setting import Setting
+from altq.experiment.rounding import RoundingOptions
+from altq.experiment.setting import Setting
+from altq.runtime.flags import add_options, read_options
+from altq.runtime.provenance import identity, provenance, write_provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     setting, rounding = Setting.parse(arguments.setting), read_options(arguments, RoundingOptions)
     banks = dict(arguments.bank)
-    from altq.methods.assembly import assemble
+    from altq.checkpoint.assembly import assemble
 
     options = {"setting": str(setting), "rounding": rounding.model_dump()}
     inputs = [arguments.model, arguments.states, arguments.selection, *banks.values()]

@@ -9,8 +9,8 @@ else should run beside it.
 
 import argparse
 
-from altq.gpu import claim_gpu
-from altq.provenance import provenance
+from altq.runtime.gpu import claim_gpu
+from altq.runtime.provenance import provenance
 from kernels import benchmark
 
 

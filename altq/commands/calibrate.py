@@ -13,14 +13,14 @@ of sublayers alone and writes shards/2-of-8.json in place of the index; when all
 import argparse
 from pathlib import Path
 
-from altq.calibration.recipe import Recipe
 from altq.calibration.shard import WHOLE, Shard
-from altq.code_hash import code_hash
 from altq.commands.command import add_model, add_output, add_setting, add_states
-from altq.options import add_options, read_options
-from altq.provenance import provenance, write_provenance
-from altq.selection.selection import KINDS
-from altq.setting import Setting
+from altq.experiment.kinds import KINDS
+from altq.experiment.recipe import Recipe
+from altq.experiment.setting import Setting
+from altq.runtime.code_hash import code_hash
+from altq.runtime.flags import add_options, read_options
+from altq.runtime.provenance import provenance, write_provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
     shard = Shard.parse(arguments.shard) if arguments.shard else WHOLE
     from altq.calibration.by_unit import calibrate_bank
-    from altq.files import read_json, write_json
+    from altq.runtime.files import read_json, write_json
 
     code = code_hash(__name__)
     what = (setting, arguments.kind, arguments.seed, recipe)

@@ -10,13 +10,13 @@ SpinQuant trains rotations on the next token, OSTQuant rotations and scalings on
 
 import argparse
 
-from altq.calibration.end_to_end_recipe import EndToEndRecipe
-from altq.code_hash import code_hash
 from altq.commands.command import add_model, add_output, add_setting, add_states
-from altq.gpu import claim_gpu
-from altq.options import add_options, read_options
-from altq.provenance import provenance, write_provenance
-from altq.setting import Setting
+from altq.experiment.end_to_end_recipe import EndToEndRecipe
+from altq.experiment.setting import Setting
+from altq.runtime.code_hash import code_hash
+from altq.runtime.flags import add_options, read_options
+from altq.runtime.gpu import claim_gpu
+from altq.runtime.provenance import provenance, write_provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

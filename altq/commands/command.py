@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from altq.selection.selection import KINDS
-from altq.setting import Setting
-from altq.tasks import TASKS, checked_task
+from altq.experiment.kinds import KINDS
+from altq.experiment.setting import Setting
+from altq.experiment.tasks import TASKS, checked_task
 
 Description = TypeVar("Description", bound=BaseModel)
 

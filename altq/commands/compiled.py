@@ -10,7 +10,7 @@ measured), and beside it a .json that says how it was made.
 import argparse
 
 from altq.commands.command import add_output
-from altq.provenance import provenance
+from altq.runtime.provenance import provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from altq.files import write_json
+    from altq.runtime.files import write_json
     from kernels.compiled import write_compiled
 
     write_compiled(arguments.output)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from altq.configuration import Experiment
+    from altq.experiment.experiment import Experiment
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def read_experiment(file: Path) -> "Experiment":
     """The checked experiment of a configuration file; ValueError with every problem."""
     import yaml
 
-    from altq.configuration import Experiment
+    from altq.experiment.experiment import Experiment
 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from altq.commands.command import add_output
-from altq.provenance import provenance, read_record
+from altq.runtime.provenance import provenance, read_record
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +24,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from altq.files import write_json
     from altq.report.cost import write_cost
+    from altq.runtime.files import write_json
 
     write_cost({folder: read_record(folder) for folder in arguments.checkpoints}, arguments.output)
     record = provenance("cost", {}, arguments.checkpoints)

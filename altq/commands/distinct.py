@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 from altq.commands.command import add_output
-from altq.files import write_json
-from altq.provenance import provenance
+from altq.runtime.files import write_json
+from altq.runtime.provenance import provenance
 from altq.selection.selection import Selection
 
 

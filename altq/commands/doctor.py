@@ -21,7 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from altq.commands.config import read_experiment
-    from altq.doctor import MISSING, check_block, check_experiment, check_machine, to_text
+    from altq.resources.doctor import MISSING, check_block, check_experiment, check_machine, to_text
 
     if arguments.block and not arguments.file:
         raise ValueError("--block needs a configuration, which names the models")

@@ -10,7 +10,7 @@ Writes calibration.txt, test.txt and source.json, which holds their sha256.
 import argparse
 
 from altq.commands.command import add_output, add_source, read_source
-from altq.sources.description import CorpusDescription
+from altq.experiment.sources import CorpusDescription
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ Writes config.json, safetensors, the tokenizer and source.json, which holds ever
 import argparse
 
 from altq.commands.command import add_output, add_source, read_source
-from altq.sources.description import ModelDescription
+from altq.experiment.sources import ModelDescription
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

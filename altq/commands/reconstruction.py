@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from altq.commands.command import add_banks, add_loss, add_model, add_output, add_setting
-from altq.provenance import provenance
-from altq.setting import Setting
+from altq.experiment.setting import Setting
+from altq.runtime.provenance import provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ items at random, of each part of the set as many as its share asks for: the same
 import argparse
 
 from altq.commands.command import add_items, add_model, add_output, add_task
-from altq.provenance import provenance
+from altq.runtime.provenance import provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from altq.evaluation.requests import make_requests
-    from altq.files import sha256, write_json
+    from altq.runtime.files import sha256, write_json
 
     generator = np.random.Generator(np.random.PCG64(arguments.seed))
     made = make_requests(arguments.task, arguments.items, arguments.model, arguments.limit, generator)

@@ -22,6 +22,6 @@ def schema() -> str:
     """The JSON schema of a configuration, as YAML."""
     import yaml
 
-    from altq.configuration import Experiment
+    from altq.experiment.experiment import Experiment
 
     return yaml.safe_dump(Experiment.model_json_schema(), sort_keys=False, allow_unicode=True, width=118)

@@ -11,13 +11,13 @@ learn as in `altq calibrate`, whose options these are; they are not kept, since 
 
 import argparse
 
-from altq.calibration.recipe import Recipe
-from altq.code_hash import code_hash
 from altq.commands.command import add_candidates, add_model, add_output, add_setting, add_states
-from altq.options import add_options, read_options
-from altq.provenance import provenance
-from altq.selection.options import SearchOptions
-from altq.setting import Setting
+from altq.experiment.policies import SearchOptions
+from altq.experiment.recipe import Recipe
+from altq.experiment.setting import Setting
+from altq.runtime.code_hash import code_hash
+from altq.runtime.flags import add_options, read_options
+from altq.runtime.provenance import provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
     options = SearchOptions.model_validate_json(arguments.search)
-    from altq.files import write_text
+    from altq.runtime.files import write_text
     from altq.selection.scores import Scores
     from altq.selection.search import curve, search_model, searched_seconds
 

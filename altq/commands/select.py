@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from altq.commands.command import add_output
-from altq.options import add_options, read_options
-from altq.provenance import provenance
-from altq.selection.options import HeuristicOptions
-from altq.selection.selection import KINDS, Selection
+from altq.experiment.kinds import KINDS
+from altq.experiment.policies import HeuristicOptions
+from altq.runtime.flags import add_options, read_options
+from altq.runtime.provenance import provenance
+from altq.selection.selection import Selection
 
 Choice = tuple[Selection, dict[str, Any], list[Path]]
 """A selection, the options behind it, and the files that it was read from."""
@@ -68,7 +69,7 @@ def _one_kind(arguments: argparse.Namespace) -> Choice:
 
 
 def _heuristic(arguments: argparse.Namespace) -> Choice:
-    from altq.files import read_json
+    from altq.runtime.files import read_json
     from altq.selection.heuristic import heuristic_selection
 
     options = read_options(arguments, HeuristicOptions)
@@ -90,7 +91,7 @@ def _best(arguments: argparse.Namespace) -> Choice:
 
 
 def _best_random(arguments: argparse.Namespace) -> Choice:
-    from altq.files import read_json
+    from altq.runtime.files import read_json
     from altq.selection.random import best_of
 
     selections = {path.stem: Selection.read(path) for path in arguments.selections}

@@ -19,10 +19,10 @@ def run(arguments: argparse.Namespace) -> None:
     for path in (arguments.csv, arguments.csv.with_suffix(".json")):
         if not path.is_file():
             raise ValueError(f"{path} is missing; `snakemake --cores all {arguments.csv}` makes it")
-    from altq.files import read_json
     from altq.report.perplexity import Presentation, read_tidy
     from altq.report.protocol import Captions
     from altq.report.table import to_terminal
+    from altq.runtime.files import read_json
 
     record = read_json(arguments.csv.with_suffix(".json"))
     presentation = Presentation(**dict(Captions.model_validate(record.get("captions", {}))))

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from altq.commands.command import add_loss, add_model, add_output
-from altq.provenance import identity, provenance, write_provenance
+from altq.runtime.provenance import identity, provenance, write_provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ which `altq select --policy heuristic` chooses.
 import argparse
 
 from altq.commands.command import add_model, add_output
-from altq.provenance import provenance
+from altq.runtime.provenance import provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from altq.files import write_json
+    from altq.runtime.files import write_json
     from altq.statistics.kurtosis import weight_statistics
 
     statistics = weight_statistics(arguments.model)

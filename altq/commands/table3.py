@@ -9,7 +9,7 @@ Reads the files that `altq zero-shot` wrote. Writes the tidy table as CSV, with 
 import argparse
 
 from altq.commands.tables import add_table, run_table
-from altq.methods.table import METHODS
+from altq.experiment.methods import METHODS
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

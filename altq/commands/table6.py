@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 
 from altq.commands.tables import add_selections, add_table, run_table
-from altq.options import add_options, read_options
-from altq.selection.options import Grid
+from altq.experiment.policies import Grid
+from altq.runtime.flags import add_options, read_options
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from altq.commands.command import add_output
-from altq.options import add_options, read_options
-from altq.provenance import provenance
 from altq.report.protocol import Captions
+from altq.runtime.flags import add_options, read_options
+from altq.runtime.provenance import provenance
 
 if TYPE_CHECKING:
     from altq.report.perplexity import Presentation
@@ -43,8 +43,8 @@ def run_table(
     inputs: what is read besides --results. options: what the command was told besides the captions.
     """
     captions = read_options(arguments, Captions)
-    from altq.files import write_json
     from altq.report.perplexity import Presentation
+    from altq.runtime.files import write_json
 
     write(Presentation(**dict(captions)))
     record = provenance(command, options or {}, [*arguments.results, *inputs])

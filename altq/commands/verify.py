@@ -16,7 +16,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from altq.integrity import Results, to_text
+    from altq.runtime.integrity import Results, to_text
 
     results = Results(arguments.folder)
     findings = results.findings()

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from altq.commands.command import add_evaluated, add_items, add_output, add_task, read_evaluated
-from altq.provenance import identity, provenance
+from altq.runtime.provenance import identity, provenance
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     from altq.evaluation.journal import Journal
     from altq.evaluation.requests import TaskRequests
     from altq.evaluation.zero_shot import judge, score
-    from altq.files import atomic, read_json, sha256, write_json
+    from altq.runtime.files import atomic, read_json, sha256, write_json
 
     asked, drawn = TaskRequests.read(arguments.requests), read_json(arguments.requests.with_suffix(".json"))
     inputs = [arguments.folder, arguments.requests]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from altq.methods.decoding_cache import decoding_cache
+from altq.checkpoint.decoding_cache import decoding_cache
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from altq.evaluation.likelihood import Likelihood, Request, plan_batches, score_batch
-from altq.progress import progress
-from altq.tasks import ITEMS_FILE, TASKS
+from altq.experiment.tasks import ITEMS_FILE, TASKS
+from altq.runtime.progress import progress
 
 SPLITS = ("training_split", "validation_split", "test_split")
 

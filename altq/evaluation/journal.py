@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from altq.files import write_text
+from altq.runtime.files import write_text
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from altq.models.residual_stream import ResidualStream
 from altq.models.skeleton import Skeleton
-from altq.progress import progress
+from altq.runtime.progress import progress
 
 WINDOWS_IN_MEMORY = 2
 TOKENS_OF_LOGITS = 128

@@ -13,8 +13,8 @@ from lm_eval.api.task import ConfigurableTask
 
 from altq.evaluation.harness import HarnessModel, load_task
 from altq.evaluation.likelihood import Request, is_truncated
-from altq.files import atomic
-from altq.tasks import ITEMS_FILE, TASKS
+from altq.experiment.tasks import ITEMS_FILE, TASKS
+from altq.runtime.files import atomic
 
 
 @dataclass(frozen=True)

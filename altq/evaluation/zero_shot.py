@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import pyarrow
 from lm_eval.api.metrics import mean_stderr
 
+from altq.checkpoint.quantized_model import load_model
 from altq.evaluation.harness import load_task
 from altq.evaluation.journal import Journal
 from altq.evaluation.likelihood import Likelihood, plan_batches, score_batch
 from altq.evaluation.requests import TaskRequests
-from altq.methods.quantized_model import load_model
-from altq.progress import progress
+from altq.runtime.progress import progress
 
 METRICS = ("acc", "acc_norm")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from altq.files import read_json, require_space, write_json
-from altq.tensor_files import read_hidden_states, written_hidden_states
+from altq.runtime.files import read_json, require_space, write_json
+from altq.runtime.tensor_files import read_hidden_states, written_hidden_states
 
 PROGRESS_FILE = "progress.json"
 

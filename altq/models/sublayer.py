@@ -7,13 +7,6 @@ from torch import Tensor, nn
 from altq.models.family import Family, Half
 from altq.models.joints import Projection, SharedInput
 
-HALVES = ("attention", "ffn")
-
-
-def sublayer_name(sublayer: int) -> str:
-    """`block 3 attention` for sublayer 6."""
-    return f"block {sublayer // 2} {HALVES[sublayer % 2]}"
-
 
 class Sublayer:
     """The parts of a sublayer inside a block module. The block's residual stream is x + sublayer(x)."""

@@ -8,8 +8,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from altq.files import read_json
 from altq.models.family import Family, family_of
+from altq.runtime.files import read_json
 
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from altq.precision import reduced_products
 from altq.quantizers.uniform import quantize, symmetric_scale
+from altq.runtime.precision import reduced_products
 
 LARGEST = 0.9999
 """As good as 1, which no sigmoid reaches."""

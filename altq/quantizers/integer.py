@@ -5,8 +5,8 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-from altq.precision import reduced_products
 from altq.quantizers.uniform import asymmetric_range, quantize, quantize_asymmetric, symmetric_scale
+from altq.runtime.precision import reduced_products
 
 
 class Codes(NamedTuple):

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas
 
-from altq.files import read_json, sha256
+from altq.experiment.tasks import TASKS
 from altq.report.perplexity import Presentation, in_order
 from altq.report.published import published
-from altq.tasks import TASKS
+from altq.runtime.files import read_json, sha256
 
 PLACE = ("setting", "method", "model", "weights", "seed")
 COLUMNS = (

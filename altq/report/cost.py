@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas
 
-from altq.files import write_text
-from altq.methods.table import METHODS
+from altq.experiment.methods import METHODS
 from altq.report.labels import method_label
 from altq.report.perplexity import Presentation
 from altq.report.table import Cell, Column, Row, Table, to_markdown
+from altq.runtime.files import write_text
 
 PLACE = ("model", "method", "setting", "weights", "seed")
 STAGES = {"calibration": ("calibrate", "calibrate-end-to-end"), "states": ("states",), "assembly": ("assemble",)}

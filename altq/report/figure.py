@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from altq.files import atomic
+from altq.runtime.files import atomic
 
 MARKERS = {
     "rotation": ("o", "#1f5fa8"),

@@ -6,12 +6,13 @@ from typing import Any
 
 import pandas
 
-from altq.files import read_json, write_text
+from altq.experiment.kinds import HALVES
+from altq.experiment.policies import HeuristicOptions
 from altq.report.figure import HALF_NAMES, MARKERS, panels, write_figure
 from altq.report.places import place_of
+from altq.runtime.files import read_json, write_text
 from altq.selection.heuristic import kurtosis_scores
-from altq.selection.options import HeuristicOptions
-from altq.selection.selection import HALVES, Selection
+from altq.selection.selection import Selection
 
 
 def write_figure1(statistics: Iterable[Path], selections: Iterable[Path], options: HeuristicOptions, pdf: Path) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pandas
 
-from altq.files import read_json, write_text
+from altq.experiment.kinds import HALVES
+from altq.experiment.policies import HeuristicOptions
 from altq.report.figure import HALF_NAMES, MARKERS, panels, write_figure
 from altq.report.intervals import rank_correlation
 from altq.report.places import place_of
+from altq.runtime.files import read_json, write_text
 from altq.selection.heuristic import kurtosis_scores
-from altq.selection.options import HeuristicOptions
 from altq.selection.scores import Scores
-from altq.selection.selection import HALVES
 
 
 def write_figure2(statistics: Iterable[Path], scores: Iterable[Path], options: HeuristicOptions, pdf: Path) -> None:

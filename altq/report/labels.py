@@ -1,6 +1,6 @@
 """What rows are called in the tables: methods and weight roundings."""
 
-from altq.methods.table import FULL, METHODS
+from altq.experiment.methods import FULL, METHODS
 
 ROUNDINGS = {"rtn": "RTN", "gptq": "GPTQ"}
 

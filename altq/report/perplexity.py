@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas
 
-from altq.files import read_json, write_text
-from altq.methods.table import FULL
+from altq.experiment.methods import FULL
 from altq.report.published import PERPLEXITY_CORPORA, published_perplexity
 from altq.report.table import Column, Table, to_markdown
 from altq.report.table_image import write_image
 from altq.report.table_latex import to_latex
+from altq.runtime.files import read_json, write_text
 
 COLUMNS = (
     "setting", "method", "model", "corpus", "weights", "perplexity", "perplexity_low", "perplexity_high", "seed",

@@ -7,15 +7,15 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from altq.configuration import CalibrationOptions, EvaluationOptions, Experiment
-from altq.methods.baselines import BASELINES, DIFFERENCES, END_TO_END, FLATQUANT
-from altq.methods.rounding import RoundingOptions
-from altq.methods.table import FULL, METHODS
+from altq.experiment.baselines import BASELINES, DIFFERENCES, END_TO_END, FLATQUANT
+from altq.experiment.experiment import CalibrationOptions, EvaluationOptions, Experiment
+from altq.experiment.methods import FULL, METHODS
+from altq.experiment.policies import HeuristicOptions, SearchOptions
+from altq.experiment.rounding import RoundingOptions
+from altq.experiment.sources import ModelDescription, split_address
+from altq.experiment.study import Table
+from altq.experiment.tasks import TASKS
 from altq.report.wording import SAID, differences, listed, matters, say
-from altq.selection.options import HeuristicOptions, SearchOptions
-from altq.sources.description import ModelDescription, split_address
-from altq.study import Table
-from altq.tasks import TASKS
 
 HARNESS = "0.4.13"
 """Its version, as pyproject.toml pins it."""

@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from altq.files import read_json
+from altq.runtime.files import read_json
 
 PERPLEXITY_CORPORA = ("WikiText-2", "C4")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas
 
-from altq.methods.table import FULL
+from altq.experiment.methods import FULL
+from altq.experiment.setting import FULL_PRECISION
 from altq.report.accuracy import ZERO_SHOT, format_accuracy, with_zero_shot, zero_shot_models
 from altq.report.perplexity import (
     Presentation,
@@ -21,7 +22,6 @@ from altq.report.perplexity import (
 from altq.report.published import published
 from altq.report.table import Cell, Column, Row, Table
 from altq.selection.random import best_of
-from altq.setting import FULL_PRECISION
 
 TITLE = "Perplexity (lower is better) of one kind everywhere and of random selections."
 ROWS = {

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas
 
-from altq.methods.table import FULL, METHODS
+from altq.experiment.methods import FULL, METHODS
+from altq.experiment.setting import FULL_PRECISION
 from altq.report.labels import ROUNDINGS, method_label
 from altq.report.perplexity import (
     Presentation,
@@ -22,7 +23,6 @@ from altq.report.perplexity import (
 )
 from altq.report.published import COUNTERPARTS, counterpart_name, published_perplexity
 from altq.report.table import Cell, Row, Table
-from altq.setting import FULL_PRECISION
 
 TITLE = "Perplexity (lower is better) of quantized models."
 

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pandas
 
-from altq.methods.table import FULL, METHODS
+from altq.experiment.methods import FULL, METHODS
+from altq.experiment.setting import FULL_PRECISION
+from altq.experiment.tasks import TASKS
 from altq.report.accuracy import AVERAGE, PLACE, averages, format_accuracy, read_accuracies, read_items
 from altq.report.labels import method_label
 from altq.report.paired import mcnemar, mean_difference, paired_difference
 from altq.report.perplexity import Presentation, write_table
 from altq.report.published import published
 from altq.report.table import Cell, Column, Row, Table
-from altq.setting import FULL_PRECISION
-from altq.tasks import TASKS
 
 TITLE = "Zero-shot accuracy in per cent (higher is better) of quantized models."
 BOOTSTRAP_SEED = 0

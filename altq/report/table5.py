@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import pandas
 
-from altq.files import read_json
 from altq.report.perplexity import Presentation, write_table
 from altq.report.published import published
 from altq.report.table import Cell, Column, Row, Table
+from altq.runtime.files import read_json
 
 TITLE = "Speed-up of a decoder layer over floating point (higher is better)."
 CPU = "CPU"

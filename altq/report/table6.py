@@ -6,14 +6,15 @@ from typing import Any
 
 import pandas
 
-from altq.files import read_json
-from altq.methods.table import method_of_policy
+from altq.experiment.kinds import HALVES
+from altq.experiment.methods import method_of_policy
+from altq.experiment.policies import Grid
 from altq.report.perplexity import Presentation, format_perplexity, read_results, write_table
 from altq.report.selections import read_selections, selection_of
 from altq.report.table import Cell, Column, Row, Table
+from altq.runtime.files import read_json
 from altq.selection.agreement import agreement
-from altq.selection.options import Grid
-from altq.selection.selection import HALVES, Selection
+from altq.selection.selection import Selection
 
 TITLE = "What beta and L of the heuristic do: perplexity (lower is better) and agreement with the learned selection."
 COLUMNS = (

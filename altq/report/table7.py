@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas
 
-from altq.methods.table import METHODS
+from altq.experiment.methods import METHODS
+from altq.experiment.study import REFERENCE
 from altq.report.accuracy import ZERO_SHOT, format_accuracy, with_zero_shot, zero_shot_models
 from altq.report.intervals import Interval, mean_interval
 from altq.report.perplexity import (
@@ -22,7 +23,6 @@ from altq.report.perplexity import (
 from altq.report.published import published_perplexity
 from altq.report.selections import selection_seconds
 from altq.report.table import Cell, Column, Row, Table
-from altq.study import REFERENCE
 
 JUDGED = "best_random"
 TITLE = "Every policy against affine everywhere, over calibration seeds."

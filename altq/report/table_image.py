@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from altq.files import atomic
 from altq.report.table import Table
+from altq.runtime.files import atomic
 
 # Points, 72 to an inch.
 FONT_SIZE = 10.5

@@ -3,8 +3,8 @@
 Counts are of one block. FLOAT is the width of what is computed in, whatever a model is stored in.
 """
 
-from altq.calibration.recipe import Recipe
-from altq.models.shape import Sizes
+from altq.experiment.recipe import Recipe
+from altq.experiment.shape import Sizes
 from altq.resources.machine import Work
 
 FLOAT = 4

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from altq.code_hash import ROOT
+from altq.runtime.code_hash import ROOT
 
 JOB = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):$")
 FIELD = re.compile(r"^    (input|output|wildcards|threads): (.*)$")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from altq.configuration import Experiment
+from altq.experiment.experiment import Experiment
 from altq.resources.machine import Cost, cost_of
 from altq.resources.shapes import GUESSED, sizes_of_models
 from altq.resources.stages import ON_A_GPU, Stages

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from altq.files import read_json
-from altq.models.shape import Shape, Sizes
-from altq.sources.description import ModelDescription
+from altq.experiment.shape import Shape, Sizes
+from altq.experiment.sources import ModelDescription
+from altq.runtime.files import read_json
 
 GUESSED = "guessed from num_blocks"
 

@@ -6,15 +6,24 @@ an error, so that a new rule cannot go without an estimate.
 
 from collections.abc import Callable, Mapping
 
-from altq.configuration import Experiment
-from altq.methods.table import BANKS
-from altq.models.shape import Sizes
+from altq.experiment.experiment import Experiment
+from altq.experiment.methods import BANKS
+from altq.experiment.setting import Setting
+from altq.experiment.shape import Sizes
 from altq.resources.block_work import (
-    FLOAT, KEPT_FORWARD, KEPT_FOR_BACKWARD, PASSES_OF_ROW_CLIPS, WINDOWS_PER_BATCH, activations, calibration, forward, gptq, moments,
+    FLOAT,
+    KEPT_FOR_BACKWARD,
+    KEPT_FORWARD,
+    PASSES_OF_ROW_CLIPS,
+    WINDOWS_PER_BATCH,
+    activations,
+    calibration,
+    forward,
+    gptq,
+    moments,
     weights,
 )  # fmt: skip
 from altq.resources.machine import Work
-from altq.setting import Setting
 
 ON_A_GPU = frozenset({"calibrate_end_to_end"})
 """Stages that use a GPU where there is one."""

@@ -3,7 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from altq.selection.selection import HALVES, Selection
+from altq.experiment.kinds import HALVES
+from altq.selection.selection import Selection
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from altq.selection.options import HeuristicOptions, TailOptions
-from altq.selection.selection import HALVES, Layer, Selection
+from altq.experiment.kinds import HALVES
+from altq.experiment.policies import HeuristicOptions, TailOptions
+from altq.selection.selection import Layer, Selection
 from altq.statistics.moments import Moments, merge_all
 
 EPSILON = 1e-12  # Eq. 9

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from altq.selection.selection import HALVES, Layer, Selection
+from altq.experiment.kinds import HALVES
+from altq.selection.selection import Layer, Selection
 
 
 def random_selection(model: str, num_blocks: int, candidates: Sequence[str], seed: int) -> Selection:

@@ -9,10 +9,11 @@ import torch
 from altq.calibration.bank import read_entry, read_index
 from altq.calibration.states import batches, run_sublayer, token_weights
 from altq.calibration.unit import Problem, Unit
+from altq.experiment.kinds import HALVES
+from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
-from altq.models.sublayer import HALVES, Sublayer
-from altq.progress import progress
-from altq.setting import Setting
+from altq.models.sublayer import Sublayer
+from altq.runtime.progress import progress
 
 
 def reconstruction_errors(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from altq.files import read_json, write_json
+from altq.runtime.files import read_json, write_json
 from altq.selection.selection import Layer, Selection
 
 TIE = 1e-7

@@ -14,20 +14,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from altq.calibration.by_unit import start_unit
 from altq.calibration.fit import RATE_REDUCTIONS, make_optimisers
-from altq.calibration.recipe import Recipe
 from altq.calibration.states import States, windows_of_step
 from altq.calibration.unit import Problem, Unit
-from altq.files import fingerprint, read_json, write_json
+from altq.experiment.kinds import sublayer_name
+from altq.experiment.policies import SearchOptions
+from altq.experiment.recipe import Recipe
+from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
-from altq.models.sublayer import sublayer_name
-from altq.progress import progress
-from altq.selection.options import SearchOptions
-from altq.setting import Setting
+from altq.runtime.files import fingerprint, read_json, write_json
+from altq.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from altq.files import read_json, write_json
-
-KINDS = ("identity", "scaling", "hadamard", "rotation", "affine", "balance")
-HALVES = ("attention", "ffn")
+from altq.experiment.kinds import HALVES, KINDS
+from altq.runtime.files import read_json, write_json
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from altq.calibration.by_unit import start_sublayers
-from altq.calibration.recipe import Recipe
 from altq.calibration.states import States
+from altq.experiment.recipe import Recipe
+from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
-from altq.progress import progress
-from altq.setting import Setting
+from altq.runtime.progress import progress
 from altq.transforms.transform import Transform
 
 GRID_POINTS = 512

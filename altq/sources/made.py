@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from altq import files
-from altq.sources.description import Made
+from altq.experiment.sources import Made
+from altq.runtime import files
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -19,7 +19,7 @@ def make_model(made: Made, num_blocks: int, folder: str | Path) -> None:
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from altq.tensor_files import write_tensors
+    from altq.runtime.tensor_files import write_tensors
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +79,7 @@ def _num_outliers(num_channels: int) -> int:
 def _train_tokenizer(vocab_size: int):
     """A byte-level BPE tokenizer trained on the help topics of the running Python."""
     from pydoc_data.topics import topics
+
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

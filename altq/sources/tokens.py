@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from altq import files
+from altq.runtime import files
 
 
 def draw_windows(stream: np.ndarray, num_windows: int, window_length: int, rng: np.random.Generator) -> np.ndarray:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from altq import files
 from altq.models.family import family_of
+from altq.runtime import files
 
 
 def check_config(folder: Path, num_blocks: int) -> dict[str, Any]:

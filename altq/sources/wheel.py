@@ -9,8 +9,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from altq import files
-from altq.sources.description import Wheel
+from altq.experiment.sources import Wheel
+from altq.runtime import files
 
 NUM_ATTEMPTS = 3
 

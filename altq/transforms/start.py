@@ -21,7 +21,6 @@ from altq.transforms.scaling import Scaled, Scaling
 from altq.transforms.transform import Transform
 
 STARTS = ("balance", "hadamard", "random", "cayley")
-KINDS = ("identity", "scaling", "hadamard", "rotation", "affine", "balance")
 
 LONGEST_RUN = 128
 """Channels that `balance` balances together at most (CAT's block size)."""

@@ -1,7 +1,7 @@
 """The common verbs of every transformation: an invertible linear map x -> x T at the input of linear layers.
 
 With y = x W^T = (x T)(W T^-T)^T, `apply` acts on activations and `fold` on weights; both act on the last axis. What is
-folded where is said in altq/methods/assembly.py.
+folded where is said in altq/checkpoint/assembly.py.
 """
 
 import torch

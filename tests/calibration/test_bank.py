@@ -1,12 +1,12 @@
 import pytest
 import torch
+from models_for_tests import KINDS, Workspace
 
 from altq.calibration.bank import entry_path, read_entry, read_index, read_residual, write_residual
+from altq.experiment.setting import Setting
 from altq.quantizers.clipping import LARGEST
-from altq.setting import Setting
 from altq.transforms.rotation import random_orthogonal
 from altq.transforms.scaling import Scaled
-from models_for_tests import KINDS, Workspace
 
 SETTING = Setting(4, 4, 4, 4)
 

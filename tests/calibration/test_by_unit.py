@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from models_for_tests import Workspace, recipe
 from safetensors.torch import load_file, save_file
 
 from altq.calibration import by_unit as module
@@ -12,9 +13,8 @@ from altq.calibration.bank import entry_path, read_entry
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.shard import WHOLE, Shard
 from altq.calibration.states import States
-from altq.files import read_json
-from altq.setting import FULL_PRECISION, Setting
-from models_for_tests import Workspace, recipe
+from altq.experiment.setting import FULL_PRECISION, Setting
+from altq.runtime.files import read_json
 
 SUBLAYERS = ["block 0 attention", "block 0 ffn", "block 1 attention", "block 1 ffn"]
 SETTING = Setting(4, 4, 4, 4)

@@ -5,20 +5,20 @@ import math
 
 import pytest
 import torch
+from models_for_tests import Workspace, make_tokens, transformers_model
 from safetensors.torch import load_file, save_file
 
-from altq import precision
 from altq.calibration import end_to_end, whole_model
 from altq.calibration.bank import RESIDUAL_FILE, read_entry, read_index, read_residual
 from altq.calibration.end_to_end import calibrate_end_to_end
-from altq.calibration.end_to_end_recipe import EndToEndRecipe
 from altq.calibration.states import record_states
-from altq.methods.baselines import OSTQUANT, QUAROT, SPINQUANT
+from altq.experiment.baselines import OSTQUANT, QUAROT, SPINQUANT
+from altq.experiment.end_to_end_recipe import EndToEndRecipe
+from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.models.skeleton import Skeleton
 from altq.quantizers.clipping import search_row_clip
-from altq.setting import FULL_PRECISION, Setting
+from altq.runtime import precision
 from altq.transforms.rotation import orthogonality_error
-from models_for_tests import Workspace, make_tokens, transformers_model
 
 W4A4K4V4 = Setting(4, 4, 4, 4)
 TRAINED = {"spinquant": SPINQUANT, "ostquant": OSTQUANT}
@@ -187,7 +187,9 @@ def test_only_what_is_trained_moves(workspace, tmp_path, trained):
     for s in range(4):
         before, after = (read_entry(bank, s).transforms for bank in banks)
         for site in before:
-            changed = [n for n, t in before[site].state_dict().items() if not torch.equal(t, after[site].state_dict()[n])]
+            changed = [
+                n for n, t in before[site].state_dict().items() if not torch.equal(t, after[site].state_dict()[n])
+            ]
             moved |= {site} if changed else set()
     expected = {"residual": {"residual"}, "value": {"value"}, "scaling": {"qkv", "gate_up", "down", "value"}}
     assert moved == expected[trained[0]]
@@ -211,7 +213,9 @@ def kill_at(monkeypatch, step):
 
 @pytest.mark.parametrize("name", ["spinquant", "ostquant"])
 @pytest.mark.parametrize("killed_at", [1, 3])
-def test_killed_and_run_again_it_goes_on_and_is_bit_identical(workspace, tmp_path, monkeypatch, caplog, name, killed_at):
+def test_killed_and_run_again_it_goes_on_and_is_bit_identical(
+    workspace, tmp_path, monkeypatch, caplog, name, killed_at
+):
     recipe = few(TRAINED[name], steps=4)
     expected = contents(calibrate(workspace, tmp_path / "whole", recipe))
     assert "training.pt" not in expected and "index.json" in expected
@@ -357,7 +361,9 @@ def test_rows_are_clipped_by_their_squared_error(workspace, tmp_path, monkeypatc
             assert len(expected.unique()) > 2
         assert not entry.signed and entry.asymmetric
     unclipped = calibrate(workspace, tmp_path / "unclipped", few(OSTQUANT, steps=steps, weight_clip=False))
-    assert all(clip.min() > 0.999 for name, clip in read_entry(unclipped, 1).clips.items() if name.startswith("weight."))
+    assert all(
+        clip.min() > 0.999 for name, clip in read_entry(unclipped, 1).clips.items() if name.startswith("weight.")
+    )
 
 
 def test_a_loss_that_is_nan_is_an_error_and_no_bank(workspace, tmp_path, monkeypatch):

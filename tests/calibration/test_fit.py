@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from models_for_tests import KINDS, Workspace, recipe
 
 from altq.calibration import fit as module
 from altq.calibration.fit import fit_unit, search_clips, start_clips
@@ -10,13 +11,13 @@ from altq.calibration.start import start_sublayer
 from altq.calibration.states import States
 from altq.calibration.sublayer import QuantizedSublayer, module_key
 from altq.calibration.unit import Problem, Unit
+from altq.experiment.kinds import HALVES
+from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.models.skeleton import Skeleton
-from altq.models.sublayer import HALVES, Sublayer
+from altq.models.sublayer import Sublayer
 from altq.quantizers.clipping import LARGEST
 from altq.quantizers.uniform import quantize, symmetric_scale
-from altq.setting import FULL_PRECISION, Setting
 from altq.transforms.rotation import Rotation, orthogonality_error
-from models_for_tests import KINDS, Workspace, recipe
 
 SETTING = Setting(3, 3, 3, 3)
 ALL = torch.arange(4)

@@ -2,15 +2,16 @@
 
 import pytest
 import torch
+from models_for_tests import KINDS, MODELS, double_model, logits, recipe, relative_error, transformers_model
 
 from altq.calibration.start import start_sublayer
 from altq.calibration.states import States
 from altq.calibration.sublayer import QuantizedSublayer, module_key
+from altq.experiment.kinds import HALVES
+from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.models.skeleton import Skeleton
-from altq.models.sublayer import HALVES, Sublayer
-from altq.setting import FULL_PRECISION, Setting
+from altq.models.sublayer import Sublayer
 from altq.transforms.scaling import Scaling
-from models_for_tests import KINDS, MODELS, double_model, logits, recipe, relative_error, transformers_model
 
 
 def install(workspace, skeleton, model, kinds, *, setting=FULL_PRECISION, **options):

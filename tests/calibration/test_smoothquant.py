@@ -3,17 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from models_for_tests import Workspace, double_model, logits, make_tokens, relative_error, transformers_model
 
 from altq.calibration.bank import read_entry
 from altq.calibration.states import MOMENT_WINDOWS
 from altq.calibration.sublayer import QuantizedSublayer
-from altq.models.sublayer import HALVES, Sublayer
+from altq.experiment.kinds import HALVES
+from altq.experiment.setting import FULL_PRECISION, Setting
+from altq.models.sublayer import Sublayer
 from altq.quantizers.clipping import LARGEST
-from altq.setting import FULL_PRECISION, Setting
 from altq.transforms.heads import HeadAffine
 from altq.transforms.identity import Identity
 from altq.transforms.scaling import Scaling
-from models_for_tests import Workspace, double_model, logits, make_tokens, relative_error, transformers_model
 
 SETTING = Setting(8, 8, 16, 16)
 SMOOTHQUANT = {

@@ -2,18 +2,19 @@
 
 import pytest
 import torch
+from models_for_tests import KINDS, Workspace, recipe
 
 from altq.calibration.start import start_sublayer
-from altq.calibration.sublayer import identity_transforms
 from altq.calibration.states import States
+from altq.calibration.sublayer import identity_transforms
+from altq.experiment.kinds import HALVES
+from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
-from altq.models.sublayer import HALVES, Sublayer
-from altq.setting import Setting
+from altq.models.sublayer import Sublayer
 from altq.transforms.balance import balance_scaling
 from altq.transforms.heads import HeadAffine, HeadMixing
 from altq.transforms.identity import Identity
 from altq.transforms.scaling import Scaled, Scaling
-from models_for_tests import KINDS, Workspace, recipe
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from models_for_tests import Workspace, make_tokens, relative_error, save_tiny_model, transformers_model
 from safetensors.torch import load_file, save_file
+from stopped_for_tests import Stopped, stop_after
 
-from altq import files
 from altq.calibration import states as module
 from altq.calibration.states import (
     MOMENT_WINDOWS,
@@ -16,8 +17,7 @@ from altq.calibration.states import (
     windows_of_step,
 )
 from altq.models.skeleton import Skeleton
-from stopped_for_tests import Stopped, stop_after
-from models_for_tests import Workspace, make_tokens, relative_error, save_tiny_model, transformers_model
+from altq.runtime import files
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,16 @@ import copy
 
 import pytest
 import torch
+from models_for_tests import MODELS, double_model, recipe, relative_error
 
 from altq.calibration.start import start_sublayer
 from altq.calibration.states import States
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.calibration.unit import Problem, Unit
-from altq.models.sublayer import HALVES, Sublayer
+from altq.experiment.kinds import HALVES
+from altq.experiment.setting import FULL_PRECISION, Setting
+from altq.models.sublayer import Sublayer
 from altq.quantizers.clipping import Clip
-from altq.setting import FULL_PRECISION, Setting
-from models_for_tests import MODELS, double_model, recipe, relative_error
 
 pytestmark = pytest.mark.usefixtures("double_transforms")
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from models_for_tests import MODELS, logits, make_tokens, relative_error, save_tiny_model, transformers_model
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
@@ -9,21 +10,20 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from altq.calibration import sublayer, whole_model
 from altq.calibration.losses import cross_entropy
-from altq.calibration.end_to_end_recipe import EndToEndRecipe
 from altq.calibration.whole_model import WholeModel
-from altq.methods.baselines import OSTQUANT, QUAROT, SPINQUANT
-from altq.methods.quantized_model import read_input
+from altq.checkpoint.quantized_model import read_input
+from altq.experiment.baselines import OSTQUANT, QUAROT, SPINQUANT
+from altq.experiment.end_to_end_recipe import EndToEndRecipe
+from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.models.skeleton import Skeleton
 from altq.quantizers.clipping import LARGEST
 from altq.quantizers.integer import dequantized
 from altq.quantizers.uniform import code_range
-from altq.setting import FULL_PRECISION, Setting
 from altq.transforms.hadamard import Hadamard
 from altq.transforms.heads import HeadAffine, HeadMixing, HeadRotation
 from altq.transforms.identity import Identity
 from altq.transforms.rotation import orthogonality_error, random_orthogonal
 from altq.transforms.scaling import Scaled, Scaling
-from models_for_tests import MODELS, logits, make_tokens, relative_error, save_tiny_model, transformers_model
 
 ROTATABLE = [name for name in MODELS if name != "gemma3_text"]
 W4A4K4V4 = Setting(4, 4, 4, 4)
@@ -85,7 +85,9 @@ def test_at_16_bits_it_is_the_model_wherever_its_rotations_are(folders, double_n
 @pytest.mark.parametrize("text", ["W4A16K16V16", "W2A16K16V16"])
 def test_weights_are_not_rounded_while_it_is_fitted(folders, double_norms, text):
     expected = logits(transformers_model(folders["llama_gqa"], torch.float64), TOKENS)
-    assert relative_error(logits_of(whole_model_of(folders["llama_gqa"], Setting.parse(text), OSTQUANT)), expected) < 1e-10
+    assert (
+        relative_error(logits_of(whole_model_of(folders["llama_gqa"], Setting.parse(text), OSTQUANT)), expected) < 1e-10
+    )
 
 
 @pytest.mark.parametrize("text", ["W16A4K16V16", "W16A16K4V16", "W16A16K16V4"])

@@ -1,6 +1,6 @@
 import pytest
 
-from altq.sources.description import ModelDescription
+from altq.experiment.sources import ModelDescription
 from altq.sources.model import fetch_model
 
 

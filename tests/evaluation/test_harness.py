@@ -8,11 +8,11 @@ import pytest
 import yaml
 from lm_eval.models.huggingface import HFLM
 
+from altq.checkpoint.quantized_model import load_model
 from altq.evaluation.harness import HarnessModel, load_task
-from altq.methods.quantized_model import load_model
-from altq.sources.description import TaskDescription
+from altq.experiment.sources import TaskDescription
+from altq.experiment.tasks import TASKS
 from altq.sources.task import fetch_task
-from altq.tasks import TASKS
 
 TASK_FILES = Path(lm_eval.__file__).parent / "tasks"
 FILES = {

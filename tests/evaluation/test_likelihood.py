@@ -4,14 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models_for_tests import VOCAB, Workspace, save_tiny_model
 from torch.nn import functional as F
 
+from altq.checkpoint.quantized_model import load_model
 from altq.evaluation import likelihood as module
 from altq.evaluation.likelihood import Request, is_truncated, lay_out, plan_batches, score_batch
-from altq.methods.rounding import RoundingOptions
-from altq.methods.quantized_model import load_model
-from altq.setting import Setting
-from models_for_tests import VOCAB, Workspace, save_tiny_model
+from altq.experiment.rounding import RoundingOptions
+from altq.experiment.setting import Setting
 
 TOKENS = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=6)
 ITEMS = st.lists(

@@ -1,14 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
-from altq.methods.rounding import RoundingOptions
-from altq.evaluation import perplexity as module
-from altq.evaluation.perplexity import window_losses
-from altq.methods.quantized_model import load_model, open_model
-from altq.setting import Setting
-from stopped_for_tests import Stopped, stop_after
 from models_for_tests import (
     Workspace,
     logits,
@@ -17,6 +9,14 @@ from models_for_tests import (
     save_tiny_model,
     transformers_model,
 )
+from safetensors.torch import load_file, save_file
+from stopped_for_tests import Stopped, stop_after
+
+from altq.checkpoint.quantized_model import load_model, open_model
+from altq.evaluation import perplexity as module
+from altq.evaluation.perplexity import window_losses
+from altq.experiment.rounding import RoundingOptions
+from altq.experiment.setting import Setting
 
 
 def own_losses(folder, tokens):

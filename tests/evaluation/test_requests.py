@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from altq.evaluation.requests import TaskRequests, draw_items, make_requests
-from altq.sources.description import TaskDescription
+from altq.experiment.sources import TaskDescription
 from altq.sources.made_items import make_items
 from altq.sources.task import fetch_task
 

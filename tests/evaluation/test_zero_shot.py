@@ -5,18 +5,18 @@ import math
 import lm_eval
 import numpy as np
 import pytest
+from stopped_for_tests import Stopped, stop_after
 
+from altq.checkpoint.quantized_model import load_model
 from altq.evaluation import zero_shot as module
 from altq.evaluation.harness import HarnessModel, load_task
 from altq.evaluation.journal import Journal
 from altq.evaluation.likelihood import Likelihood, Request
 from altq.evaluation.requests import TaskRequests, make_requests
 from altq.evaluation.zero_shot import judge, score
-from altq.methods.quantized_model import load_model
-from altq.sources.description import TaskDescription
+from altq.experiment.sources import TaskDescription
+from altq.experiment.tasks import TASKS
 from altq.sources.task import fetch_task
-from altq.tasks import TASKS
-from stopped_for_tests import Stopped, stop_after
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 import torch
+from models_for_tests import logits, make_tokens, save_tiny_model
 from torch import nn
 
+from altq.experiment.kinds import HALVES
 from altq.models.joints import Projection, SharedInput, attach_cache_joint
 from altq.models.skeleton import Skeleton
-from altq.models.sublayer import HALVES, Sublayer
-from models_for_tests import logits, make_tokens, save_tiny_model
+from altq.models.sublayer import Sublayer
 
 
 class Counting:

@@ -2,13 +2,20 @@
 
 import pytest
 import torch
-
-from altq.models.skeleton import Skeleton
-from altq.models.sublayer import HALVES, Sublayer, sublayer_name
-from altq.transforms.rotation import random_orthogonal
 from models_for_tests import (
-    MODELS, DoubleNorm, logits, make_tokens, relative_error, save_tiny_model, transformers_model,
+    MODELS,
+    DoubleNorm,
+    logits,
+    make_tokens,
+    relative_error,
+    save_tiny_model,
+    transformers_model,
 )  # fmt: skip
+
+from altq.experiment.kinds import HALVES, sublayer_name
+from altq.models.skeleton import Skeleton
+from altq.models.sublayer import Sublayer
+from altq.transforms.rotation import random_orthogonal
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from altq import precision
 from altq.quantizers.integer import Codes, dequantized, integer_linear, quantize_tokens
 from altq.quantizers.uniform import code_range, fake_quantize, fake_quantize_asymmetric, symmetric_scale
+from altq.runtime import precision
 
 
 @pytest.fixture(params=["reduced", "full"])

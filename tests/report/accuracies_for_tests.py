@@ -4,8 +4,8 @@ import json
 
 import pandas
 
-from altq.files import sha256
-from altq.tasks import TASKS
+from altq.experiment.tasks import TASKS
+from altq.runtime.files import sha256
 
 MODEL = "tiny"
 

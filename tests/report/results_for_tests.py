@@ -1,6 +1,6 @@
 """Perplexity results with a history, as `altq perplexity` writes them, and the selections behind them."""
 
-from altq.methods.table import MEASURED, method_of
+from altq.experiment.methods import MEASURED, method_of
 from altq.selection.selection import Layer, Selection
 
 MODEL = "tiny"

@@ -6,10 +6,10 @@ import pandas
 import pytest
 
 from altq.cli import main
-from altq.files import read_json, write_json
 from altq.report.cost import COLUMNS, cost_frame, wide_table, write_cost
 from altq.report.perplexity import Presentation, read_tidy
 from altq.report.table import to_terminal
+from altq.runtime.files import read_json, write_json
 
 STATES = {"command": "states", "seconds": 20.0, "processor_seconds": 10.0, "peak_memory": 500_000_000}
 FIGURES = ("seconds", "processor_seconds", "memory_mb")

@@ -6,11 +6,11 @@ import numpy as np
 import pandas
 import pytest
 
-from altq.files import write_json
+from altq.experiment.policies import HeuristicOptions
 from altq.report.figure1 import write_figure1
 from altq.report.figure2 import write_figure2
 from altq.report.places import place_of
-from altq.selection.options import HeuristicOptions
+from altq.runtime.files import write_json
 from altq.selection.random import random_selection
 from altq.selection.scores import Scores
 from altq.statistics.moments import Moments

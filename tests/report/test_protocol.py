@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from altq.configuration import Experiment
-from altq.methods.baselines import BASELINES, DIFFERENCES
-from altq.methods.table import METHODS
+from altq.experiment.baselines import BASELINES, DIFFERENCES
+from altq.experiment.experiment import Experiment
+from altq.experiment.methods import METHODS
 from altq.report.protocol import (
     PAPER_RECIPE,
     baselines,

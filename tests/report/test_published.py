@@ -1,6 +1,6 @@
 import pytest
 
-from altq.methods.table import METHODS
+from altq.experiment.methods import METHODS
 from altq.report.published import _tables, published, published_models, published_perplexity
 
 FULL = "W16A16K16V16"

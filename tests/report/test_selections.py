@@ -1,7 +1,7 @@
 import pytest
+from results_for_tests import result, selection, selection_path, step
 
 from altq.report.selections import calibration_seconds, selection_of, selection_seconds
-from results_for_tests import result, selection, selection_path, step
 
 
 def test_the_selection_is_the_one_that_was_assembled():

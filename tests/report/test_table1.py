@@ -1,11 +1,11 @@
 import pytest
+from accuracies_for_tests import write_all
+from results_for_tests import full, result
 
+from altq.report.accuracy import with_zero_shot
 from altq.report.perplexity import Presentation, perplexity_frame, read_tidy
 from altq.report.table1 import wide_table, write_table1
-from altq.files import write_json
-from accuracies_for_tests import write_all
-from altq.report.accuracy import with_zero_shot
-from results_for_tests import full, result
+from altq.runtime.files import write_json
 
 PLAIN = Presentation(notes=("Made numbers.",), orientation=())
 

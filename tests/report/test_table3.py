@@ -4,13 +4,13 @@ import json
 
 import pandas
 import pytest
-
 from accuracies_for_tests import write_accuracy, write_all
+from results_for_tests import full, result
+
+from altq.experiment.tasks import TASKS
 from altq.report.accuracy import averages, read_accuracies, with_zero_shot
 from altq.report.perplexity import Presentation, perplexity_frame, read_tidy
 from altq.report.table3 import table3_frame, wide_table, write_table3
-from altq.tasks import TASKS
-from results_for_tests import full, result
 
 PLAIN = Presentation(orientation=())
 HALF = [1, 0] * 20

@@ -1,10 +1,10 @@
 import pytest
-
-from altq.files import write_json
-from altq.report.perplexity import Presentation, read_tidy
-from altq.report.table4 import table4_frame, wide_table, write_table4
 from accuracies_for_tests import write_all
 from results_for_tests import result, selection, selection_path, step
+
+from altq.report.perplexity import Presentation, read_tidy
+from altq.report.table4 import table4_frame, wide_table, write_table4
+from altq.runtime.files import write_json
 
 PLAIN = Presentation()
 SEARCH = {"results/scores/learned": step("search", 60.0)}

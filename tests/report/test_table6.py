@@ -2,13 +2,12 @@ import argparse
 import shlex
 
 import pytest
+from results_for_tests import result, selection, selection_path
 
-from altq.options import add_options, read_options, to_flags
-
+from altq.experiment.policies import Grid, HeuristicOptions
 from altq.report.perplexity import Presentation
 from altq.report.table6 import table6_frame, wide_table
-from altq.selection.options import Grid, HeuristicOptions
-from results_for_tests import result, selection, selection_path
+from altq.runtime.flags import add_options, read_options, to_flags
 
 PLAIN = Presentation()
 

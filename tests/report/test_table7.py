@@ -1,12 +1,12 @@
 import math
 
 import pytest
+from accuracies_for_tests import write_all
+from results_for_tests import result, step
 
 from altq.report.intervals import mean_interval
 from altq.report.perplexity import Presentation, read_tidy, write_table
 from altq.report.table7 import table7_frame, wide_table
-from accuracies_for_tests import write_all
-from results_for_tests import result, step
 
 PLAIN = Presentation(orientation=())
 AFFINE = [20.0, 24.0, 22.0]

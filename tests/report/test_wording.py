@@ -2,12 +2,12 @@
 
 import pytest
 
-from altq.calibration.end_to_end_recipe import EndToEndRecipe
-from altq.calibration.recipe import Recipe
-from altq.configuration import CalibrationOptions, EvaluationOptions
-from altq.methods.baselines import BASELINES, END_TO_END
-from altq.methods.table import BANKS
-from altq.selection.options import SearchOptions
+from altq.experiment.baselines import BASELINES, END_TO_END
+from altq.experiment.end_to_end_recipe import EndToEndRecipe
+from altq.experiment.experiment import CalibrationOptions, EvaluationOptions
+from altq.experiment.methods import BANKS
+from altq.experiment.policies import SearchOptions
+from altq.experiment.recipe import Recipe
 from altq.report.wording import OF_KIND, OF_STEPS, SAID, differences, listed, say
 
 

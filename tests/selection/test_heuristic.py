@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from altq.experiment.policies import AttentionOptions, FfnOptions, HeuristicOptions
 from altq.selection.heuristic import find_tails, heuristic_selection, num_rotations, share_of, upper_share
-from altq.selection.options import AttentionOptions, FfnOptions, HeuristicOptions
 from altq.statistics.moments import Moments
 
 

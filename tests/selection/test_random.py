@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from altq.experiment.kinds import KINDS
 from altq.selection.random import best_of, random_selection
-from altq.selection.selection import KINDS
 
 
 @given(

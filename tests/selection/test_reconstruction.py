@@ -2,15 +2,16 @@
 
 import pytest
 import torch
+from models_for_tests import Workspace, make_tokens
 
 from altq.calibration.bank import read_entry
 from altq.calibration.states import States
 from altq.calibration.unit import Problem, Unit
+from altq.experiment.kinds import HALVES
+from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
-from altq.models.sublayer import HALVES, Sublayer
+from altq.models.sublayer import Sublayer
 from altq.selection.reconstruction import reconstruction_errors
-from altq.setting import Setting
-from models_for_tests import Workspace, make_tokens
 
 SETTING = Setting.parse("W4A4K4V4")
 

@@ -5,18 +5,18 @@ import math
 
 import pytest
 import torch
+from models_for_tests import Workspace, recipe
 from safetensors.torch import load_file, save_file
+from stopped_for_tests import Stopped, stop_after
 from torch import nn
 
 import altq.selection.search as module
 from altq.calibration.states import record_states
 from altq.calibration.unit import Problem
-from altq.selection.options import SearchOptions
+from altq.experiment.policies import SearchOptions
+from altq.experiment.setting import Setting
 from altq.selection.scores import Scores, best_selection
 from altq.selection.search import Mixture, curve, search_model, search_sublayer, searched_seconds
-from altq.setting import Setting
-from stopped_for_tests import Stopped, stop_after
-from models_for_tests import Workspace, recipe
 
 SETTING = Setting.parse("W3A3K3V3")
 

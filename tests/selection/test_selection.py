@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from altq.experiment.kinds import KINDS
 from altq.selection.fixed import fixed_selection
-from altq.selection.selection import KINDS, Layer, Selection
+from altq.selection.selection import Layer, Selection
 
 
 @pytest.mark.parametrize("kind", KINDS)

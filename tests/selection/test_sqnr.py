@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
+from models_for_tests import Workspace, recipe
 
+from altq.experiment.setting import Setting
 from altq.quantizers.uniform import fake_quantize, symmetric_scale
 from altq.selection.sqnr import concentration, expected_squared_maximum, predict, predict_model
-from altq.setting import Setting
 from altq.transforms.balance import balance_matrix
 from altq.transforms.identity import Identity
 from altq.transforms.rotation import Rotation, random_orthogonal
 from altq.transforms.transform import Transform
-from models_for_tests import Workspace, recipe
 
 
 class Matrix(Transform):

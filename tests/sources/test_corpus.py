@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altq import files
+from altq.experiment.sources import CorpusDescription
+from altq.runtime import files
 from altq.sources import corpus, hub
 from altq.sources.corpus import fetch_corpus, read_documents, split_by_title
-from altq.sources.description import CorpusDescription
 
 DOCUMENTS = st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=8), st.text(max_size=4)), max_size=30)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from altq.experiment.sources import ModelDescription, Wheel
 from altq.sources import tokens
-from altq.sources.description import ModelDescription, Wheel
 from altq.sources.model import fetch_model
 
 SHARED = Path(__file__).parents[2] / "../shared/data"

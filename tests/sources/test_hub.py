@@ -8,8 +8,8 @@ import pytest
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub.errors import DryRunError
 
+from altq.experiment.sources import CorpusDescription
 from altq.sources import hub
-from altq.sources.description import CorpusDescription
 
 SPLITS = {"calibration": "train", "test": "validation[:2]"}
 

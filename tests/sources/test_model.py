@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from altq import files
+from altq.experiment.sources import Made, ModelDescription
+from altq.runtime import files
 from altq.sources import hub, model, verification
-from altq.sources.description import Made, ModelDescription
 from altq.sources.made import make_model
 from altq.sources.model import fetch_model
 
@@ -98,9 +98,9 @@ def test_stale_files_go(original, local, tmp_path):
     (tmp_path / "fetched" / "model-00001-of-00002.safetensors").touch()
     (tmp_path / "fetched" / "notes.md").touch()
     fetch_local(local, tmp_path)
-    assert {path.name for path in (tmp_path / "fetched").iterdir()} == {
-        path.name for path in original.iterdir()
-    } | {"notes.md"}
+    assert {path.name for path in (tmp_path / "fetched").iterdir()} == {path.name for path in original.iterdir()} | {
+        "notes.md"
+    }
 
 
 def test_wrong_num_blocks(local, tmp_path):

@@ -7,11 +7,11 @@ import datasets
 import pyarrow.parquet
 import pytest
 
-from altq import files
-from altq.sources.description import TaskDescription
+from altq.experiment.sources import TaskDescription
+from altq.experiment.tasks import TASKS
+from altq.runtime import files
 from altq.sources.made_items import make_items
 from altq.sources.task import fetch_task, read_items
-from altq.tasks import TASKS
 
 ROWS = make_items("piqa", 5)
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altq import files
+from altq.experiment.sources import CorpusDescription, Made, ModelDescription
+from altq.runtime import files
 from altq.sources import tokens
 from altq.sources.corpus import fetch_corpus
-from altq.sources.description import CorpusDescription, Made, ModelDescription
 from altq.sources.model import fetch_model
 
 

@@ -4,7 +4,6 @@ import pytest
 from registry_for_tests import digest, make_registry
 
 from altq.sources import wheel as wheels
-from altq.sources.description import Wheel
 
 TEXT = b"text of the member\n"
 

@@ -3,7 +3,6 @@ import math
 import geoopt
 import pytest
 import torch
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn

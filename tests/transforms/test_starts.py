@@ -3,6 +3,7 @@ import logging
 import pytest
 import torch
 
+from altq.experiment.kinds import KINDS
 from altq.transforms.affine import Affine
 from altq.transforms.balance import Balance, balance_scaling
 from altq.transforms.hadamard import Hadamard, _warn_of_stand_in, hadamard_factor, randomized_hadamard
@@ -11,7 +12,6 @@ from altq.transforms.identity import Identity
 from altq.transforms.rotation import Rotation, cayley_image, random_orthogonal
 from altq.transforms.scaling import Scaled, Scaling
 from altq.transforms.start import (
-    KINDS,
     STARTS,
     run_sizes,
     spreading_factor,

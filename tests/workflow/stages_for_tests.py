@@ -17,8 +17,8 @@ import yaml
 from registry_for_tests import make_registry
 
 from altq.cli import main
-from altq.configuration import Experiment
-from altq.options import to_flags
+from altq.experiment.experiment import Experiment
+from altq.runtime.flags import to_flags
 
 SETTING = "W3A3K2V2"
 MODEL, STATES = "results/models/made", "results/states/made/seed0"
@@ -35,7 +35,7 @@ TOPICS = {f"topic {number}": f"{number} " * 200_000 for number in range(40)}
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        "altq.calibration.by_unit", "altq.calibration.end_to_end", "altq.evaluation.zero_shot", "altq.methods.assembly",
+        "altq.calibration.by_unit", "altq.calibration.end_to_end", "altq.evaluation.zero_shot", "altq.checkpoint.assembly",
         "altq.selection.search", "transformers.models.llama.modeling_llama",
     ]
 )  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from altq.code_hash import stage_modules
+from altq.runtime.code_hash import stage_modules
 
 SETTINGS = ("W3A3K2V2",)
 END_TO_END = ("quarot", "spinquant", "ostquant")
@@ -340,18 +340,18 @@ def test_code_of_gptq_reruns_assembly_and_what_follows(finished):
 def test_a_method_that_is_added_to_the_code_runs_its_own_jobs(finished):
     added = '\nMETHODS["mine"] = Method("Mine", "rotation", {"rotation": "rotation"})\n'
     config = changed(finished, methods=[*finished.config["methods"], "mine"])
-    planned = finished.planned_after_edit("altq/methods/table.py", added, config)
+    planned = finished.planned_after_edit("altq/experiment/methods.py", added, config)
     assert planned == assembled_and_evaluated(["mine"])
 
 
 def test_a_baseline_that_is_edited_in_the_code_reruns_that_baseline(finished):
     added = '\nQUAROT = BASELINES["quarot"] = QUAROT.model_copy(update={"cache_clip": 0.9})\n'
-    planned = finished.planned_after_edit("altq/methods/baselines.py", added)
+    planned = finished.planned_after_edit("altq/experiment/baselines.py", added)
     assert planned == banks(["quarot"]) | assembled_and_evaluated(["quarot"])
 
 
 def test_comments_and_the_command_line_rerun_nothing(finished):
-    assert finished.planned_after_edit("altq/files.py", "\n# A comment.\n") == set()
+    assert finished.planned_after_edit("altq/runtime/files.py", "\n# A comment.\n") == set()
     assert finished.planned_after_edit("altq/cli.py", "\nADDED = 1\n") == set()
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from altq.configuration import Experiment
-from altq.options import to_flags
+from altq.experiment.experiment import Experiment
+from altq.runtime.flags import to_flags
 
 pytestmark = pytest.mark.slow
 

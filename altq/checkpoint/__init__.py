@@ -1,0 +1,1 @@
+"""Quantized checkpoints: assembled from banks, stored, and run."""

@@ -1,0 +1,284 @@
+"""Assembly: a selection picks its entries from the bank, the transforms are folded, the weights rounded.
+
+What is folded where (in float64): the selected transform T stays online at qkv and gate_up and T^-T is folded into the
+weights that read it; its scaling folds into the norm before. The value transform folds into v's output and o's input,
+the mixing of heads stays online at o. Down's transform stays online; its scaling folds into up's rows, whose codes it
+does not change. The key transform stays online, on keys and (its inverse transpose) on queries. A rotation of the
+residual stream folds away whole (altq/models/residual.py).
+"""
+
+import copy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altq.calibration.bank import Entry, read_entry, read_index, read_residual
+from altq.calibration.states import WINDOWS_PER_BATCH, States, batches, token_weights
+from altq.calibration.sublayer import QuantizedSublayer, fold_biases, fold_weight, identity_transforms
+from altq.checkpoint.format import CHECKPOINT_FILE, finish_checkpoint, part_path, write_part
+from altq.checkpoint.quantized_model import read_input
+from altq.experiment.kinds import HALVES, sublayer_name
+from altq.experiment.rounding import RoundingOptions
+from altq.experiment.setting import FULL_PRECISION_BITS, Setting
+from altq.models.residual_stream import ResidualStream
+from altq.models.skeleton import Skeleton
+from altq.models.sublayer import Sublayer
+from altq.models.weights import CONFIG_FILE
+from altq.quantizers.gptq import factorize_hessian, gptq_round
+from altq.quantizers.integer import Codes, dequantized
+from altq.quantizers.packing import pack_codes
+from altq.quantizers.uniform import quantize
+from altq.runtime.files import read_json
+from altq.runtime.precision import reduced_products
+from altq.runtime.progress import progress
+from altq.selection.selection import Selection
+from altq.transforms.identity import Identity
+from altq.transforms.scaling import Scaled, Scaling
+from altq.transforms.storage import store
+from altq.transforms.transform import Transform
+
+
+@torch.no_grad()
+def assemble(
+    model: str | Path,
+    states: str | Path,
+    selection: str | Path,
+    banks: dict[str, Path],
+    setting: Setting,
+    rounding: RoundingOptions,
+    folder: str | Path,
+    made_from: str,
+) -> None:
+    """Write the quantized checkpoint of a selection to `folder`, quantization.json last.
+
+    banks: kind -> folder of its bank; `identity` needs none. One block is in memory at a time. A run of the same
+    `made_from` that was stopped goes on at the sublayer where it stopped. ValueError where the selection is of another
+    model or names a kind without a bank, or where banks do not share the rotation of the residual stream.
+    """
+    folder = Path(folder)
+    skeleton = Skeleton(model, rotation=_shared_rotation(banks))
+    known, chosen = States(states), Selection.read(selection)
+    _check(chosen, skeleton, banks, setting)
+    num_sublayers, arguments = len(chosen.kinds), skeleton.block_arguments(known.length)
+    # Rounding to nearest looks at no window; one keeps the stream a stream.
+    seen = slice(rounding.windows if rounding.weights == "gptq" else 1)
+    tokens = known.tokens()[seen]
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    outer = part_path(folder, 0, num_sublayers)
+    write_part(outer, skeleton.outer_tensors)
+    shape = (*tokens.shape, skeleton.config.hidden_size)
+    stream = ResidualStream(folder / "residual_stream", made_from, shape, partial(skeleton.embed_into, tokens))
+
+    def assemble_sublayer(s: int, inputs: Tensor, outputs: Tensor) -> dict[str, Any]:
+        """Round a sublayer and write its part: the names of the part's tensors, and the structure of its sites."""
+        sublayer = Sublayer(skeleton.resident_block(s // 2), skeleton.family, HALVES[s % 2])
+        entry = _entry(sublayer, s, chosen.kinds[s], banks, skeleton.config.num_key_value_heads)
+        quantized = entry.restore(sublayer, setting)
+        weights = token_weights(known.loss, known.state(s + 1)[seen])
+        rounded = round_sublayer(quantized, inputs, outputs, weights, arguments[s // 2], rounding)
+        parts = export_sublayer(quantized, rounded, skeleton.family.norm_offset)
+        prefix = skeleton.weights.block_prefix(s // 2)
+        write_part(part_path(folder, s + 1, num_sublayers), {prefix + name: part for name, part in parts.items()})
+        sites = {site: store(online(t))[0] for site, t in quantized.transforms.items()}
+        return {"names": [prefix + name for name in parts], "structure": {"sites": sites, **quantized.options}}
+
+    made: list[dict[str, Any]] = stream.notes.setdefault("sublayers", [])
+    for s in progress(range(stream.step, num_sublayers), f"assembling {chosen.policy} at {setting}"):
+        with stream.advance() as (inputs, outputs):
+            made.append(assemble_sublayer(s, inputs, outputs))
+    names_of = {part_path(folder, s + 1, num_sublayers).name: part["names"] for s, part in enumerate(made)}
+    structures = [part["structure"] for part in made]
+    description = {
+        "setting": str(setting),
+        "policy": chosen.policy,
+        "blocks": [dict(zip(HALVES, structures[s : s + 2])) for s in range(0, num_sublayers, 2)],
+    }
+    config = read_json(Path(model) / CONFIG_FILE) | {"tie_word_embeddings": skeleton.config.tie_word_embeddings}
+    finish_checkpoint(folder, Path(model), {outer.name: list(skeleton.outer_tensors)} | names_of, config, description)
+    stream.discard()
+
+
+def _check(selection: Selection, skeleton: Skeleton, banks: dict[str, Path], setting: Setting) -> None:
+    if selection.num_blocks != skeleton.num_blocks:
+        raise ValueError(
+            f"the selection is of {selection.model!r} with {selection.num_blocks} blocks, but the model has "
+            f"{skeleton.num_blocks}; select for this model"
+        )
+    missing = sorted(set(selection.kinds) - set(banks) - {"identity"})
+    if missing:
+        raise ValueError(f"selection {selection.policy!r} names {', '.join(missing)}, but no such bank is given")
+    for kind, bank in banks.items():
+        index = read_index(bank)
+        if index["setting"] != str(setting):
+            raise ValueError(f"bank {bank} of {kind} was calibrated at {index['setting']}, not at {setting}")
+        if index.get("kind", kind) != kind:
+            raise ValueError(f"bank {bank} is of {index['kind']}, not of {kind}")
+
+
+def _shared_rotation(banks: dict[str, Path]) -> Tensor | None:
+    """The rotation of the residual stream in which all banks stand; None for none."""
+    rotations = {bank: read_residual(bank) for bank in banks.values()}
+    shared = next((rotation for rotation in rotations.values() if rotation is not None), None)
+    for bank, rotation in rotations.items():
+        if shared is not None and (rotation is None or not torch.equal(rotation, shared)):
+            raise ValueError(f"bank {bank} stands in another rotation of the residual stream; it cannot be mixed in")
+    return shared
+
+
+def _entry(sublayer: Sublayer, s: int, kind: str, banks: dict[str, Path], kv_heads: int) -> Entry:
+    """The bank's entry for a kind; plain round-to-nearest for an `identity` that has no bank."""
+    if kind not in banks:
+        return Entry(identity_transforms(sublayer, kv_heads), {}, signed=False, asymmetric=False)
+    entry = read_entry(banks[kind], s)
+    for site, transform in entry.transforms.items():
+        ok, reason = transform.check()
+        if not ok:
+            raise ValueError(f"bank entry of {sublayer_name(s)}, site {site}: {reason}; calibrate it again")
+    return entry
+
+
+def online(transform: Transform) -> Transform:
+    """The part of a transform that stays in the forward pass: all but its scaling."""
+    if isinstance(transform, Scaled):
+        return transform.online
+    return Identity(transform.size) if isinstance(transform, Scaling) else transform
+
+
+def scaling_of(transform: Transform) -> Tensor | None:
+    """The scaling [size] of a transform, which folds into what lies before its site; None where it has none."""
+    if isinstance(transform, Scaled):
+        transform = transform.scaling
+    return transform.scale if isinstance(transform, Scaling) else None
+
+
+@torch.no_grad()
+def round_sublayer(
+    quantized: QuantizedSublayer,
+    hidden: Tensor,
+    outputs: Tensor,
+    weights: Tensor,
+    arguments: dict[str, Any],
+    rounding: RoundingOptions,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Round the weights of a sublayer: projection -> (codes int8 [d_out, d_in], scale [d_out, 1]).
+
+    They are folded in float64. GPTQ visits the two sites in order and sums each Hessian over the inputs that the
+    rounded model sees: hidden [windows, length, hidden], its tokens weighted by [windows, length, 1]. Fills in
+    `outputs`, the same after the rounded sublayer; where no Hessian is summed nothing reads it, and it is `hidden` as
+    it was. At 16 bits the scale is empty and the codes are the folded weights themselves.
+    """
+    bits = quantized.setting.weights
+    exact = copy.deepcopy(quantized.transforms).double()
+    for name, bias in fold_biases(quantized.transforms, quantized.sites, quantized.biases).items():
+        quantized.projections[name].bias = bias
+    sums_hessians = rounding.weights == "gptq" and bits != FULL_PRECISION_BITS
+    rounded = {}
+    for site, names in quantized.sites.items():
+        factor = None
+        if sums_hessians:
+            inputs = site_inputs(quantized, site, hidden, arguments)
+            hessian = _hessian(inputs, weights)
+            factor = factorize_hessian(hessian, damping=rounding.damping, act_order=rounding.act_order)
+            del hessian
+        for name in names:
+            weight = fold_weight(exact, quantized.sites, name, quantized.weights[name].double()).float().contiguous()
+            if bits == FULL_PRECISION_BITS:
+                rounded[name] = weight, torch.empty(0)
+                quantized.projections[name].weight = weight
+                continue
+            scale = quantized.quantized_weight_scale(name, weight)
+            if factor is None:
+                codes = quantize(weight, scale, bits).to(torch.int8)
+            else:
+                # GPTQ wants positive scales: the sign moves to the weight, and the codes are the same.
+                codes = gptq_round(weight * scale.sign(), scale.abs(), bits, factor, block_size=rounding.block_size)
+            rounded[name] = codes, scale
+            quantized.projections[name].weight = codes * scale
+    if sums_hessians:
+        _advance(quantized, inputs, hidden, outputs)
+    else:
+        outputs.copy_(hidden)
+    return rounded
+
+
+def site_inputs(
+    quantized: QuantizedSublayer, site: str, hidden: Tensor, arguments: dict[str, Any]
+) -> list[Codes | Tensor]:
+    """What the projections of a site read, by batches of windows; its codes take two bytes each.
+
+    The first site needs nothing but the norm, the last one all but its own projection.
+    """
+    sublayer = quantized.sublayer
+    read = partial(
+        read_input, quantized.transforms[site], quantized.activation_clip[site](), quantized.setting.activations,
+        **quantized.options,
+    )  # fmt: skip
+    inputs = []
+    for rows in batches(len(hidden)):
+        x = sublayer.norm(hidden[rows])
+        if site != sublayer.half.selected_site:
+            x = sublayer.before_output(x, arguments)
+        x = read(x)
+        inputs.append(Codes(x.codes.to(torch.int16), x.scale) if isinstance(x, Codes) else x)
+    return inputs
+
+
+def _hessian(inputs: list[Codes | Tensor], weights: Tensor) -> Tensor:
+    """sum_t w_t x_t^T x_t over the quantized inputs of a site, [d, d]."""
+    total = None
+    for x, token_weight in zip(inputs, weights.split(WINDOWS_PER_BATCH), strict=True):
+        rows = (dequantized(x) * token_weight.sqrt()).flatten(0, 1)
+        with reduced_products():
+            of_batch = rows.T @ rows
+        total = of_batch if total is None else total.add_(of_batch)
+        del of_batch  # not while that of the next batch is computed
+    return total
+
+
+def _advance(quantized: QuantizedSublayer, inputs: list[Codes | Tensor], hidden: Tensor, outputs: Tensor) -> None:
+    """Fill in the residual stream after a sublayer, from the inputs of its last projection."""
+    *_, last = quantized.projections.values()
+    for rows, x in zip(batches(len(hidden)), inputs, strict=True):
+        outputs[rows] = hidden[rows] + quantized.sublayer.output_norm(last.project(dequantized(x)))
+
+
+def export_sublayer(
+    quantized: QuantizedSublayer, rounded: dict[str, tuple[Tensor, Tensor]], norm_offset: float
+) -> dict[str, Tensor]:
+    """The tensors of a sublayer as the checkpoint holds them, by their name below the block."""
+    bits = quantized.setting.weights
+    half = quantized.sublayer.half
+    scalings = {site: scaling_of(transform) for site, transform in quantized.transforms.items()}
+    # A diagonal behind up's rows changes their scales and none of their codes.
+    rows_before_down = {half.input_sites["gate_up"][-1]: scalings["down"]} if "down" in scalings else {}
+    tensors: dict[str, Tensor] = {}
+    for name, (codes, scale) in rounded.items():
+        rows = rows_before_down.get(name)
+        if bits == FULL_PRECISION_BITS:
+            tensors[f"{name}.weight"] = codes if rows is None else codes * rows.unsqueeze(1)
+        else:
+            tensors[f"{name}.codes"] = pack_codes(codes, bits)
+            tensors[f"{name}.length"] = torch.tensor(codes.shape[1])
+            tensors[f"{name}.scale"] = scale if rows is None else scale * rows.unsqueeze(1)
+    for name, bias in fold_biases(quantized.transforms, quantized.sites, quantized.biases).items():
+        rows = rows_before_down.get(name)
+        tensors[f"{name}.bias"] = bias if rows is None else bias * rows
+    gain = norm_offset + quantized.sublayer.norm.weight.double()
+    if (scale := scalings[half.selected_site]) is not None:
+        gain = gain * scale.double()
+    tensors[f"{half.norm}.weight"] = (gain - norm_offset).float()
+    if half.output_norm:
+        tensors[f"{half.output_norm}.weight"] = quantized.sublayer.output_norm.weight
+    # What the module holds besides its projections: the norms of queries and keys.
+    tensors |= {f"{half.module}.{name}": tensor for name, tensor in quantized.sublayer.module.named_parameters()}
+    for site, transform in quantized.transforms.items():
+        tensors |= {f"{site}.transform.{name}": part for name, part in store(online(transform))[1].items()}
+    tensors |= {
+        f"{name.partition('.')[2]}.clip": clip
+        for name, clip in quantized.clipping_factors().items()
+        if not name.startswith("weight.")
+    }
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

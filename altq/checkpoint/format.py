@@ -1,0 +1,55 @@
+"""A quantized checkpoint on disk: the tensors of each sublayer in a file of their own, and what they are.
+
+The files are named and indexed as those of a sharded model (model-00001-of-00005.safetensors and so on), the first for
+embedding, last norm and head; quantization.json, written last, says how the sites of each sublayer are transformed.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from altq.models.weights import CONFIG_FILE, INDEX_FILE, ModelWeights
+from altq.runtime.files import read_json, write_json
+from altq.runtime.tensor_files import write_tensors
+
+CHECKPOINT_FILE = "quantization.json"
+
+
+class CheckpointWeights(ModelWeights):
+    """The tensors of a checkpoint."""
+
+    remedy = "assemble the checkpoint again"
+
+    def __init__(self, folder: str | Path) -> None:
+        self.description: dict[str, Any] = read_json(Path(folder) / CHECKPOINT_FILE)
+        super().__init__(folder)
+
+    def _check_projections(self) -> None:
+        """None: a projection has codes, or at 16 bits a weight, and what is missing is named when it is read."""
+
+
+def part_path(folder: str | Path, part: int, num_sublayers: int) -> Path:
+    """The file of sublayer `part` - 1, or of what lies outside the blocks for 0."""
+    return Path(folder) / f"model-{part + 1:05d}-of-{num_sublayers + 1:05d}.safetensors"
+
+
+def write_part(path: Path, tensors: dict[str, Tensor]) -> None:
+    write_tensors(path, tensors, {"format": "pt"})
+
+
+def finish_checkpoint(
+    folder: Path, model: Path, names: dict[str, list[str]], config: dict[str, Any], description: dict[str, Any]
+) -> None:
+    """Write what lies beside the tensors: their index, config.json, the model's tokenizer, quantization.json at the end.
+
+    names: the tensors of each file.
+    """
+    weight_map = {name: file for file, of_file in names.items() for name in of_file}
+    write_json(folder / INDEX_FILE, {"metadata": {}, "weight_map": weight_map})
+    for path in model.iterdir():
+        if path.suffix in (".json", ".model", ".txt", ".jinja") and path.name not in ("source.json", INDEX_FILE):
+            shutil.copyfile(path, folder / path.name)
+    write_json(folder / CONFIG_FILE, config)
+    write_json(folder / CHECKPOINT_FILE, description)

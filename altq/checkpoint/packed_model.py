@@ -1,0 +1,129 @@
+"""A quantized checkpoint on the packed kernels: 4 bits a weight in memory, one call for all projections of a site."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from altq.checkpoint.format import CHECKPOINT_FILE
+from altq.checkpoint.quantized_model import CacheReader, Operand, Products, QuantizedSkeleton, Site, weight_codes
+from altq.experiment.setting import FULL_PRECISION_BITS, Setting
+from altq.models.family import family_of
+from altq.models.joints import Projection
+from altq.transforms.balance import Balance
+from altq.transforms.heads import HeadMixing, HeadTransform
+from altq.transforms.identity import Identity
+from altq.transforms.kronecker import Kronecker
+from altq.transforms.transform import Transform
+from kernels.cpu import Activations, CacheQuantizer, QuantizedLinear
+
+
+def open_packed_model(folder: str | Path, variant: str | None = None) -> QuantizedSkeleton:
+    """A checkpoint with its projections on the CPU kernels, all else as `open_model` gives it.
+
+    variant: of kernels.cpu; the fastest that runs here where none is given. ValueError where the folder is no
+    checkpoint, or its bit widths are not those that the kernels know.
+    """
+    if not (Path(folder) / CHECKPOINT_FILE).is_file():
+        raise ValueError(f"{folder} has no {CHECKPOINT_FILE}: only a quantized checkpoint can run on packed weights")
+    return QuantizedSkeleton(
+        folder, partial(_packed_products, variant=variant), partial(PackedCacheReader, variant=variant)
+    )
+
+
+def load_packed_model(folder: str | Path, variant: str | None = None) -> nn.Module:
+    """The same with all its blocks in memory."""
+    return open_packed_model(folder, variant).fill()
+
+
+class PackedCacheReader(CacheReader):
+    """The same joint with the kernels' quantizers of keys and values."""
+
+    def __init__(
+        self, transform: HeadTransform, clips: dict[str, Tensor], setting: Setting, *, variant: str | None
+    ) -> None:
+        super().__init__(transform, clips, setting)
+        ranges = {site: clip.expand(len(self.factors), 1, 2).squeeze(1) for site, clip in clips.items()}
+        self._keys = CacheQuantizer(_width(setting.keys), ranges["key"], self.factors, variant=variant)
+        self._values = CacheQuantizer(_width(setting.values), ranges["value"], variant=variant)
+
+    def keys_and_values(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        return self._keys(key), self._values(value)
+
+
+def _width(bits: int) -> int | None:
+    return None if bits == FULL_PRECISION_BITS else bits
+
+
+def _packed_products(site: Site, *, variant: str | None) -> Products:
+    """One layer for all projections of a site; each takes its columns of the outputs."""
+    bits = site.setting
+    if FULL_PRECISION_BITS in (bits.weights, bits.activations):
+        raise ValueError(f"setting {bits}: packed products need quantized weights and activations")
+    weights = [weight_codes(name, site.tensors, bits.weights) for name in site.names]
+    left, right = _factors(site.transform)
+    layer = QuantizedLinear(
+        torch.cat([codes for codes, _ in weights]),
+        torch.cat([scale for _, scale in weights]),
+        weight_bits=bits.weights,
+        activations=Activations(bits.activations, site.clip, **site.options),
+        left=left,
+        right=right,
+        bias=_bias(site, [len(codes) for codes, _ in weights]),
+        variant=variant,
+    )
+    operands, first = [], 0
+    for codes, _ in weights:
+        operands.append(Operand(slice(first, first + len(codes)), None))
+        first += len(codes)
+    return Products(layer, _columns, operands)
+
+
+def _columns(outputs: Tensor, columns: slice) -> Tensor:
+    return outputs[..., columns]
+
+
+def _bias(site: Site, rows: list[int]) -> Tensor | None:
+    """The biases of a site's projections one behind the other, zeros where one has none; None where none has."""
+    biases = [site.tensors.get(f"{name}.bias") for name in site.names]
+    if all(bias is None for bias in biases):
+        return None
+    return torch.cat([torch.zeros(n) if bias is None else bias.float() for bias, n in zip(biases, rows, strict=True)])
+
+
+def _factors(transform: Transform) -> tuple[Tensor | None, Tensor | None]:
+    """The Kronecker factors of an online transform, None for an identity."""
+    match transform:
+        case Identity():
+            return None, None
+        case Kronecker():
+            return transform.left, transform.right
+        case HeadMixing():
+            return transform.mixing, None
+        case Balance():
+            return transform.left, transform.runs
+    raise ValueError(f"the packed kernels do not know the transform {type(transform).__name__}")
+
+
+@dataclass(frozen=True)
+class WeightMemory:
+    """Bytes of a model's weights: its projections (codes and scales where packed), what these are in float32, the rest."""
+
+    projections: int
+    projections_in_float32: int
+    rest: int
+
+
+def weight_memory(model: nn.Module) -> WeightMemory:
+    """The memory of a packed model or of one in full precision; a tensor that is shared (tied) counts once."""
+    known = [module for module in model.modules() if isinstance(module, Projection)]
+    layers = {id(projection.shared): projection.shared.function for projection in known}.values()
+    packed, wide = sum(x.weight_bytes for x in layers), sum(4 * x.d_in * x.d_out for x in layers)
+    rest = {id(tensor): tensor.nbytes for tensor in model.state_dict(keep_vars=True).values()}
+    if not known:
+        blocks = model.get_submodule(family_of(model.config.model_type).blocks)
+        packed = wide = sum(m.weight.nbytes for m in blocks.modules() if isinstance(m, nn.Linear))
+        return WeightMemory(packed, wide, sum(rest.values()) - packed)
+    return WeightMemory(packed, wide, sum(rest.values()))

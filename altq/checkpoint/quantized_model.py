@@ -1,0 +1,191 @@
+"""A quantized checkpoint as it runs: transformers' model, its joints transform, quantize and multiply codes."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from altq.checkpoint.format import CHECKPOINT_FILE, CheckpointWeights
+from altq.experiment.kinds import HALVES
+from altq.experiment.setting import FULL_PRECISION_BITS, Setting
+from altq.models.joints import CacheJoint, SharedInput, attach_cache_joint
+from altq.models.skeleton import Skeleton
+from altq.models.sublayer import Sublayer
+from altq.quantizers.integer import Codes, dequantized, integer_linear, quantize_tokens
+from altq.quantizers.packing import unpack_codes
+from altq.quantizers.uniform import fake_quantize_asymmetric
+from altq.transforms.heads import HeadTransform
+from altq.transforms.storage import restore
+from altq.transforms.transform import Transform
+
+
+def open_model(folder: str | Path) -> Skeleton:
+    """The model of a folder, of which blocks are read one at a time: a quantized checkpoint, or in full precision."""
+    is_checkpoint = (Path(folder) / CHECKPOINT_FILE).is_file()
+    return QuantizedSkeleton(folder) if is_checkpoint else Skeleton(folder)
+
+
+def load_model(folder: str | Path) -> nn.Module:
+    """The same with all its blocks in memory, ready for a forward pass."""
+    return open_model(folder).fill()
+
+
+class Site(NamedTuple):
+    """One input site of a checkpoint: the projections that share the input, its transform, all tensors of its block."""
+
+    names: tuple[str, ...]
+    transform: Transform
+    clip: Tensor
+    options: dict[str, bool]  # signed, asymmetric
+    tensors: dict[str, Tensor]
+    setting: Setting
+
+
+class Operand(NamedTuple):
+    """What a projection multiplies its site's shared input with, and what it adds."""
+
+    weight: Any
+    bias: Tensor | None
+
+
+class Products(NamedTuple):
+    """How the projections of a site are computed: y = product(read(x), weight) + bias for each of them."""
+
+    read: Callable[[Tensor], Any]
+    product: Callable[[Any, Any], Tensor]
+    operands: list[Operand]
+
+
+def integer_products(site: Site) -> Products:
+    """Products of codes held as floats: what the packed kernels compute, in plain torch."""
+    setting = site.setting
+    is_integer = FULL_PRECISION_BITS not in (setting.weights, setting.activations)
+    read = partial(read_input, site.transform, site.clip, setting.activations, **site.options)
+    operands = [
+        Operand(_weight(name, site.tensors, setting.weights), site.tensors.get(f"{name}.bias")) for name in site.names
+    ]
+    return Products(read, integer_linear if is_integer else _float_linear, operands)
+
+
+def weight_codes(name: str, tensors: dict[str, Tensor], bits: int) -> tuple[Tensor, Tensor]:
+    """The codes of a projection, int8 [d_out, d_in], and their scales [d_out, 1]."""
+    length = int(tensors[f"{name}.length"])
+    return unpack_codes(tensors[f"{name}.codes"], bits, length), tensors[f"{name}.scale"]
+
+
+def _weight(name: str, tensors: dict[str, Tensor], bits: int) -> Tensor | Codes:
+    if bits == FULL_PRECISION_BITS:
+        return tensors[f"{name}.weight"]
+    codes, scale = weight_codes(name, tensors, bits)
+    return Codes(codes.float(), scale)
+
+
+def read_input(transform: Transform, clip: Tensor, bits: int, x: Tensor, **options: bool) -> Tensor | Codes:
+    """What the projections of a site share: its input, transformed and quantized."""
+    x = transform.apply_to(x)
+    return x if bits == FULL_PRECISION_BITS else quantize_tokens(x, bits, clip, **options)
+
+
+def _float_linear(x: Tensor | Codes, weight: Tensor | Codes) -> Tensor:
+    return F.linear(dequantized(x), dequantized(weight))
+
+
+class CacheReader:
+    """The joint of queries, keys and values: the key transform and the quantizers of the cache.
+
+    holds_read_cache: keys and values come from a cache that went through `keys_and_values` when they were appended
+    (altq/checkpoint/decoding_cache.py), and are left as they are.
+    """
+
+    def __init__(self, transform: HeadTransform, clips: dict[str, Tensor], setting: Setting) -> None:
+        self.factors, self.dual_factors = transform.factors.detach(), transform.dual_factors.detach()
+        self.clips, self.setting = clips, setting
+        self.holds_read_cache = False
+        self._query_factors = self.dual_factors  # one for each query head, once their number is seen
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        heads = query.shape[-3]
+        if len(self._query_factors) != heads:
+            self._query_factors = self.dual_factors.repeat_interleave(heads // len(self.dual_factors), dim=0)
+        if not self.holds_read_cache:
+            key, value = self.keys_and_values(key, value)
+        return query @ self._query_factors, key, value
+
+    def keys_and_values(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Transformed, quantized and dequantized, each token and head by itself: [b, kv_heads, t, d]."""
+        key = key @ self.factors
+        if self.setting.keys != FULL_PRECISION_BITS:
+            key = fake_quantize_asymmetric(key, self.setting.keys, self.clips["key"])
+        if self.setting.values != FULL_PRECISION_BITS:
+            value = fake_quantize_asymmetric(value, self.setting.values, self.clips["value"])
+        return key, value
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+class QuantizedSkeleton(Skeleton):
+    """A checkpoint driven block by block: transformers' blocks with our joints in them.
+
+    products: how the projections of each input site are computed. cache_reader: makes the joint of a block's attention
+    from what `CacheReader` takes. ValueError where the checkpoint lacks something or cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        products: Callable[[Site], Products] = integer_products,
+        cache_reader: Callable[..., CacheJoint] = CacheReader,
+    ) -> None:
+        super().__init__(folder)
+        self._products, self._cache_reader = products, cache_reader
+        self.setting = Setting.parse(self.weights.description["setting"])
+
+    def _open_weights(self, folder: str | Path) -> CheckpointWeights:
+        return CheckpointWeights(folder)
+
+    def block(self, block: int) -> nn.Module:
+        """A new module of block `block` with its weights and joints."""
+        module, tensors = copy.deepcopy(self._blocks[block]), self.weights.block(block)
+        try:
+            for half in HALVES:
+                self._quantize(Sublayer(module, self.family, half), tensors, self.weights.description["blocks"][block])
+        except KeyError as missing:
+            raise self._lacking(f"{self.weights.block_prefix(block)}{missing.args[0]}") from missing
+        known = module.state_dict().keys()
+        module.load_state_dict({n: t for n, t in tensors.items() if n in known}, strict=False, assign=True)
+        for name, parameter in module.named_parameters():
+            if parameter.is_meta:
+                raise self._lacking(f"{self.weights.block_prefix(block)}{name}")
+        return module.requires_grad_(False)
+
+    def _lacking(self, name: str) -> ValueError:
+        return ValueError(f"{self.weights.folder} lacks {name}; {self.weights.remedy}")
+
+    def _quantize(self, sublayer: Sublayer, tensors: dict[str, Tensor], structures: dict[str, Any]) -> None:
+        """Install the joints of one sublayer from the tensors of its block and the structure of its sites."""
+        structure = structures[sublayer.name]
+        options = {name: structure[name] for name in ("signed", "asymmetric")}
+        transforms = {
+            site: restore(description, _below(f"{site}.transform.", tensors))
+            for site, description in structure["sites"].items()
+        }
+        made = {
+            site: self._products(Site(names, transforms[site], tensors[f"{site}.clip"], options, tensors, self.setting))
+            for site, names in sublayer.half.input_sites.items()
+        }
+        projections = sublayer.install(
+            {site: SharedInput(products.read, len(products.operands)) for site, products in made.items()}
+        )
+        for site, names in sublayer.half.input_sites.items():
+            for name, operand in zip(names, made[site].operands, strict=True):
+                projections[name].product = made[site].product
+                projections[name].weight, projections[name].bias = operand
+        if sublayer.name == "attention":
+            clips = {site: tensors[f"{site}.clip"] for site in ("key", "value")}
+            attach_cache_joint(sublayer.module, self._cache_reader(transforms["key"], clips, self.setting))

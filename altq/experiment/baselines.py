@@ -1,0 +1,89 @@
+"""The baselines' recipes, as their authors publish them. Imports nothing heavy, since the workflow reads it.
+
+The configuration's `baselines` section overrides single keys, in the first place the budget of steps. What cannot be
+had here, because all methods share one quantizer and one rounding, is said in `DIFFERENCES`.
+"""
+
+from altq.experiment.end_to_end_recipe import EndToEndRecipe
+from altq.experiment.recipe import Recipe
+
+SMOOTHQUANT = Recipe(
+    scaling="smooth",
+    smooth_alpha=0.85,
+    other_sites="scaling",
+    initial_clip=1.0,
+    clip_search=False,
+    signed_scale=False,
+    steps=0,
+)
+"""Xiao et al., arXiv 2211.10438; alpha is its repository's for LLaMA models. The kind is `scaling`."""
+
+FLATQUANT = Recipe(
+    unit="block",
+    start="cayley",
+    scaling="smooth",
+    smooth_alpha=0.3,
+    initial_clip=0.982,
+    clip_search=False,
+    signed_scale=False,
+    steps=480,  # 15 epochs of 128 windows, 4 at a time
+    fitted=["attention", "ffn"],
+    windows_per_step=4,
+    learning_rate=5e-3,
+    clip_rate_factor=10.0,
+    betas=(0.9, 0.999),
+    weight_decay=0.01,
+)
+"""Sun et al., arXiv 2410.09426, and the scripts of its repository. The kind is `affine`."""
+
+QUAROT = EndToEndRecipe(trained=[], steps=0, activation_clip=0.9, cache_clip=0.95)
+"""Ashkboos et al., arXiv 2404.00456: nothing is trained."""
+
+SPINQUANT = EndToEndRecipe(
+    trained=["residual", "value"],
+    shared_value=True,
+    loss="cross_entropy",
+    optimiser="cayley_sgd",
+    rotation_rate=1.5,
+    steps=100,
+    windows_per_step=8,
+    asymmetric=True,
+)
+"""Liu et al., arXiv 2405.16406, and the scripts of its repository."""
+
+OSTQUANT = EndToEndRecipe(
+    trained=["residual", "value", "scaling"],
+    loss="kl_top",
+    top_k=1000,
+    optimiser="riemannian_adam",
+    rotation_rate=0.017,
+    scaling_rate=0.0018,
+    steps=150,
+    windows_per_step=8,
+    asymmetric=True,
+)
+"""Hu et al., arXiv 2501.13987; the rates are its repository's."""
+
+BASELINES: dict[str, Recipe | EndToEndRecipe] = {
+    "smoothquant": SMOOTHQUANT,
+    "quarot": QUAROT,
+    "spinquant": SPINQUANT,
+    "ostquant": OSTQUANT,
+    "flatquant": FLATQUANT,
+}
+
+END_TO_END = tuple(name for name, recipe in BASELINES.items() if isinstance(recipe, EndToEndRecipe))
+
+DIFFERENCES = {
+    "smoothquant": "scalings at o (one for all heads that share a value head) and down, too; its authors quantize to 8 "
+    "bits, the weights to nearest, and no cache",
+    "quarot": "a Hadamard matrix of its own for each value head; weight rows clipped by squared error instead of a "
+    "power of 2.4",
+    "spinquant": "an orthogonal matrix across heads at o instead of a scale for each head; weight rows clipped as "
+    "QuaRot's",
+    "ostquant": "an orthogonal matrix across heads at o instead of a scale for each head; Hadamard starts without "
+    "principal components; no scaling of queries and keys; weight rows clipped as QuaRot's",
+    "flatquant": "free factors instead of its decomposition by singular values; one clipping factor for projections "
+    "that share an input; keys and values with a matrix for each head; steps that do not lower the loss are taken back",
+}
+"""What differs from the authors' method here besides budget and text, for the tables' captions."""

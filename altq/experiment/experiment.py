@@ -1,0 +1,207 @@
+"""The experiment, as config.yaml describes it: every option, its default and its check.
+
+All problems of a configuration are reported in one message before any work begins. Nothing heavy is imported here.
+"""
+
+import math
+from itertools import product
+from typing import Annotated, Any, Self
+
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from altq.experiment.baselines import BASELINES, FLATQUANT, OSTQUANT, QUAROT, SMOOTHQUANT, SPINQUANT
+from altq.experiment.end_to_end_recipe import EndToEndRecipe
+from altq.experiment.methods import FULL, METHODS, PROBE, method_of
+from altq.experiment.policies import Grid, HeuristicOptions, SelectionOptions
+from altq.experiment.recipe import Recipe
+from altq.experiment.rounding import RoundingOptions
+from altq.experiment.section import Section
+from altq.experiment.sources import CorpusDescription, ModelDescription, TaskDescription
+from altq.experiment.study import Study, Table, ZeroShotOptions, checked_methods, checked_seeds, checked_settings
+from altq.experiment.tasks import TASKS, checked_task
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+"""A name that can be part of a path."""
+
+
+class CalibrationOptions(Section):
+    """The text that calibration sees, and how its loss weights tokens."""
+
+    corpus: str = Field(description="corpus whose calibration split is used")
+    num_windows: int = Field(ge=1, description="number of windows drawn at random starts")
+    window_length: int = Field(ge=2, description="tokens in a window")
+    loss: str = Field(
+        "relative",
+        pattern="^(relative|mse)$",
+        description="mse (the paper's), or relative: each token weighted by the inverse mean square of its residual",
+    )
+    shards: int = Field(1, ge=1, description="jobs that each bank is split into, by ranges of blocks; the same bits")
+
+
+class BaselineRecipes(Section):
+    """The baselines' recipes: their authors' (altq/experiment/baselines.py), but for the keys that are given here."""
+
+    smoothquant: Recipe = SMOOTHQUANT
+    quarot: EndToEndRecipe = QUAROT
+    spinquant: EndToEndRecipe = SPINQUANT
+    ostquant: EndToEndRecipe = OSTQUANT
+    flatquant: Recipe = FLATQUANT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_the_authors(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        authors = {name: recipe.model_dump() for name, recipe in BASELINES.items() if isinstance(given.get(name), dict)}
+        return given | {name: recipe | given[name] for name, recipe in authors.items()}
+
+
+class EvaluationOptions(Section):
+    """Perplexity over non-overlapping windows of the test split."""
+
+    num_windows: int | None = Field(None, ge=2, description="windows from the start of the split; all when absent")
+    window_length: int = Field(ge=2, description="tokens in a window")
+
+
+class KernelOptions(Section):
+    """Table 5: the speed of the kernels."""
+
+    rounds: int = Field(7, ge=3, description="turns in which the cases of a group are timed")
+    gpu: bool = Field(False, description="whether they are timed on a GPU as well; it has to be there")
+
+
+class Experiment(Section):
+    """The whole of config.yaml."""
+
+    models: dict[Name, ModelDescription] = Field(min_length=1, description="models, by the name used in results/")
+    corpora: dict[Name, CorpusDescription] = Field(min_length=1, description="corpora, by the name used in results/")
+    tasks: dict[str, TaskDescription] = Field({}, description=f"data of zero-shot tasks: {', '.join(TASKS)}")
+    settings: list[str] = Field(min_length=1, description="bit widths, written W4A4K4V4")
+    methods: list[str] = Field(min_length=1, description=f"{FULL}, {', '.join(METHODS)}")
+    seeds: list[int] = Field(min_length=1, description="calibration seeds: tokens and starts")
+    calibration: CalibrationOptions
+    recipe: Recipe = Recipe()
+    baselines: BaselineRecipes = BaselineRecipes()
+    rounding: RoundingOptions = RoundingOptions()
+    selection: SelectionOptions = SelectionOptions()
+    study: Study = Study()
+    evaluation: EvaluationOptions
+    zero_shot: ZeroShotOptions = ZeroShotOptions()
+    kernels: KernelOptions = KernelOptions()
+    notes: list[str] = Field(default=[], description="sentences for the tables' captions: departures from the paper")
+
+    @field_validator("tasks")
+    @classmethod
+    def _in_the_papers_order(cls, tasks: dict[str, TaskDescription]) -> dict[str, TaskDescription]:
+        known = {checked_task(name): description for name, description in tasks.items()}
+        return {name: known[name] for name in TASKS if name in known}
+
+    @field_validator("settings")
+    @classmethod
+    def _parse_settings(cls, settings: list[str]) -> list[str]:
+        return checked_settings(settings)
+
+    @field_validator("methods")
+    @classmethod
+    def _known_methods(cls, methods: list[str]) -> list[str]:
+        return checked_methods(methods, [FULL, *METHODS])
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, seeds: list[int]) -> list[int]:
+        return checked_seeds(seeds)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        if self.calibration.corpus not in self.corpora:
+            problems.append(f"calibration.corpus {self.calibration.corpus!r} is not among the corpora")
+        for name, model in self.models.items():
+            if self.calibration.shards > model.num_blocks:
+                problems.append(
+                    f"calibration.shards is {self.calibration.shards}, but {name} has {model.num_blocks} blocks"
+                )
+            for half in ("attention", "ffn"):
+                count = getattr(self.selection.heuristic, half).count
+                if count is not None and count > model.num_blocks:
+                    problems.append(
+                        f"selection.heuristic.{half}.count is {count}, but {name} has {model.num_blocks} blocks"
+                    )
+        baselines = {f"baselines.{name}": recipe for name, recipe in self.baselines if name in self.methods}
+        for place, recipe in {"recipe": self.recipe, "selection.search": self.selection.search, **baselines}.items():
+            if recipe.steps and recipe.windows_per_step > self.calibration.num_windows:
+                problems.append(
+                    f"{place}.windows_per_step is {recipe.windows_per_step}, but calibration.num_windows is "
+                    f"{self.calibration.num_windows}"
+                )
+        asking = [name for name, table in self.study if getattr(table, "zero_shot", False)]
+        if asking and not self.tasks:
+            problems.append(f"study.{asking[0]}.zero_shot asks for zero-shot results, but there are no tasks")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def recipe_of(self, bank: str) -> Recipe | EndToEndRecipe:
+        """What a bank is calibrated by: the baseline's recipe where it is named after one, ours otherwise.
+
+        The probe's banks take a share of its steps.
+        """
+        if bank in BASELINES:
+            return getattr(self.baselines, bank)
+        if bank.startswith(PROBE):
+            return self.recipe.model_copy(update={"steps": math.ceil(self.recipe.steps * self.selection.probe_share)})
+        return self.recipe
+
+    def banks_of(self, method: str) -> dict[str, str]:
+        """The banks that a method reads, by kind: its own, or those of the candidates."""
+        banks = method_of(method).banks
+        return {kind: kind for kind in self.selection.candidates} if banks is None else banks
+
+    def settings_of(self, table: Table) -> list[str]:
+        """The settings that a table covers."""
+        return table.settings or self.settings
+
+    @property
+    def zero_shot_methods(self) -> list[str]:
+        """The methods of Table 3."""
+        return self.zero_shot.methods or self.methods
+
+    @property
+    def random_methods(self) -> list[str]:
+        """The random selections, by the names of their methods."""
+        return [f"random{number}" for number in range(self.selection.num_random)]
+
+    @property
+    def grid(self) -> Grid:
+        """The points of Table 6: both grids, then beta by z-mass (Eq. 11-12)."""
+        table, middle = self.study.table6, self.selection.heuristic
+        points = [
+            {"beta": pair, "beta_rule": ("fixed", "fixed")} for pair in product(table.beta_attention, table.beta_ffn)
+        ]
+        points += [{"share": pair} for pair in product(table.share_attention, table.share_ffn)]
+        points += [{"beta_rule": ("z_mass", "z_mass")}]
+        return Grid(points=tuple(_varied(middle, point) for point in points))
+
+    @classmethod
+    def parse(cls, config: dict[str, Any]) -> "Experiment":
+        """Check a configuration; ValueError lists every problem with the place it is at."""
+        try:
+            return cls.model_validate(config)
+        except ValidationError as error:
+            lines = [f"  {'.'.join(map(str, e['loc'])) or 'config'}: {_plain(e)}" for e in error.errors()]
+            raise ValueError("the configuration cannot be used:\n" + "\n".join(lines)) from None
+
+
+def _varied(options: HeuristicOptions, point: dict[str, tuple[Any, Any]]) -> HeuristicOptions:
+    """The heuristic with the given options of attention and ffn; a share takes the place of a count."""
+    halves = {}
+    for position, half in enumerate(("attention", "ffn")):
+        values = getattr(options, half).model_dump() | {name: pair[position] for name, pair in point.items()}
+        halves[half] = values | {"count": None} if "share" in point else values
+    return HeuristicOptions.model_validate(halves)
+
+
+def _plain(error: dict[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "unknown key; remove it or correct its spelling"
+    return error["msg"].removeprefix("Value error, ")

@@ -1,0 +1,75 @@
+"""The methods, as data: a row of the tables is a policy that chooses kinds, and the banks that they are read from.
+
+The rest of the pipeline is shared. A bank is named after its kind where our own recipe calibrates it, and after the
+baseline whose recipe does.
+"""
+
+from dataclasses import dataclass, field
+
+from altq.experiment.kinds import KINDS
+
+
+@dataclass(frozen=True)
+class Method:
+    """label: name in the tables. policy: which selection file. banks: kind -> the bank that holds it.
+
+    A kind that has no bank here is not calibrated: `identity` is round-to-nearest with neither transform nor clipping.
+    Without `banks` (None) a policy chooses among the candidates of the configuration, each in the bank of its name.
+    """
+
+    label: str
+    policy: str
+    banks: dict[str, str] | None = field(default_factory=dict)
+
+
+FULL = "full"
+"""The full-precision model: no selection, no checkpoint of its own."""
+
+OURS = {"affine": "affine", "rotation": "rotation"}
+"""The paper's two kinds, calibrated by our recipe."""
+
+METHODS: dict[str, Method] = {
+    "rtn": Method("No transform", "identity"),
+    "smoothquant": Method("SmoothQuant", "scaling", {"scaling": "smoothquant"}),
+    "quarot": Method("QuaRot", "identity", {"identity": "quarot"}),
+    "spinquant": Method("SpinQuant", "identity", {"identity": "spinquant"}),
+    "ostquant": Method("OSTQuant", "scaling", {"scaling": "ostquant"}),
+    "flatquant": Method("FlatQuant", "affine", {"affine": "flatquant"}),
+    "affine": Method("Affine", "affine", {"affine": "affine"}),
+    "rotation": Method("Rotation", "rotation", {"rotation": "rotation"}),
+    "balance": Method("Balance", "balance", {"balance": "balance"}),
+    "adaptive": Method("Adaptive", "heuristic", OURS),
+    "learned": Method("Learned", "learned", None),
+    "oracle": Method("Oracle", "oracle", None),
+    "probe": Method("Probe", "probe", None),
+    "predicted": Method("Predicted", "predicted", None),
+    "best_random": Method("Best random", "best_random", None),
+}
+
+NUMBERED: dict[str, dict[str, str] | None] = {"random": None, "grid": OURS}
+"""The banks of methods that are numbered: random3 is the fourth random selection, grid5 the sixth heuristic."""
+
+MEASURED = tuple(method.policy for method in METHODS.values() if method.banks is None)
+"""Policies that choose by what was measured at a setting and seed; all others know nothing of either."""
+
+PROBE = "probe-"
+"""Before the name of a bank that is calibrated with a share of the recipe's steps."""
+
+BANKS: dict[str, str] = {
+    **{bank: kind for method in METHODS.values() for kind, bank in (method.banks or {}).items()},
+    **{kind: kind for kind in KINDS},
+    **{f"{PROBE}{kind}": kind for kind in KINDS},
+}
+"""The kind that each bank holds at the sites that are selected."""
+
+
+def method_of(name: str) -> Method:
+    """The method of a name; KeyError where there is none."""
+    if name in METHODS:
+        return METHODS[name]
+    return Method(name, name, NUMBERED[name.rstrip("0123456789")])
+
+
+def method_of_policy(policy: str) -> str:
+    """The method that reads a selection of this policy from our own banks; most are called like it."""
+    return "adaptive" if policy == METHODS["adaptive"].policy else policy

@@ -1,0 +1,62 @@
+"""The recipe of a bank that is fitted unit by unit. Imports nothing heavy, since the workflow reads it."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from altq.experiment.section import Section
+
+
+class Recipe(Section):
+    """How the transforms and clipping factors of a bank are fitted, each unit against the full-precision model."""
+
+    unit: Literal["sublayer", "block"] = Field(
+        "sublayer", description="what is fitted together: a sublayer, or both halves of a block against its output"
+    )
+    start: Literal["balance", "hadamard", "random", "cayley"] = Field(
+        "balance",
+        description="starting point: closed form, Hadamard, random orthogonal (the paper's), or its Cayley image "
+        "(FlatQuant's)",
+    )
+    structure: Literal["kronecker", "full"] = Field(
+        "kronecker", description="rotations: two Kronecker factors (same online cost as affine) or one full matrix"
+    )
+    longest_run: int = Field(
+        128, ge=1, description="`balance`: channels that one of its matrices mixes at most; longer is better and slower"
+    )
+    scaling: Literal["none", "ones", "balance", "smooth"] = Field(
+        "balance",
+        description="the per-channel scaling that stands before the kind at inputs of linear layers: none, or one that "
+        "starts at 1, in closed form, or as SmoothQuant's",
+    )
+    smooth_alpha: float = Field(
+        0.5, ge=0, le=1, description="`smooth` scaling: how far it moves peaks from inputs (1: all) to weights"
+    )
+    other_sites: Literal["affine", "scaling"] = Field(
+        "affine",
+        description="at the sites that no selection chooses for (o, down, key, value): affine transforms, or nothing "
+        "but scalings that fold (o, value, down)",
+    )
+    initial_clip: float = Field(
+        0.982, gt=0, le=1, description="clipping factors before search and steps; FlatQuant's is sigmoid(4) = 0.982"
+    )
+    clip_search: bool = Field(True, description="search clipping factors on a grid before any step")
+    search_windows: int = Field(2, ge=1, description="calibration windows that the activation clip search looks at")
+    signed_scale: bool = Field(
+        True, description="scales are negative where the largest magnitude is positive: Eq. 2 has one more code there"
+    )
+    steps: int = Field(8, ge=0, description="optimiser steps for each unit")
+    fitted: list[Literal["attention", "ffn"]] = Field(
+        ["attention"], description="halves that steps are spent on; ffn gains next to nothing over its closed form"
+    )
+    windows_per_step: int = Field(4, ge=1, description="calibration windows in each step")
+    learning_rate: float = Field(2e-3, gt=0, description="of AdamW and Riemannian Adam on the transforms")
+    clip_rate_factor: float = Field(10.0, gt=0, description="learning rate of clipping factors over that of transforms")
+    betas: tuple[float, float] = Field((0.5, 0.9), description="Adam's decay rates; few steps want short memories")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
+
+    @model_validator(mode="after")
+    def _scalings_take_no_steps(self) -> Self:
+        if self.other_sites == "scaling" and self.steps:
+            raise ValueError(f"other_sites: scaling is not fitted by steps, but steps is {self.steps}; set steps: 0")
+        return self

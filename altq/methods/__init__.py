@@ -1,1 +1,0 @@
-"""The table of methods; assembly of bank and selection into a checkpoint."""

@@ -1,0 +1,204 @@
+"""What a run needs and whether this machine has it: each check says what was seen, and the command that mends it."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from altq.experiment.experiment import Experiment
+from altq.resources.dry_run import list_jobs
+from altq.resources.needs import Needs
+from altq.resources.plan import plan_jobs
+from altq.runtime.code_hash import ROOT
+from altq.runtime.gpu import list_devices
+from altq.sources.wheel import default_cache
+
+OK, NOTE, MISSING = "ok", "note", "missing"
+HUB = ("huggingface.co", 443)
+INSTALL = "pip install -c constraints.txt -e ."
+
+
+@dataclass(frozen=True)
+class Check:
+    """state: ok, note (works, but worth knowing) or missing (required). remedy: the command that mends it, or ""."""
+
+    what: str
+    state: str
+    seen: str
+    remedy: str = ""
+
+
+def check_machine() -> Iterator[Check]:
+    """Versions, compiler, devices, caches and SLURM."""
+    found = platform.python_version_tuple()
+    good = tuple(map(int, found[:2])) >= (3, 11)
+    yield Check(
+        "Python", OK if good else MISSING, platform.python_version(), "" if good else "use Python 3.11 or later"
+    )
+    yield check_versions()
+    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    yield (
+        Check("C compiler", OK, compiler)
+        if compiler
+        else Check("C compiler", MISSING, "no cc, gcc or clang on PATH", "apt-get install build-essential")
+    )
+    devices = list_devices()
+    yield Check("GPUs", OK if devices else NOTE, ", ".join(devices) or "none; everything runs on processors")
+    yield check_cache()
+    yield check_slurm()
+
+
+def check_versions() -> Check:
+    """Whether the packages that are pinned in pyproject.toml are here in these versions."""
+    project = ROOT.parent / "pyproject.toml"
+    if not project.is_file():
+        return Check("packages", NOTE, f"{project} is missing, so that there is nothing to compare with")
+    required = [requirement for line in _dependencies(project) if _applies(requirement := Requirement(line))]
+    pins = {requirement.name: str(requirement.specifier).removeprefix("==") for requirement in required}
+    wrong = []
+    for package, pinned in pins.items():
+        try:
+            # A build's own label (2.13.0+cpu) is no other version.
+            seen = version(package).partition("+")[0]
+        except PackageNotFoundError:
+            seen = "not installed"
+        if seen != pinned:
+            wrong.append(f"{package} {pinned} is {seen}")
+    if wrong:
+        return Check("packages", MISSING, "; ".join(wrong), INSTALL)
+    return Check("packages", OK, f"{len(pins)} as pinned")
+
+
+def _dependencies(project: Path) -> list[str]:
+    return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+
+
+def _applies(requirement: Requirement) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate()
+
+
+def check_cache() -> Check:
+    """Whether downloads can be kept."""
+    cache = default_cache()
+    nearest = next(path for path in (cache, *cache.parents) if path.exists())
+    if not os.access(nearest, os.W_OK):
+        return Check(
+            "cache", MISSING, f"{cache} cannot be written", "export ALTQ_CACHE=FOLDER, one that can be written"
+        )
+    hub = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    return Check("cache", OK, f"{cache} (hub: {hub}), {shutil.disk_usage(nearest).free / 1e9:.0f} GB free")
+
+
+def check_slurm() -> Check:
+    """Which profile runs jobs on a cluster from here."""
+    if shutil.which("sbatch") is None:
+        return Check("SLURM", NOTE, "no sbatch on PATH; jobs run on this machine")
+    if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+        return Check(
+            "SLURM", MISSING, "sbatch, but no executor for Snakemake", INSTALL.replace("-e .", "-e '.[slurm]'")
+        )
+    # The command is there without accounting, too, and then says that there is none.
+    asked = subprocess.run(["timeout", "10", "sacct", "--noheader"], capture_output=True, check=False)
+    profile = "slurm-no-accounting" if asked.returncode else "slurm"
+    return Check("SLURM", OK, f"snakemake --workflow-profile profiles/{profile}")
+
+
+def check_experiment(experiment: Experiment, file: Path, folder: Path) -> Iterator[Check]:
+    """Disk and memory for what remains of an experiment in `folder`, and the way to its sources."""
+    cores = os.cpu_count() or 1
+    jobs = list_jobs(file, folder, [], cores=cores, gpus=len(list_devices()), remaining=True)
+    planned = plan_jobs(Needs(experiment, folder, len(list_devices())), jobs)
+    disk, nearest = (
+        sum(p.cost.disk for p in planned),
+        next(p for p in (folder, *folder.absolute().parents) if p.exists()),
+    )
+    free = shutil.disk_usage(nearest).free
+    seen = f"{len(jobs)} jobs write {disk / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in {nearest}"
+    yield Check("disk", OK, seen) if disk < free else Check("disk", MISSING, seen, "snakemake --directory ELSEWHERE")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    largest = max(planned, key=lambda p: p.cost.memory, default=None)
+    if largest is not None:
+        seen = f"{largest.job.rule} takes {largest.cost.memory / 1e9:.1f} GB, there are {memory / 1e9:.1f}"
+        fits = largest.cost.memory < memory
+        yield Check("memory", OK if fits else MISSING, seen, "" if fits else "run on a larger machine (profiles/slurm)")
+    yield from check_hub(experiment, folder)
+
+
+def check_hub(experiment: Experiment, folder: Path) -> Iterator[Check]:
+    """Whether what has to be fetched from the hub can be; being offline is no error where all of it is here."""
+    models = {name for name, model in experiment.models.items() if model.hub}
+    left = sorted(name for name in models if not (folder / "results/models" / name / "source.json").is_file())
+    texts = sorted(name for name, corpus in experiment.corpora.items() if corpus.hub)
+    left += [name for name in texts if not (folder / "results/corpora" / name / "source.json").is_file()]
+    if not left:
+        yield Check("hub", OK, "nothing is to be fetched from it")
+        return
+    try:
+        socket.create_connection(HUB, timeout=5).close()
+    except OSError as error:
+        seen = f"{HUB[0]} does not answer ({error}); to be fetched: {', '.join(left)}"
+        yield Check("hub", NOTE, seen, "connect once, or give local copies as `path:` in the configuration")
+        return
+    from huggingface_hub import get_token
+
+    seen = f"answers; to be fetched: {', '.join(left)}"
+    yield Check("hub", OK, seen) if get_token() else Check("hub", NOTE, f"{seen}; no account", "hf auth login")
+
+
+def check_block(folder: Path, length: int) -> Check:
+    """Run a block of a fetched model forward and backward over one window of `length` tokens; all blocks are alike.
+
+    Gradients of its weights are taken, too. Seconds and the process's peak memory are what it says.
+    """
+    what = f"block of {folder.name}"
+    if not (folder / "source.json").is_file():
+        return Check(what, NOTE, f"{folder} is not fetched yet", f"snakemake --cores 1 {folder / 'source.json'}")
+    import resource
+
+    import torch
+
+    from altq.models.skeleton import Skeleton
+
+    skeleton = Skeleton(folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    block = skeleton.block(0).to(device).requires_grad_(True)
+    tokens = torch.arange(length).remainder(skeleton.config.vocab_size).unsqueeze(0)
+    arguments = {name: _moved(value, device) for name, value in skeleton.block_arguments(length)[0].items()}
+    began = time.monotonic()
+    try:
+        output = block(skeleton.embed(tokens).to(device), **arguments)
+        output = output[0] if isinstance(output, tuple) else output
+        output.square().mean().backward()
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        return Check(what, MISSING, f"does not fit ({error})", "run on a larger machine (profiles/slurm)")
+    finite = all(torch.isfinite(parameter.grad).all() for parameter in block.parameters())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seen = f"forward and backward on {device} in {time.monotonic() - began:.1f} s, {peak / 1e9:.1f} GB at the peak"
+    return Check(what, OK, seen) if finite else Check(what, MISSING, f"{seen}, but its gradients are not finite")
+
+
+def _moved(value, device):
+    if isinstance(value, tuple):
+        return tuple(_moved(part, device) for part in value)
+    return value.to(device) if hasattr(value, "to") else value
+
+
+def to_text(checks: list[Check]) -> str:
+    """The checks as a table, each remedy on a line of its own."""
+    width = max(len(check.what) for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{check.what.ljust(width)}  {check.state.ljust(7)}  {check.seen}")
+        if check.remedy:
+            lines.append(f"{' ' * width}           -> {check.remedy}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""How a stage runs: files, devices, precision, provenance, progress, and going on after a stop."""

@@ -1,0 +1,185 @@
+"""Are results still what they were made from? Recomputes what their records say, and looks for what is cut off."""
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from altq.runtime.files import read_json, sha256
+from altq.runtime.provenance import FILE_NAME, note_of
+
+NOT_RESULTS = ("logs", "benchmarks")
+COPIED = "tokenizer"
+"""So begin the names of files that every checkpoint has a copy of: megabytes of JSON, of which only the size is looked
+at."""
+
+COMPLETE = {"states": "states.json", "bank": "index.json", "checkpoints": "quantization.json", "models": "source.json"}
+"""The file that a stage writes last into its folders, by the name of the folder under results/."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with a file or folder of results; paths as seen from the workflow's directory."""
+
+    path: str
+    problem: str
+
+
+class Results:
+    """The results folder of a workflow, every file of it read at most once."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise ValueError(f"{self.folder} is no folder; give the results/ of a workflow")
+        self.root = self.folder.resolve().parent
+        self.hash_of = cache(sha256)
+
+    def findings(self) -> list[Finding]:
+        """All that is wrong: files that are cut off or left over, inputs that changed, and what rests on such."""
+        direct = [*self._damaged(), *self._unlike_their_hashes(), *self._made_from_others()]
+        wrong = {finding.path for finding in direct}
+        resting = [finding for finding in self._resting_on(wrong) if finding.path not in wrong]
+        return sorted(set(direct), key=lambda f: (f.path, f.problem)) + resting
+
+    @cache
+    def records(self) -> dict[str, dict[str, Any]]:
+        """The record of every result that has one, by its path; of a folder by the folder's."""
+        found = {}
+        for path in self._files(".json"):
+            content = self._json(path)
+            if path.name == FILE_NAME:
+                found[self._name(path.parent)] = content
+            elif isinstance(content, dict) and isinstance(content.get("provenance"), dict):
+                found[self._name(path)] = content["provenance"]
+        return {name: record for name, record in found.items() if record}
+
+    def _damaged(self) -> Iterator[Finding]:
+        for path in self._files(".partial"):
+            yield Finding(self._name(path), "left over by a process that was killed; nothing reads it, remove it")
+        for suffix, check in CHECKS.items():
+            for path in self._files(suffix):
+                problem = check(path) if suffix != ".json" or self._json(path) is None else None
+                if problem:
+                    yield Finding(self._name(self._result_of(path)), f"{path.name} {problem}")
+        for stage, last in COMPLETE.items():
+            for folder in self._result_folders(stage):
+                if not (folder / last).is_file():
+                    yield Finding(self._name(folder), f"not complete: {last}, which is written last, is not there")
+
+    def _result_folders(self, stage: str) -> set[Path]:
+        """The folders of a stage that hold files, but for hidden ones, in which fetching goes on."""
+        files = (path for path in (self.folder / stage).rglob("*") if path.is_file())
+        return {p.parent for p in files if not any(part.startswith(".") for part in p.relative_to(self.folder).parts)}
+
+    def _unlike_their_hashes(self) -> Iterator[Finding]:
+        """Files that are not what the record beside them says."""
+        for path in self._files("source.json"):
+            for name, expected in (self._json(path) or {}).get("files", {}).items():
+                yield from self._compare(self._name(path.parent), path.parent / name, expected)
+        for name, record in self.records().items():
+            for file, expected in record.get("files", {}).items():
+                yield from self._compare(name, self.root / name / file, expected)
+
+    def _compare(self, result: str, file: Path, expected: str) -> Iterator[Finding]:
+        if not file.is_file():
+            yield Finding(result, f"{file.name} is missing")
+        elif self.hash_of(file) != expected:
+            yield Finding(result, f"{file.name} has another sha256 than was written down")
+
+    def _made_from_others(self) -> Iterator[Finding]:
+        """Results whose inputs are gone, or not what they were."""
+        for name, record in self.records().items():
+            for path, expected in record.get("inputs", {}).items():
+                given = self.root / path
+                try:
+                    file = note_of(given) if given.is_dir() else given
+                except ValueError:
+                    yield Finding(name, f"its input {path} is not complete")
+                    continue
+                if not file.is_file():
+                    yield Finding(name, f"its input {path} is missing")
+                elif self.hash_of(file) != expected:
+                    yield Finding(name, f"its input {path} has changed since")
+
+    def _resting_on(self, wrong: set[str]) -> list[Finding]:
+        """Results further down whose own inputs are as they were, but rest on what is not."""
+        reads = {name: [*record.get("inputs", {})] for name, record in self.records().items()}
+        tainted, found = set(wrong), []
+        while new := [
+            Finding(name, f"rests on {path}")
+            for name, inputs in sorted(reads.items())
+            if name not in tainted and (path := next((p for p in inputs if p in tainted), None))
+        ]:
+            found += new
+            tainted |= {finding.path for finding in new}
+        return found
+
+    @cache
+    def _all_files(self) -> tuple[Path, ...]:
+        tops = sorted(path for path in self.folder.iterdir() if path.name not in NOT_RESULTS)
+        files = (path for top in tops for path in ([top] if top.is_file() else sorted(top.rglob("*"))))
+        return tuple(p for p in files if (p.is_file() or p.is_symlink()) and not p.name.startswith(COPIED))
+
+    def _files(self, end: str) -> Iterator[Path]:
+        return (path for path in self._all_files() if path.name.endswith(end))
+
+    @cache
+    def _json(self, path: Path) -> Any:
+        """The content of a file; None for one that is no JSON, which `_damaged` reports."""
+        try:
+            return read_json(path)
+        except (ValueError, OSError):
+            return None
+
+    def _result_of(self, path: Path) -> Path:
+        """What a file belongs to: its folder where that has a record, itself otherwise."""
+        return path.parent if (path.parent / FILE_NAME).is_file() and path.name != FILE_NAME else path
+
+    def _name(self, path: Path) -> str:
+        path = Path(path)
+        return (Path(self.folder.resolve().name) / path.relative_to(self.folder)).as_posix()
+
+
+def _json_problem(path: Path) -> str | None:
+    try:
+        read_json(path)
+    except (ValueError, OSError) as error:
+        return f"cannot be read as JSON ({error})"
+    return None
+
+
+def _safetensors_problem(path: Path) -> str | None:
+    """Whether the file is as long as its header says."""
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError, struct.error) as error:
+        return f"has no header that can be read ({type(error).__name__})"
+    expected, seen = 8 + length + max(ends, default=0), path.stat().st_size
+    return None if seen == expected else f"is cut off: {seen:,} bytes of {expected:,}"
+
+
+def _array_problem(path: Path) -> str | None:
+    import numpy as np
+
+    try:
+        np.load(path, mmap_mode="r")
+    except (ValueError, OSError, EOFError) as error:
+        return f"cannot be read ({error})"
+    return None
+
+
+CHECKS = {".json": _json_problem, ".safetensors": _safetensors_problem, ".npy": _array_problem}
+"""How a file of each kind shows that it is whole, without reading all of it."""
+
+
+def to_text(findings: list[Finding]) -> str:
+    """The findings as a table."""
+    width = min(100, max((len(finding.path) for finding in findings), default=0))
+    return "".join(f"{finding.path.ljust(width)}  {finding.problem}\n" for finding in findings)

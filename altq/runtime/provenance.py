@@ -1,0 +1,117 @@
+"""How a result was made: options, code, versions, machine, time, memory and inputs, written beside or into it."""
+
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from altq.runtime.code_hash import code_hash
+from altq.runtime.files import fingerprint, read_json, sha256, write_json
+
+PACKAGES = (
+    "altq", "torch", "transformers", "tokenizers", "safetensors", "datasets", "geoopt", "gguf", "lm-eval", "numpy",
+    "pandas", "pyarrow", "matplotlib", "snakemake",
+)  # fmt: skip
+FILE_NAME = "provenance.json"
+START = time.monotonic()
+
+
+def provenance(command: str, options: Mapping[str, Any], inputs: Iterable[str | Path]) -> dict[str, Any]:
+    """The record of this process, and under "upstream" the records of everything that led to its inputs, by path.
+
+    options: what the command was asked to do. inputs: files, or folders of a model, corpus, bank, checkpoint and so
+    on. Times are seconds, memory is bytes at its peak.
+    """
+    hashes, upstream = {}, {}
+    for path in map(Path, inputs):
+        hashes[str(path)] = sha256(note_of(path) if path.is_dir() else path)
+        record = dict(read_record(path))
+        upstream |= record.pop("upstream", {})
+        if note_of(path).name == FILE_NAME:
+            record.pop("files", None)  # of a folder whose own record, hashed above, has them
+        upstream[str(path)] = record
+    return {
+        "command": command,
+        "options": dict(options),
+        "code": _code_of(command),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "machine": _machine(),
+        "seconds": round(time.monotonic() - START, 3),
+        "processor_seconds": round(time.process_time(), 3),
+        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "inputs": hashes,
+        "upstream": upstream,
+    }
+
+
+def write_provenance(folder: str | Path, record: Mapping[str, Any]) -> None:
+    """Write a record beside the results of a folder, with the sha256 of each of its files."""
+    paths = (path for path in sorted(Path(folder).iterdir()) if path.is_file() and not path.name.startswith("."))
+    files = {path.name: sha256(path) for path in paths if path.name != FILE_NAME}
+    write_json(Path(folder) / FILE_NAME, {**record, "files": files})
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """What is known of how a file or folder was made; empty where nothing is."""
+    note = note_of(Path(path))
+    if note.suffix != ".json" or not note.is_file():
+        return {}
+    content = read_json(note)
+    return content.get("provenance", content if note != Path(path) else {})
+
+
+def identity(command: str, options: Mapping[str, Any], inputs: Iterable[str | Path]) -> str:
+    """What a command is about to do: the same for the same code, options and inputs, by which a stopped run goes on."""
+    hashes = [sha256(note_of(Path(path))) for path in inputs]
+    return fingerprint({"code": _code_of(command), "options": dict(options), "inputs": hashes})
+
+
+def _code_of(command: str) -> str:
+    return code_hash(f"altq.commands.{command.replace('-', '_')}")
+
+
+def note_of(path: Path) -> Path:
+    """The file that says how `path` was made: itself, or the one beside it."""
+    if not path.is_dir():
+        return path.with_suffix(".json") if path.suffix in (".npy", ".parquet") else path
+    notes = [path / name for name in (FILE_NAME, "source.json") if (path / name).is_file()]
+    if not notes:
+        raise ValueError(f"{path} has neither {FILE_NAME} nor source.json: it is not complete; make it again")
+    return notes[0]
+
+
+@cache
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            # Of a stage's own environment, or altq run from its source folder.
+            continue
+    return versions
+
+
+def _machine() -> dict[str, Any]:
+    machine = {"system": platform.platform(), "processor": _processor(), "processors": os.cpu_count()}
+    machine["threads"] = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        machine["accelerator"] = torch.cuda.get_device_name()
+        machine["accelerator_peak_memory"] = torch.cuda.max_memory_allocated()
+    return machine
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,46 @@
+"""Files of tensors: safetensors, and hidden states of many windows, of which memory holds what is worked on."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from altq.runtime.files import atomic
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file. OSError where the disk is full or cannot be written."""
+    with atomic(path) as partial:
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=metadata)
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def read_hidden_states(path: str | Path) -> Tensor:
+    """[windows, length, hidden], read lazily; changes to them are not kept."""
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+@contextmanager
+def written_hidden_states(path: str | Path, shape: tuple[int, ...]) -> Iterator[Tensor]:
+    """Yield float32 hidden states [windows, length, hidden] to be filled in, which are at `path` thereafter.
+
+    Their space is allocated first: a full disk is an OSError here, where it would kill a process that fills a mapping.
+    """
+    with atomic(path) as partial:
+        array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+        with open(partial, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        yield torch.from_numpy(array)
+        array.flush()

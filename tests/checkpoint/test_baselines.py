@@ -1,0 +1,154 @@
+"""Every method of the tables, calibrated by its own recipe: at 16 bits its checkpoint is transformers' model."""
+
+import json
+
+import pytest
+import torch
+from models_for_tests import MODELS, logits, read_checkpoint, relative_error, transformers_model, write_selection
+
+from altq.calibration.bank import RESIDUAL_FILE, read_entry, read_index, read_residual
+from altq.calibration.by_unit import calibrate_bank
+from altq.calibration.end_to_end import calibrate_end_to_end
+from altq.checkpoint.assembly import assemble
+from altq.checkpoint.quantized_model import load_model
+from altq.experiment.baselines import BASELINES, END_TO_END
+from altq.experiment.methods import BANKS, METHODS
+from altq.experiment.recipe import Recipe
+from altq.experiment.rounding import RoundingOptions
+from altq.experiment.setting import FULL_PRECISION, Setting
+from altq.transforms.hadamard import Hadamard
+
+W4A4K4V4 = Setting(4, 4, 4, 4)
+WITH_BANKS = [name for name, method in METHODS.items() if method.banks]
+STEPS = {"steps": 2, "windows_per_step": 2}
+FAST = {"flatquant": {"learning_rate": 1e-2}, "ostquant": {"rotation_rate": 0.1, "scaling_rate": 0.05}}
+"""Where two steps with the recipe's own rate would hardly be seen."""
+
+
+def recipe_of(bank):
+    """The baseline's recipe, or our own, with a budget for tests."""
+    recipe = BASELINES.get(bank, Recipe())
+    return recipe.model_copy(update=STEPS | FAST.get(bank, {})) if recipe.steps else recipe
+
+
+def calibrated(workspace, bank, setting=W4A4K4V4):
+    """The bank, calibrated as the workflow does; made once."""
+    folder = workspace.folder / "banks" / str(setting) / bank
+    if not (folder / "index.json").exists():
+        given = workspace.model, workspace.states, setting
+        if bank in END_TO_END:
+            calibrate_end_to_end(*given, 0, recipe_of(bank), folder, "code")
+        else:
+            calibrate_bank(*given, BANKS[bank], 0, recipe_of(bank), folder, "code")
+    return folder
+
+
+def selection_of(method, path):
+    mixture = ["affine", "rotation", "rotation", "affine"]
+    return write_selection(mixture if method.policy == "heuristic" else 4 * [method.policy], path)
+
+
+def checkpoint(workspace, name, setting, weights="rtn"):
+    """The checkpoint of a method; at 16 bits that of what was trained at W4A4K4V4."""
+    method, folder = METHODS[name], workspace.folder / "checkpoints" / str(setting) / name
+    banks = {kind: calibrated(workspace, bank) for kind, bank in method.banks.items()}
+    for bank in banks.values():  # trained at 4 bits, and told to be of the setting
+        (bank / "index.json").write_text(json.dumps(read_index(bank) | {"setting": str(setting)}))
+    selection = selection_of(method, workspace.folder / "selection.json")
+    rounding = RoundingOptions(weights=weights, windows=4)
+    assemble(workspace.model, workspace.states, selection, banks, setting, rounding, folder, "test")
+    return folder
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", WITH_BANKS)
+def test_at_16_bits_every_method_is_the_model(workspaces, model, name):
+    workspace = workspaces(model)
+    if model == "gemma3_text" and name in END_TO_END:
+        with pytest.raises(ValueError, match="cannot fold: post_attention_layernorm"):
+            checkpoint(workspace, name, FULL_PRECISION)
+        return
+    folder = checkpoint(workspace, name, FULL_PRECISION)
+    expected = logits(transformers_model(workspace.model), workspace.tokens)
+    assert relative_error(logits(load_model(folder), workspace.tokens), expected) < 1e-4
+    # What is equal is the function, not the weights.
+    found, original = (read_checkpoint(path) for path in (folder, workspace.model))
+    for name in ("self_attn.v_proj", "mlp.down_proj"):
+        name = f"model.layers.0.{name}.weight"
+        assert relative_error(found[name], original[name]) > 1e-3
+
+
+@pytest.mark.parametrize("name", WITH_BANKS)
+def test_at_4_bits_every_method_is_near_the_model_and_not_the_model(workspaces, name):
+    workspace = workspaces("llama_gqa")
+    expected = logits(transformers_model(workspace.model), workspace.tokens)
+    found = logits(load_model(checkpoint(workspace, name, W4A4K4V4, weights="gptq")), workspace.tokens)
+    assert 0.01 < relative_error(found, expected) < 0.5
+
+
+@pytest.mark.parametrize("bank", ["spinquant", "ostquant", "flatquant"])
+def test_banks_that_take_steps_were_moved_by_them(workspaces, bank, tmp_path):
+    # The invariance above is that of trained transforms.
+    workspace = workspaces("llama_gqa")
+    trained = calibrated(workspace, bank)
+    given = workspace.model, workspace.states, W4A4K4V4
+    without = recipe_of(bank).model_copy(update={"steps": 0})
+    if bank in END_TO_END:
+        calibrate_end_to_end(*given, 0, without, tmp_path, "code")
+        assert (read_residual(trained) - read_residual(tmp_path)).abs().max() > 1e-3
+    else:
+        calibrate_bank(*given, BANKS[bank], 0, without, tmp_path, "code")
+        assert any(entry["steps_kept"] for entry in read_index(trained)["entries"])
+        assert not (trained / RESIDUAL_FILE).exists()
+    moved = []
+    for s in range(4):
+        before, after = (read_entry(folder, s).transforms for folder in (tmp_path, trained))
+        for site in before:
+            pairs = zip(before[site].state_dict().values(), after[site].state_dict().values(), strict=True)
+            moved.append(max([relative_error(b, a) for a, b in pairs], default=0.0))
+    assert max(moved) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["quarot", "spinquant", "ostquant"])
+def test_calibrated_at_16_bits_it_is_the_model_too(workspaces, name):
+    # No gradient but that of rounding errors: Adam and a capped rate make steps of it all the same.
+    workspace, method = workspaces("qwen2"), METHODS[name]
+    folder = workspace.folder / f"at-16-{name}"
+    recipe = recipe_of(name)
+    if name == "spinquant":
+        recipe = recipe.model_copy(update={"rotation_rate": 1e9})
+    calibrate_end_to_end(workspace.model, workspace.states, FULL_PRECISION, 0, recipe, folder / "bank", "code")
+    selection = selection_of(method, workspace.folder / "selection.json")
+    banks = {kind: folder / "bank" for kind in method.banks}
+    rounding = RoundingOptions(weights="gptq", windows=4)
+    assemble(
+        workspace.model, workspace.states, selection, banks, FULL_PRECISION, rounding, folder / "checkpoint", "test"
+    )
+    expected = logits(transformers_model(workspace.model), workspace.tokens)
+    assert relative_error(logits(load_model(folder / "checkpoint"), workspace.tokens), expected) < 1e-4
+    if recipe.steps:
+        moved = read_residual(folder / "bank") - read_residual(calibrated(workspace, "quarot"))
+        assert moved.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("bank", BASELINES)
+def test_a_baseline_s_activations_are_as_its_recipe_says(workspaces, bank):
+    entry, recipe = read_entry(calibrated(workspaces("llama_gqa"), bank), 0), BASELINES[bank]
+    if bank in END_TO_END:
+        assert entry.asymmetric == recipe.asymmetric == (bank != "quarot") and not entry.signed
+        clips = {"activation": recipe.activation_clip, "cache": recipe.cache_clip}
+    else:
+        assert not entry.asymmetric and not entry.signed and not recipe.signed_scale
+        clips = {"activation": recipe.initial_clip, "cache": recipe.initial_clip} if not recipe.steps else {}
+    for name, clip in entry.clips.items():
+        if name.partition(".")[0] in clips:
+            given = torch.full_like(clip, clips[name.partition(".")[0]])
+            torch.testing.assert_close(clip, given, rtol=2e-4, atol=0, msg=name)
+
+
+# LLaMA-2 7B's 11008 = 64 x 172: nearer to the square root is 86 x 128, but there is no matrix of order 86.
+@pytest.mark.parametrize("size", [11008, 13824, 14336, 28672, 1536, 36])
+def test_where_down_has_a_hadamard_matrix_it_gets_one(size):
+    transform = Hadamard.of_size(size, torch.Generator().manual_seed(0))
+    for factor in (transform.left, transform.right):
+        torch.testing.assert_close(factor.abs(), torch.full_like(factor, len(factor) ** -0.5))

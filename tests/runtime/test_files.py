@@ -1,0 +1,50 @@
+"""Nothing partial is ever left under a final name, and no result file holds a NaN."""
+
+import hashlib
+
+import pytest
+
+from altq.runtime.files import atomic, read_json, require_space, sha256, write_json, write_text
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    path = tmp_path / "results" / "table.csv"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic(path) as partial:
+        partial.write_text("new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_new_file_appears_whole(tmp_path):
+    path = tmp_path / "a" / "b"
+    with atomic(path) as partial:
+        partial.write_bytes(b"12")
+        assert not path.exists()
+    assert path.read_bytes() == b"12"
+
+
+def test_json_reads_back_and_is_ordered(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"b": [1, 2.5], "a": "ä"})
+    assert read_json(path) == {"a": "ä", "b": [1, 2.5]}
+    assert path.read_text(encoding="utf-8").index('"a"') < path.read_text(encoding="utf-8").index('"b"')
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_refuses_what_is_not_finite(tmp_path, value):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"perplexity": value})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_no_disk_space_says_how_much(tmp_path):
+    with pytest.raises(OSError, match=r"needs 1000000000.00 GB, .* are free"):
+        require_space(tmp_path, 10**18)
+    require_space(tmp_path / "new", 1)

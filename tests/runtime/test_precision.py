@@ -1,0 +1,70 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from altq.runtime import precision
+from altq.runtime.precision import reduced_linear, reduced_products
+
+# bfloat16 keeps 8 significant bits of each operand; errors of a product of many average out below that.
+TOLERANCE = 2**-7
+
+
+@pytest.fixture
+def operands():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(*shape, generator=generator) for shape in ((2, 33, 64), (48, 64), (2, 33, 48))]
+
+
+def relative(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def test_forward_and_both_gradients_are_those_of_a_linear_layer(operands):
+    results = []
+    for function in (reduced_linear, F.linear):
+        inputs, weight, grad = (t.clone().requires_grad_() for t in operands)
+        out = function(inputs, weight)
+        out.backward(grad.detach())
+        assert inputs.grad.shape == inputs.shape and weight.grad.shape == weight.shape
+        results.append((out.detach(), inputs.grad, weight.grad))
+    for found, expected in zip(*results, strict=True):
+        assert relative(found, expected) < TOLERANCE
+
+
+def test_float64_is_not_reduced(operands):
+    inputs, weight, _ = (t.double() for t in operands)
+    torch.testing.assert_close(reduced_linear(inputs, weight), F.linear(inputs, weight), rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_that_nobody_needs_are_not_made(operands):
+    inputs, weight, grad = operands
+    weight = weight.clone().requires_grad_()
+    reduced_linear(inputs, weight).backward(grad)
+    assert inputs.grad is None and weight.grad is not None
+
+
+def test_products_outside_are_full_again_even_after_an_error(operands):
+    inputs, weight, _ = operands
+    backend = torch.backends.mkldnn.matmul
+    before, expected = backend.fp32_precision, F.linear(inputs, weight)
+    with reduced_products():
+        inside = F.linear(inputs, weight)
+        assert relative(inside, expected) < TOLERANCE
+    with pytest.raises(KeyError):
+        with reduced_products():
+            raise KeyError
+    assert backend.fp32_precision == before
+    assert torch.equal(F.linear(inputs, weight), expected)
+
+
+def test_without_fast_bfloat16_nothing_changes(operands, monkeypatch):
+    monkeypatch.setattr(precision, "_has_fast_bfloat16", lambda: False)
+    inputs, weight, _ = operands
+    assert torch.equal(reduced_linear(inputs, weight), F.linear(inputs, weight))
+
+
+def test_nan_comes_through(operands):
+    inputs, weight, _ = operands
+    inputs[0, 3, 5] = float("nan")
+    out = reduced_linear(inputs, weight)
+    assert out[0, 3].isnan().all() and torch.isfinite(out[1]).all()
