@@ -18,6 +18,7 @@ from torch import Tensor
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.experiment.setting import Setting
 from altq.models.sublayer import Sublayer
+from altq.quantizers.quantizer import Quantizers
 from altq.runtime.files import read_json, write_json
 from altq.runtime.tensor_files import write_tensors
 from altq.transforms.storage import restore, store
@@ -31,7 +32,7 @@ RESIDUAL_FILE = "residual.safetensors"
 
 @dataclass(frozen=True)
 class Entry:
-    """The transforms of one sublayer, its clipping factors, and its quantizers' options: see `QuantizedSublayer`."""
+    """The transforms of one sublayer, its clipping factors, and its quantizers' options: see `Quantizers.at`."""
 
     transforms: dict[str, Transform]
     clips: dict[str, Tensor]
@@ -40,8 +41,8 @@ class Entry:
 
     def restore(self, sublayer: Sublayer, setting: Setting) -> QuantizedSublayer:
         """A full-precision sublayer, whose linears are replaced, quantized with these."""
-        options = {"signed": self.signed, "asymmetric": self.asymmetric}
-        quantized = QuantizedSublayer(sublayer, self.transforms, setting, **options)
+        quantizers = Quantizers.at(setting, signed=self.signed, asymmetric=self.asymmetric)
+        quantized = QuantizedSublayer(sublayer, self.transforms, quantizers)
         quantized.load_clipping_factors(self.clips)
         return quantized
 
@@ -78,7 +79,7 @@ def write_entry(path: Path, quantized: QuantizedSublayer, record: dict[str, Any]
         structure[site], parts = store(transform)
         tensors |= {f"transform.{site}.{name}": tensor for name, tensor in parts.items()}
     # One key: safetensors writes several in any order, and the same entry should have the same bytes.
-    described = {"structure": structure, "options": quantized.options, "record": record}
+    described = {"structure": structure, "options": quantized.quantizers.options, "record": record}
     write_tensors(path, tensors, {"entry": json.dumps(described, sort_keys=True)})
 
 

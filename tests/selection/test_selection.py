@@ -58,9 +58,3 @@ def test_a_bad_file_is_named(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as caught:
         Selection.read(path)
     assert str(path) in str(caught.value)
-
-
-def test_the_kinds_that_may_be_selected_are_those_that_exist():
-    from altq.transforms import start
-
-    assert KINDS == start.KINDS
