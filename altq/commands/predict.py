@@ -29,8 +29,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
+    from altq.selection.predicted import predict_model
     from altq.selection.scores import Scores
-    from altq.selection.sqnr import predict_model
 
     what = (setting, arguments.seed, arguments.candidates, recipe)
     predicted = predict_model(arguments.model, arguments.states, *what)

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     setting, banks = Setting.parse(arguments.setting), dict(arguments.bank)
     import numpy as np
 
-    from altq.selection.reconstruction import reconstruction_errors
+    from altq.selection.oracle import reconstruction_errors
     from altq.selection.scores import Scores
 
     errors = reconstruction_errors(arguments.model, np.load(arguments.tokens), banks, setting, arguments.loss)

@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
     options = SearchOptions.model_validate_json(arguments.search)
     from altq.runtime.files import write_text
+    from altq.selection.learned import curve, search_model, searched_seconds
     from altq.selection.scores import Scores
-    from altq.selection.search import curve, search_model, searched_seconds
 
     what = (setting, arguments.seed, arguments.candidates, recipe, options)
     traces = search_model(arguments.model, arguments.states, *what, arguments.output, code_hash(__name__))

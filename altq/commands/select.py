@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _one_kind(arguments: argparse.Namespace) -> Choice:
-    from altq.selection.fixed import fixed_selection
+    from altq.selection.selection import fixed_selection
 
     options = {"policy": arguments.policy, "num_blocks": arguments.num_blocks}
     return fixed_selection(arguments.model_name, arguments.num_blocks, arguments.policy), options, []

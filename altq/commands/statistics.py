@@ -19,7 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from altq.runtime.files import write_json
-    from altq.statistics.kurtosis import weight_statistics
+    from altq.selection.weight_statistics import weight_statistics
 
     statistics = weight_statistics(arguments.model)
     write_json(arguments.output, statistics | {"provenance": provenance("statistics", {}, [arguments.model])})

@@ -11,9 +11,9 @@ from altq.report.figure1 import write_figure1
 from altq.report.figure2 import write_figure2
 from altq.report.places import place_of
 from altq.runtime.files import write_json
+from altq.selection.kurtosis import Moments
 from altq.selection.random import random_selection
 from altq.selection.scores import Scores
-from altq.statistics.moments import Moments
 
 OPTIONS = HeuristicOptions()
 NUM_BLOCKS = 8

@@ -3,8 +3,7 @@ import json
 import pytest
 
 from altq.experiment.kinds import KINDS
-from altq.selection.fixed import fixed_selection
-from altq.selection.selection import Layer, Selection
+from altq.selection.selection import Layer, Selection, fixed_selection
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -36,7 +36,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "altq.calibration.by_unit", "altq.calibration.end_to_end", "altq.evaluation.zero_shot", "altq.checkpoint.assembly",
-        "altq.selection.search", "transformers.models.llama.modeling_llama",
+        "altq.selection.learned", "transformers.models.llama.modeling_llama",
     ]
 )  # fmt: skip
 

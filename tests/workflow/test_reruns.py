@@ -213,7 +213,7 @@ def test_another_candidate_needs_its_bank_and_leaves_the_others_alone(finished):
 
 
 def test_code_of_the_search_reruns_what_is_learned(finished):
-    planned = finished.planned_after_edit("altq/selection/search.py", "\nADDED = 1\n", None, "all", *STUDY)
+    planned = finished.planned_after_edit("altq/selection/learned.py", "\nADDED = 1\n", None, "all", *STUDY)
     assert planned == learned()
 
 
