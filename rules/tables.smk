@@ -111,7 +111,7 @@ for table in INPUTS:
             options=verbatim(OPTIONS[table]),
             code=code_hash(table),
         shell:
-            altq(table, "{params.inputs} {params.options} --output {output.csv}")
+            altq("{rule}", "{params.inputs} {params.options} --output {output.csv}")
 
 
 # Kurtosis of each layer, with the kind that the search chose.
@@ -134,11 +134,10 @@ rule figure1:
         **NEEDS.resources("figure1"),
     params:
         inputs=lambda wildcards, input: flags_of(input),
-        command="figure1",
         options=to_flags(EXPERIMENT.selection.heuristic),
         code=code_hash("figure1"),
     shell:
-        altq("{params.command}", "{params.inputs} {params.options} --output {output.pdf}")
+        altq("{rule}", "{params.inputs} {params.options} --output {output.pdf}")
 
 
 # What rotation gains over affine at each sublayer, against its kurtosis.
@@ -164,7 +163,6 @@ use rule figure1 as figure2 with:
         benchmark_of("figure2")
     params:
         inputs=lambda wildcards, input: flags_of(input),
-        command="figure2",
         options=to_flags(EXPERIMENT.selection.heuristic),
         code=code_hash("figure2"),
 
