@@ -5,8 +5,9 @@ import argparse
 from altq.commands.command import add_output
 from altq.runtime.files import write_json
 from altq.runtime.provenance import provenance
-from kernels import benchmark as timing
-from kernels.compiled import write_compiled
+from kernels.measure import benchmark as timing
+from kernels.measure.compilation import write_compiled
+from kernels.measure.timing import write
 
 
 def benchmark_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,7 @@ def benchmark(arguments: argparse.Namespace) -> None:
     rows, machine = timing.run(arguments)
     if arguments.output:
         options = {"device": arguments.device, "rounds": arguments.rounds, "seconds": arguments.seconds}
-        timing.write(rows, machine | {"provenance": provenance("benchmark", options, [])}, arguments.output)
+        write(rows, machine | {"provenance": provenance("benchmark", options, [])}, arguments.output)
 
 
 def compiled_flags(parser: argparse.ArgumentParser) -> None:

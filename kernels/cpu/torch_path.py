@@ -11,7 +11,7 @@ from torch import Tensor
 from kernels.cpu.factors import Factors
 
 if TYPE_CHECKING:
-    from kernels.cpu.linear import Activations
+    from kernels.cpu.activations import Activations
 
 
 class TorchLayer:

@@ -2,7 +2,7 @@
 
 A kernel runs on a GPU, or on the CPU in Triton's interpreter (TRITON_INTERPRET=1 before Triton is imported). Under
 `recording` nothing runs: launches are kept with their arguments, which may lie on the meta device. That is how kernels
-are counted (`kernels.layer`) and compiled for targets that are not at hand (`kernels.compiled`).
+are counted and compiled for targets that are not at hand (`kernels.measure.compilation`).
 """
 
 from collections.abc import Iterator

@@ -1,30 +1,28 @@
-"""A quantized decoder layer of LLaMA made of the kernels, as the speed table measures it.
+"""A quantized decoder layer of LLaMA, made of the operations of `kernels.reference` or of `kernels.triton`.
 
-A decode step is eleven launches, ten where one program suffices for each head's attention:
+With the Triton kernels a decode step is eleven launches, ten where one program suffices for each head's attention:
 
 1. norm, transform and quantization for q, k, v   2. q, k, v   3. rotation, key transform, cache
 4. attention   5. its merge   6. mixing of heads and quantization   7. o and the residual
 8. norm, transform and quantization for gate, up   9. gate, up   10. SiLU(gate) up, transform and quantization
 11. down and the residual
 
-A model advances its positions with a twelfth. Nothing is looked at by the host, so a step runs on the meta device, which
-has no values to look at, and can be captured in a CUDA graph (`capture`).
+A model advances its positions with a twelfth. The host looks at no value, so a step runs on the meta device, which has
+none, and can be captured in a CUDA graph (`kernels.triton.graph`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels.reference import attention as reference_attention
-from kernels.reference import cache as reference_cache
-from kernels.reference import kronecker as reference_kronecker
-from kernels.reference import linear as reference_linear
-from kernels.reference.cache import Cache, empty_cache
+from kernels.reference.attention import decode_attention
+from kernels.reference.cache import Cache, append, empty_cache
+from kernels.reference.kronecker import transform_quantize
+from kernels.reference.linear import linear
 
 
 @dataclass(frozen=True)
@@ -42,19 +40,6 @@ class LayerSizes:
         return self.heads * self.head_dim, self.kv_heads * self.head_dim, self.kv_heads * self.head_dim
 
 
-LLAMA_2_7B = LayerSizes(hidden=4096, heads=32, kv_heads=32, head_dim=128, intermediate=11008)
-LLAMA_3_8B = LayerSizes(hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=14336)
-SMOLLM2_135M = LayerSizes(hidden=576, heads=9, kv_heads=3, head_dim=64, intermediate=1536)
-
-ONLINE_SITES = {
-    "INT4": (),
-    "QuaRot": ("o", "down", "key"),
-    "FlatQuant": ("qkv", "o", "gate_up", "down", "key"),
-    "adaptive": ("qkv", "o", "gate_up", "down", "key"),
-}
-"""Method -> the sites whose transform stays online. A rotation and an affine map of the same sizes are the same work."""
-
-
 class LayerWeights(NamedTuple):
     """Weights in floating point, [rows, channels]; q, k, v one below the other, as are gate and up."""
 
@@ -64,22 +49,6 @@ class LayerWeights(NamedTuple):
     ffn_norm: Tensor
     gate_up: Tensor
     down: Tensor
-
-
-def random_weights(
-    sizes: LayerSizes, *, device: torch.device | str = "cpu", generator: torch.Generator | None = None
-) -> LayerWeights:
-    """Normal weights of variance 1 / channels, float16; norms of ones. The generator is of the device."""
-
-    def normal(rows: int, channels: int) -> Tensor:
-        return torch.randn(rows, channels, device=device, generator=generator).div_(channels**0.5).half()
-
-    norm = torch.ones(sizes.hidden, dtype=torch.float16, device=device)
-    attention = sizes.heads * sizes.head_dim
-    return LayerWeights(
-        norm, normal(sum(sizes.qkv_rows), sizes.hidden), normal(sizes.hidden, attention),
-        norm, normal(2 * sizes.intermediate, sizes.hidden), normal(sizes.hidden, sizes.intermediate),
-    )  # fmt: skip
 
 
 class Transforms(NamedTuple):
@@ -96,7 +65,7 @@ class Transforms(NamedTuple):
 
 
 class Operations(NamedTuple):
-    """The functions that a layer is made of, from `kernels.reference` or `kernels.triton`."""
+    """The functions that a layer calls: `REFERENCE`, or those of `kernels.triton.layer`."""
 
     transform_quantize: Callable
     linear: Callable
@@ -104,28 +73,12 @@ class Operations(NamedTuple):
     decode_attention: Callable
 
 
-REFERENCE = Operations(
-    reference_kronecker.transform_quantize,
-    reference_linear.linear,
-    reference_cache.append,
-    reference_attention.decode_attention,
-)
-
-
-def triton_operations(sizes: LayerSizes, *, device: torch.device | str, int4: bool = False) -> Operations:
-    """The kernels for a GPU, with one workspace for the linears of all layers on a stream; int4: its tensor cores."""
-    from kernels.triton import attention, cache, configurations, kronecker, linear, linear_int4, product
-
-    widest = max(sum(sizes.qkv_rows), 2 * sizes.intermediate, sizes.hidden)
-    workspace = product.empty_workspace(configurations.MOST_SHARED_TOKENS, widest, device)
-    multiply = linear_int4.linear_int4 if int4 else linear.linear
-    return Operations(
-        kronecker.transform_quantize, partial(multiply, workspace=workspace), cache.append, attention.decode_attention
-    )
+REFERENCE = Operations(transform_quantize, linear, append, decode_attention)
+"""The layer in plain torch."""
 
 
 class Site(NamedTuple):
-    """The input of a linear, how it is transformed and quantized, and the quantized weight behind it."""
+    """A linear layer: the transform and quantization of its input, and its quantized weight."""
 
     left: Tensor | None
     right: Tensor | None
@@ -136,7 +89,7 @@ class Site(NamedTuple):
 
 
 class LayerCache(NamedTuple):
-    """The packed cache of a layer, and where each sequence's next token goes."""
+    """Packed keys and values of a layer, and the place of each sequence's next token."""
 
     keys: Cache
     values: Cache
@@ -144,7 +97,7 @@ class LayerCache(NamedTuple):
 
 
 class QuantizedLayer:
-    """W4A4 with a packed cache of `key_bits` and `value_bits`; x: float16 [batch, tokens, hidden]."""
+    """A decoder layer of quantized weights, activations, keys and values; x: float16 [batch, tokens, hidden]."""
 
     def __init__(
         self,
@@ -164,8 +117,8 @@ class QuantizedLayer:
     ) -> None:
         """Fold the inverse transforms into the weights and round those to nearest.
 
-        bits: of weights and activations, 4 or 8. separate_clips: q, k and v, and gate and up, quantize their shared
-        input with a clip each.
+        bits: of weights and activations, 4 or 8. key_bits, value_bits: of the cache, 2, 3, 4 or 8. separate_clips: q, k
+        and v, and gate and up, quantize their shared input with a clip each.
         """
         self.sizes, self.operations, self.bits, self.epsilon = sizes, operations, bits, epsilon
         self.capacity, self.cache_bits = capacity, {"key_bits": key_bits, "value_bits": value_bits}
@@ -175,7 +128,7 @@ class QuantizedLayer:
         def site(weight: Tensor, left: Tensor | None, right: Tensor | None, parts: tuple[int, ...]) -> Site:
             parts = parts if separate_clips else (len(weight),)
             duals = (None if factor is None else torch.linalg.inv(factor).mT for factor in (left, right))
-            codes, scales = reference_kronecker.transform_quantize(
+            codes, scales = transform_quantize(
                 weight.float(), *duals, torch.ones(1, device=device), bits=bits, signed=True
             )
             half = (None if factor is None else factor.half().contiguous() for factor in (left, right))
@@ -203,7 +156,10 @@ class QuantizedLayer:
         return LayerCache(keys, values, torch.zeros(batch, dtype=torch.int32, device=device))
 
     def decode(self, x: Tensor, cache: LayerCache) -> Tensor:
-        """One token for each sequence, [batch, 1, hidden]; it is written at the positions, which stay as they are."""
+        """The output for one token of each sequence, [batch, 1, hidden].
+
+        Keys and values are written at the positions, which stay as they are.
+        """
         queries, _, _ = self._append(x, cache, keep_values=False)
         attended = self.operations.decode_attention(
             queries.squeeze(2), cache.keys, cache.values, cache.positions, **self.cache_bits
@@ -211,7 +167,10 @@ class QuantizedLayer:
         return self._finish(x, attended)
 
     def prefill(self, x: Tensor, cache: LayerCache) -> Tensor:
-        """The first tokens of each sequence, [batch, tokens, hidden]: attention reads what the cache stands for."""
+        """The output for the first tokens of each sequence, [batch, tokens, hidden].
+
+        Attention reads the values that the codes of the cache stand for.
+        """
         queries, keys, values = self._append(x, cache, keep_values=True)
         grouped = self.sizes.heads != self.sizes.kv_heads
         attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=grouped)
@@ -228,7 +187,7 @@ class QuantizedLayer:
         )  # fmt: skip
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """From the heads' outputs, in the order of tokens, heads and channels, to the layer's output."""
+        """The layer's output from that of attention, in the order of tokens, heads and channels."""
         residual = x.view(-1, self.sizes.hidden)
         residual = self._linear(self.o, attended, residual=residual)
         gate_up = self._linear(self.gate_up, residual, norm=self.ffn_norm)
@@ -249,29 +208,7 @@ class QuantizedLayer:
 
 
 def rotary_tables(positions: int, head_dim: int, base: float, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of position * base^(-2 i / head_dim), float32 [positions, head_dim / 2]."""
+    """Cosines and sines of position * base^(-2 i / head_dim), float32 [positions, head_dim / 2] each."""
     frequencies = base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
     angles = torch.arange(positions, device=device, dtype=torch.float32).unsqueeze(-1) * frequencies
     return angles.cos(), angles.sin()
-
-
-def capture(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """Record `step` in a CUDA graph; the returned function replays it and returns the same output tensor each time.
-
-    `step` reads and writes the same tensors in every call. It is called three times first, which compiles its kernels.
-    """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = step()
-
-    def replay() -> Tensor:
-        graph.replay()
-        return output
-
-    return replay

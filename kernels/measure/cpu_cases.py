@@ -8,10 +8,10 @@ from functools import cache, partial
 import torch
 from torch.nn import functional as F
 
-from kernels.benchmark import Case, Labels
-from kernels.cpu.layer import (
+from kernels.cpu.library import TORCH, default_variant, load_library
+from kernels.cpu.variant import CPU_INFORMATION
+from kernels.measure.cpu_layer import (
     LAYERS,
-    ONLINE_SITES,
     Layer,
     float_layer,
     linear_shapes,
@@ -19,8 +19,8 @@ from kernels.cpu.layer import (
     random_factors,
     random_linear,
 )
-from kernels.cpu.library import TORCH, default_variant, load_library
-from kernels.cpu.variant import CPU_INFORMATION
+from kernels.measure.layers import ONLINE_SITES
+from kernels.measure.timing import Case, Labels
 
 LINEARS = {"4096x4096": (4096, 4096), "576x1536": (576, 1536)}
 TOKENS = (1, 256, 2048)

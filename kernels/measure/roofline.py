@@ -6,7 +6,7 @@ What a measured time is held against. No launch, no latency and no cache is coun
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kernels.layer import LayerSizes
+from kernels.reference.layer import LayerSizes
 
 
 @dataclass(frozen=True)

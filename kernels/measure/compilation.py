@@ -1,6 +1,6 @@
-"""What the compiler makes of every GPU kernel, for targets that are not at hand: `python -m kernels.compiled FILE.csv`.
+"""What the compiler makes of every GPU kernel, for targets that are not at hand: `python -m kernels.measure.compilation FILE.csv`.
 
-The calls of `kernels.compiled_cases` are made under `recording`, so that what is compiled is what they would launch: the
+The calls of `kernels.measure.compilation_cases` are made under `recording`, so that what is compiled is what they would launch: the
 same tiles, constants and argument types. No driver is needed. Registers, spills and instructions are read from the
 machine code by the tools that come with Triton.
 """
@@ -20,8 +20,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.compiled_cases import Case, cases
-from kernels.roofline import A100, B200, H100, RTX_4090, Work
+from kernels.measure.compilation_cases import Case, cases
+from kernels.measure.roofline import A100, B200, H100, RTX_4090, Work
 from kernels.triton.launch import INTERPRETED, OPTIONS, TARGETS, Launch, recording
 
 GPU_OF_TARGET = {gpu.target: gpu for gpu in (A100, RTX_4090, H100, B200)}
@@ -196,7 +196,7 @@ def write_compiled(path: Path) -> None:
 
 def main() -> None:
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m kernels.compiled FILE.csv")
+        sys.exit("usage: python -m kernels.measure.compilation FILE.csv")
     write_compiled(Path(sys.argv[1]))
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from kernels.compiled import MULTIPROCESSOR, check_lanes, occupancy
+from kernels.measure.compilation import MULTIPROCESSOR, check_lanes, occupancy
 from kernels.triton.launch import TARGETS
 
 # What multiplies on each target: HMMA and IMMA a warp at a time, HGMMA and IGMMA a warp group, UTC* Blackwell's.
@@ -27,7 +27,7 @@ INSTRUCTION = {
 def rows(tmp_path_factory, project):
     path = tmp_path_factory.mktemp("compiled") / "compiled.csv"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "kernels.compiled", str(path)]
+    command = [sys.executable, "-m", "kernels.measure.compilation", str(path)]
     result = subprocess.run(
         command,
         cwd=project,
@@ -72,7 +72,7 @@ def test_tensor_cores_multiply(rows):
 
 @pytest.mark.slow
 def test_the_interpreter_has_nothing_to_compile(project, tmp_path):
-    command = [sys.executable, "-m", "kernels.compiled", str(tmp_path / "compiled.csv")]
+    command = [sys.executable, "-m", "kernels.measure.compilation", str(tmp_path / "compiled.csv")]
     environment = os.environ | {"PYTHONPATH": str(project), "TRITON_INTERPRET": "1"}
     result = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode != 0 and "unset it" in result.stderr

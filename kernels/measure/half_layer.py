@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels.layer import LayerSizes, LayerWeights, rotary_tables
 from kernels.reference.cache import rotate
 from kernels.reference.kronecker import gated, rms_norm
+from kernels.reference.layer import LayerSizes, LayerWeights, rotary_tables
 
 
 class HalfCache(NamedTuple):

@@ -12,28 +12,19 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.benchmark import Case, Labels
-from kernels.half_layer import EagerLayer, GraphLayer, GrowingCache
-from kernels.layer import (
-    LLAMA_2_7B,
-    ONLINE_SITES,
-    LayerSizes,
-    QuantizedLayer,
-    Transforms,
-    capture,
-    random_weights,
-    triton_operations,
-)
-from kernels.roofline import FLOAT16, GPUS, Gpu, LayerKind, layer_seconds
-from kernels.triton.linear_int4 import INT4_TARGETS
+from kernels.measure.half_layer import EagerLayer, GraphLayer, GrowingCache
+from kernels.measure.layers import FACTORS, LLAMA_2_7B, ONLINE_SITES, random_transforms, random_weights
+from kernels.measure.roofline import FLOAT16, GPUS, Gpu, LayerKind, layer_seconds
+from kernels.measure.timing import Case, Labels
+from kernels.reference.layer import LayerSizes, QuantizedLayer
+from kernels.triton.graph import capture
+from kernels.triton.layer import has_int4, triton_operations
 
 PREFILL_TOKENS = (2048, 4096, 8192)
 KV_LENGTHS = (256, 512, 1024, 2048)
 DECODE_BATCH = 64
 
 EAGER, GRAPH = "fp16 as published", "fp16, SDPA and CUDA graphs"
-FACTORS = {4096: (64, 64), 11008: (86, 128), 14336: (112, 128), 192: (12, 16), 256: (16, 16)}
-"""The sides of the two factors of a width."""
 
 
 def gpu_groups(
@@ -47,14 +38,14 @@ def gpu_groups(
     """Groups of cases to be timed by turns, the published float16 baseline first."""
     capacity = max(*prefill_tokens, *(length + 1 for length in kv_lengths))
     weights = random_weights(sizes, device=device, generator=torch.Generator(device).manual_seed(0))
-    int4 = _multiplies_int4(device)
+    int4 = has_int4(device)
     operations = triton_operations(sizes, device=device, int4=int4)
     quantized = {
-        method: QuantizedLayer(sizes, weights, transforms_at(sites, sizes, device), operations, capacity=capacity)
+        method: QuantizedLayer(sizes, weights, random_transforms(sites, sizes, device), operations, capacity=capacity)
         for method, sites in ONLINE_SITES.items()
     }
     eager, graph = (layer(sizes, weights, capacity=capacity) for layer in (EagerLayer, GraphLayer))
-    gpu = next((known for known in GPUS if known.name in device_name(device)), None)
+    gpu = next((gpu for gpu in GPUS if gpu.name in device_name(device)), None)
 
     def case(phase: str, tokens: int, length: int, method: str, run: Callable[[], Tensor]) -> Case:
         labels = Labels(device_name(device), phase, shape, tokens, length, method)
@@ -78,23 +69,6 @@ def gpu_groups(
             step = lambda x=x, layer=layer, cache=cache: layer.decode(x, cache)  # noqa: E731
             runs[method] = capture(step) if x.is_cuda else step
         yield [case("decode", batch, length, method, run) for method, run in runs.items()]
-
-
-def transforms_at(sites: Sequence[str], sizes: LayerSizes, device: torch.device | str) -> Transforms:
-    """Random orthogonal transforms at these sites."""
-    generator = torch.Generator().manual_seed(1)
-
-    def factor(*shape: int) -> Tensor:
-        return torch.linalg.qr(torch.randn(*shape, shape[-1], generator=generator))[0].contiguous().to(device)
-
-    made = {
-        "qkv": lambda: tuple(map(factor, FACTORS[sizes.hidden])),
-        "o": lambda: factor(sizes.heads),
-        "gate_up": lambda: tuple(map(factor, FACTORS[sizes.hidden])),
-        "down": lambda: tuple(map(factor, FACTORS[sizes.intermediate])),
-        "key": lambda: factor(sizes.kv_heads, sizes.head_dim),
-    }
-    return Transforms(**{site: made[site]() for site in sites})
 
 
 def _eager_step(layer: EagerLayer, sizes: LayerSizes, x: Tensor, length: int) -> Callable[[], Tensor]:
@@ -121,14 +95,6 @@ def _limit(gpu: Gpu, sizes: LayerSizes, method: str, phase: str, context: int, b
     prefill = phase == "prefill"
     count = 1 if prefill else batch
     return layer_seconds(gpu, sizes, kind, batch=count, context=context, prefill=prefill, int4=int4)
-
-
-def _multiplies_int4(device: torch.device | str) -> bool:
-    """Whether the tensor cores of a device have an int4 product that is worth using."""
-    if torch.device(device).type != "cuda":
-        return False
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor in INT4_TARGETS
 
 
 def device_name(device: torch.device | str) -> str:

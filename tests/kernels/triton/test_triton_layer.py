@@ -1,19 +1,15 @@
+"""The quantized layer on the Triton kernels against its references, against float16, and its launches."""
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kernels.half_layer import EagerLayer, GraphLayer, GrowingCache
-from kernels.layer import (
-    LLAMA_2_7B,
-    REFERENCE,
-    LayerSizes,
-    QuantizedLayer,
-    Transforms,
-    capture,
-    random_weights,
-    triton_operations,
-)
+from kernels.measure.half_layer import GraphLayer
+from kernels.measure.layers import LLAMA_2_7B, random_weights
+from kernels.reference.layer import REFERENCE, LayerSizes, QuantizedLayer, Transforms
+from kernels.triton.graph import capture
 from kernels.triton.launch import recording
+from kernels.triton.layer import triton_operations
 
 # Rows of q, k and v are multiples of 64, as those of all models are.
 SIZES = LayerSizes(hidden=192, heads=6, kv_heads=2, head_dim=64, intermediate=256)
@@ -89,16 +85,6 @@ def test_at_8_bits_the_transformed_layer_is_the_layer(x, device, separate_clips)
     # Without the inverse transforms in the weights nothing would be right.
     layer.qkv = layer.qkv._replace(left=torch.eye(12, device=device).half())
     assert relative_error(layer.prefill(x, layer.empty_cache(len(x))), half) > 0.05
-
-
-def test_both_half_layers_agree(x, device):
-    weights, cache = weights_for(SIZES, device), GrowingCache()
-    eager = EagerLayer(SIZES, weights, capacity=CAPACITY)
-    outputs = [eager(x[:, :2], cache), *(eager(x[:, step : step + 1], cache) for step in range(2, 5))]
-    expected = run(GraphLayer(SIZES, weights, capacity=CAPACITY), x, decoded=3)
-    assert relative_error(torch.cat(outputs, dim=1), expected) < 2e-3
-    cache.keep(2)
-    torch.testing.assert_close(eager(x[:, 2:3], cache), outputs[1])
 
 
 class _Operators(TorchDispatchMode):

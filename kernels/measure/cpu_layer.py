@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from kernels.cpu.cache import CacheQuantizer
 from kernels.cpu.linear import Activations, QuantizedLinear
-from kernels.layer import LLAMA_2_7B, ONLINE_SITES, SMOLLM2_135M, LayerSizes
+from kernels.measure.layers import LLAMA_2_7B, ONLINE_SITES, SMOLLM2_135M
+from kernels.reference.layer import LayerSizes
 
 LAYERS = {"llama-2-7b": LLAMA_2_7B, "smollm2-135m": SMOLLM2_135M}
 

@@ -1,7 +1,7 @@
 import pytest
 
-from kernels.layer import LLAMA_2_7B
-from kernels.roofline import A100, FLOAT16, GPUS, H100, LayerKind, Work, layer_seconds, linear_work
+from kernels.measure.layers import LLAMA_2_7B
+from kernels.measure.roofline import A100, FLOAT16, GPUS, H100, LayerKind, Work, layer_seconds, linear_work
 
 AFFINE = LayerKind(4, 4, 4, (("qkv", 128), ("o", 32), ("gate_up", 128), ("down", 86 + 128)))
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.layer import LLAMA_2_7B, LLAMA_3_8B, LayerSizes
+from kernels.measure.layers import LLAMA_2_7B, LLAMA_3_8B
+from kernels.measure.roofline import Work, decode_attention_work, linear_work, transform_work
 from kernels.reference.cache import empty_cache
-from kernels.roofline import Work, decode_attention_work, linear_work, transform_work
+from kernels.reference.layer import LayerSizes
 from kernels.triton.attention import decode_attention
 from kernels.triton.cache import append
 from kernels.triton.kronecker import transform_quantize

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from kernels.benchmark import measure
-from kernels.layer import ONLINE_SITES, LayerSizes
-from kernels.triton.cases import EAGER, GRAPH, gpu_groups
+from kernels.measure.gpu_cases import EAGER, GRAPH, gpu_groups
+from kernels.measure.layers import ONLINE_SITES
+from kernels.measure.timing import time_by_turns
+from kernels.reference.layer import LayerSizes
 
 SIZES = LayerSizes(hidden=192, heads=6, kv_heads=2, head_dim=64, intermediate=256)
 
@@ -42,5 +43,5 @@ def test_both_float_layers_compute_the_same(groups):
 @torch.no_grad()
 def test_they_are_measured(groups):
     now = iter(range(10**6))
-    rows = measure(groups[0][:2], rounds=3, seconds_per_case=0.0, clock=lambda: next(now), warmups=1)
+    rows = time_by_turns(groups[0][:2], rounds=3, seconds_per_case=0.0, clock=lambda: next(now), warmups=1)
     assert [row.ratio for row in rows] == [1.0, 1.0]
