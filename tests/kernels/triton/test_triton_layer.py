@@ -87,6 +87,23 @@ def test_at_8_bits_the_transformed_layer_is_the_layer(x, device, separate_clips)
     assert relative_error(layer.prefill(x, layer.empty_cache(len(x))), half) > 0.05
 
 
+# The interpreter computes with numpy, which warns of the NaN that is meant.
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+@pytest.mark.parametrize("which", ["kernels", "references"])
+def test_a_token_behind_a_full_cache_is_nan_and_no_other(x, device, which):
+    operations = triton_operations(SIZES, device=device) if which == "kernels" else REFERENCE
+    layer = QuantizedLayer(
+        SIZES, weights_for(SIZES, device), transforms_for(SIZES, device), operations, capacity=CAPACITY
+    )  # fmt: skip
+    cache, token = layer.empty_cache(2), x[:, :1].contiguous()
+    layer.prefill(x, cache)
+    cache.positions.copy_(torch.tensor([CAPACITY, 5]))
+    other = layer.decode(token, cache)[1]
+    assert layer.decode(token, cache)[0].isnan().all() and other.isfinite().all()
+    cache.positions[0] = 5
+    assert torch.equal(layer.decode(token, cache)[1], other)
+
+
 class _Operators(TorchDispatchMode):
     """Names of the torch operators that would start something on a device."""
 
