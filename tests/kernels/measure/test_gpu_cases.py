@@ -45,3 +45,16 @@ def test_they_are_measured(groups):
     now = iter(range(10**6))
     rows = time_by_turns(groups[0][:2], rounds=3, seconds_per_case=0.0, clock=lambda: next(now), warmups=1)
     assert [row.ratio for row in rows] == [1.0, 1.0]
+
+
+def test_all_but_the_published_baseline_are_captured_in_both_phases(device):
+    calls = []
+
+    def prepare(function, *arguments):
+        calls.append((function.__name__, type(function.__self__).__name__, len(arguments)))
+        return lambda: torch.zeros(1)
+
+    cases = [c for g in gpu_groups(device, SIZES, "small", (3, 5), (4,), batch=2, prepare=prepare) for c in g]
+    layers = ["GraphLayer", *len(ONLINE_SITES) * ["QuantizedLayer"]]
+    assert calls == [(phase, layer, 2) for phase in ("prefill", "prefill", "decode") for layer in layers]
+    assert sum(case.labels.method == EAGER for case in cases) == 3 == len(cases) - len(calls)

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kernels.measure.half_layer import GraphLayer
 from kernels.measure.layers import LLAMA_2_7B, random_weights
 from kernels.reference.layer import REFERENCE, LayerSizes, QuantizedLayer, Transforms
-from kernels.triton.graph import capture
+from kernels.triton.graph import CapturedStep
 from kernels.triton.launch import recording
 from kernels.triton.layer import triton_operations
 
@@ -141,13 +141,14 @@ def test_a_decode_step_is_eleven_launches_and_no_torch_operation(target, int4, b
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-def test_a_decode_step_can_be_captured(x):
+def test_a_decode_step_and_a_prefill_can_be_captured(x):
     layer = QuantizedLayer(
         SIZES, weights_for(SIZES, "cuda"), transforms_for(SIZES, "cuda"), triton_operations(SIZES, device="cuda"),
         capacity=CAPACITY,
     )  # fmt: skip
     cache, token = layer.empty_cache(2), x[:, :1].contiguous()
-    expected = layer.decode(token, cache)
-    replay = capture(lambda: layer.decode(token, cache))
-    token.copy_(token)
-    assert torch.equal(replay(), expected)
+    for function, tokens in ((layer.decode, token), (layer.prefill, x)):
+        expected = function(tokens, cache)
+        replay = CapturedStep(function, tokens, cache)
+        tokens.copy_(tokens.clone())
+        assert torch.equal(replay(), expected)
