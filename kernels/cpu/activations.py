@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.reference.scale import largest_code
+
 BITS = (2, 3, 4, 8)
 """Widths of codes that the kernels know. In memory a weight of 2 or 3 bits takes 4."""
 
@@ -33,7 +35,7 @@ class Activations:
         """Factors of the minimum and the maximum; over the largest code, as the kernels read it, where symmetric."""
         clip = torch.as_tensor(self.clip, dtype=torch.float32)
         if not self.asymmetric:
-            clip = clip / ((1 << self.bits - 1) - 1)
+            clip = clip / largest_code(self.bits)
         low, high = clip.reshape(-1).expand(2).tolist() if clip.numel() == 1 else clip.flatten().tolist()
         return low, high
 
