@@ -1,4 +1,4 @@
-"""The quantizer of a layer's input: bits, clipping factors, and a scale of either sign or a zero point."""
+"""Options of the quantizer of activations: bits, clipping factors, and a scale of either sign or a zero point."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ BITS = (2, 3, 4, 8)
 
 @dataclass(frozen=True)
 class Activations:
-    """How a layer quantizes its input: a scale for each token, after the transform.
+    """The quantizer of a layer's input: a scale for each token, after the transform.
 
     clip: one factor of the largest magnitude, or [2] of the minimum and the maximum. signed: the scale is negative where
     the largest magnitude is positive. asymmetric: codes have a zero point (then at most 4 bits).
@@ -32,7 +32,7 @@ class Activations:
             )
 
     def clips(self) -> tuple[float, float]:
-        """Factors of the minimum and the maximum; over the largest code, as the kernels read it, where symmetric."""
+        """Factors of the minimum and the maximum; without a zero point they are over the largest code, as kernels read it."""
         clip = torch.as_tensor(self.clip, dtype=torch.float32)
         if not self.asymmetric:
             clip = clip / largest_code(self.bits)

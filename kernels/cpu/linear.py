@@ -85,7 +85,7 @@ class QuantizedLinear:
         return y
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The codes of x T, int8 [..., d_in], less their zero point where they have one, and scales [..., 1]."""
+        """Codes of the transformed x, int8 [..., d_in], less any zero point, and their scales [..., 1]."""
         rows = self._checked(x)
         if self.variant == TORCH:
             return self._torch.quantize(rows)

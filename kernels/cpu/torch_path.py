@@ -1,4 +1,4 @@
-"""The same layer without kernels of our own: torch's integer product, for machines that cannot compile or run them.
+"""The quantized linear layer on torch's integer product, for machines that cannot compile or run the kernels.
 
 Its weights take a byte each, whatever their bits.
 """

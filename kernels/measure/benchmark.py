@@ -13,12 +13,14 @@ from kernels.measure.timing import Row, time_by_turns, write
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="what is timed (cpu)")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="device to time (cpu)")
     parser.add_argument("--rounds", type=int, default=11, metavar="N", help="turns of each case (11)")
-    parser.add_argument("--seconds", type=float, default=0.05, metavar="S", help="of a case in a turn, at least (0.05)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.05, metavar="S", help="seconds of a case in a turn, at least (0.05)"
+    )
     parser.add_argument("--output", type=Path, help="table to write: .csv, and .json with the machine")
     cpu = parser.add_argument_group("on a CPU")
-    cpu.add_argument("--variant", help="of the CPU kernels (the fastest)")
+    cpu.add_argument("--variant", help="variant of the CPU kernels (the fastest)")
     cpu.add_argument("--groups", nargs="+", default=["linear", "layer"], choices=["linear", "layer"])
     cpu.add_argument("--shapes", nargs="+", metavar="NAME", help="some of the shapes (all)")
     cpu.add_argument("--tokens", nargs="+", type=int, metavar="N", help="some of the token counts (all)")

@@ -1,7 +1,9 @@
-"""What the compiler makes of every GPU kernel, for targets that are not at hand: `python -m kernels.measure.compilation FILE.csv`.
+"""Registers, spills, shared memory and instructions of every GPU kernel, compiled for targets that are not at hand.
 
-The calls of `kernels.measure.compilation_cases` are made under `recording`, so that what is compiled is what they would launch: the
-same tiles, constants and argument types. No driver is needed. Registers, spills and instructions are read from the
+  python -m kernels.measure.compilation FILE.csv
+
+The calls of `kernels.measure.compilation_cases` are made under `recording`, so that kernels are compiled with the tiles,
+constants and argument types of their launches. No driver is needed. Registers, spills and instructions are read from the
 machine code by the tools that come with Triton.
 """
 
@@ -25,12 +27,12 @@ from kernels.measure.roofline import A100, B200, H100, RTX_4090, Work
 from kernels.triton.launch import INTERPRETED, OPTIONS, TARGETS, Launch, recording
 
 GPU_OF_TARGET = {gpu.target: gpu for gpu in (A100, RTX_4090, H100, B200)}
-"""Whose rates the limits are computed with."""
+"""Target -> the GPU whose rates the limits are computed with."""
 
 
 @dataclass(frozen=True)
 class Multiprocessor:
-    """What programs on a multiprocessor share; bytes of shared memory, in all and for one program (CUDA C++ guide)."""
+    """The resources of a multiprocessor; bytes of shared memory, in all and for one program (CUDA C++ guide)."""
 
     warps: int
     programs: int
@@ -48,8 +50,8 @@ MULTIPROCESSOR = {
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """A row of compiled.csv. limit_us: the time that the work takes at least on `gpu`, and `bound` what of; not measured."""
+class CompiledKernel:
+    """A row of compiled.csv. limit_us: the least time of the work on `gpu`, `bound` the resource that it takes; not measured."""
 
     kernel: str
     case: str
@@ -66,12 +68,12 @@ class Compiled:
     bound: str
 
 
-def compile_all(targets: tuple[int, ...] = TARGETS) -> list[Compiled]:
+def compile_all(targets: tuple[int, ...] = TARGETS) -> list[CompiledKernel]:
     """Compile every case for every target; some two minutes where Triton's cache is empty."""
-    return [compiled for case in cases() for compiled in compile_case(case, targets)]
+    return [row for case in cases() for row in compile_case(case, targets)]
 
 
-def compile_case(case: Case, targets: tuple[int, ...] = TARGETS) -> Iterator[Compiled]:
+def compile_case(case: Case, targets: tuple[int, ...] = TARGETS) -> Iterator[CompiledKernel]:
     """A row for each launch of a case and each target that the case is made for."""
     for target in targets:
         if target not in case.targets:
@@ -82,7 +84,7 @@ def compile_case(case: Case, targets: tuple[int, ...] = TARGETS) -> Iterator[Com
             yield _row(case, launch, target, merge=number > 0)
 
 
-def _row(case: Case, launch: Launch, target: int, *, merge: bool) -> Compiled:
+def _row(case: Case, launch: Launch, target: int, *, merge: bool) -> CompiledKernel:
     binary = compile_launch(launch, target)
     registers, instructions = _read_cubin(binary.asm["cubin"])
     if any("IMMA.16864" in name for name in instructions):
@@ -92,7 +94,7 @@ def _row(case: Case, launch: Launch, target: int, *, merge: bool) -> Compiled:
     if merge:
         moved = sum(t.numel() * t.element_size() for t in launch.arguments.values() if isinstance(t, Tensor))
         seconds, bound = Work(bytes=moved).bound(gpu)
-    return Compiled(
+    return CompiledKernel(
         kernel=launch.kernel.__name__.removesuffix("_kernel"),
         case=case.name,
         target=f"sm_{target}",
@@ -166,7 +168,7 @@ def check_lanes(ttgir: str, num_warps: int) -> None:
 
 
 def _read_cubin(cubin: bytes) -> tuple[int, list[str]]:
-    """Registers of a thread, and the instructions in order."""
+    """Registers of a thread, and the instructions of the machine code in order."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -188,7 +190,7 @@ def write_compiled(path: Path) -> None:
         print(f"{number}/{len(all_cases)} {case.name}", file=sys.stderr, flush=True)
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Compiled)])
+        writer = csv.DictWriter(file, [field.name for field in fields(CompiledKernel)])
         writer.writeheader()
         writer.writerows(map(asdict, rows))
     partial.replace(path)

@@ -20,7 +20,7 @@ from kernels.triton.linear_int4 import INT4_TARGETS, linear_int4
 
 @dataclass(frozen=True)
 class Case:
-    """A call of a wrapper. work: of its first launch; a second one merges parts, and moves what it is given."""
+    """A call of a kernel's wrapper. work: that of its first launch; a second one merges parts, and moves its tensors."""
 
     name: str
     call: Callable[[], object]
@@ -104,7 +104,7 @@ def _attention(
 
 
 def cases() -> Iterator[Case]:
-    """The kernels in the shapes of LLaMA-2-7B, where nothing else is said; batch 64 for decoding."""
+    """All kernels in the shapes of LLaMA-2-7B, unless a name gives another model; batch 64 for decoding."""
     three, two = LLAMA_2_7B.qkv_rows, 2 * (LLAMA_2_7B.intermediate,)
     yield _transform("q, k, v: 64 x 64, norm, 3 clips, prefill 2048", 2048, 64, 64, 4096, outputs=3, norm=True)
     yield _transform("o: 32 heads of 128, decode", 64, 32, None, 4096)

@@ -1,4 +1,4 @@
-"""What is timed on a CPU: single linear layers and whole decoder layers, float32 torch first in each group."""
+"""Cases that are timed on a CPU: single linear layers and whole decoder layers, float32 torch first in each group."""
 
 import platform
 import time
@@ -34,7 +34,7 @@ _TOKENS_WITH_TILES = 16
 def cpu_groups(
     groups: Sequence[str], variant: str | None, shapes: Sequence[str] | None, tokens: Sequence[int] | None
 ) -> Iterator[list[Case]]:
-    """Groups of cases to be timed by turns; shapes and tokens choose among all where they are given."""
+    """Groups of cases to be timed by turns, of all shapes and token counts unless some are given."""
     variant = variant or default_variant()
     tokens = TOKENS if tokens is None else tokens
     for name, (d_out, d_in) in LINEARS.items() if "linear" in groups else ():
@@ -47,7 +47,10 @@ def cpu_groups(
 
 
 def linear_cases(name: str, d_out: int, d_in: int, tokens: int, variant: str) -> list[Case]:
-    """A linear layer, its activations' transform and quantization included. QuaRot and FlatQuant are layers' matter."""
+    """Cases of a linear layer, with the transform and quantization of its input.
+
+    QuaRot and FlatQuant differ in the other sites, so they are timed in whole layers alone.
+    """
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(tokens, d_in, generator=generator), torch.randn(d_out, d_in, generator=generator)
     cases = [_case("linear", name, tokens, 0, FLOAT32, lambda: F.linear(x, weight), [(d_out, d_in)], variant)]
@@ -60,7 +63,7 @@ def linear_cases(name: str, d_out: int, d_in: int, tokens: int, variant: str) ->
 
 
 def layer_groups(name: str, tokens: Sequence[int], variant: str) -> Iterator[list[Case]]:
-    """A decoder layer: prefill of `tokens` tokens into an empty cache; one token after caches of several lengths."""
+    """Groups of a decoder layer: prefill into an empty cache, and one token after caches of several lengths."""
     generator, sizes = torch.Generator().manual_seed(0), LAYERS[name]
     layers: dict[str, Layer] = {FLOAT32: float_layer(sizes, generator)}
     layers |= {method: quantized_layer(sizes, method, generator, variant) for method in ONLINE_SITES}
@@ -118,7 +121,7 @@ def _seconds(function) -> float:
 
 
 def machine() -> dict[str, object]:
-    """What the rows were measured on, and the limits that were measured with them."""
+    """The processor, threads and variant of a measurement, and its limits as measured."""
     model = platform.processor()
     if CPU_INFORMATION.is_file():
         lines = CPU_INFORMATION.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""One decoder layer on the CPU, for measurement: the same code around float32 linear layers or quantized ones."""
+"""A decoder layer on the CPU, for measurement, with float32 linear layers or quantized ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,8 +29,11 @@ class Layer:
     norms: tuple[Tensor, Tensor]
 
     def __call__(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: tuple[Tensor, Tensor], length: int) -> Tensor:
-        """x: [batch, tokens, hidden]; their keys and values are written to cache [batch, kv_heads, capacity, d] from
-        `length` on. rotary: cosines and sines [tokens, d]."""
+        """The output [batch, tokens, hidden] for tokens x behind `length` others.
+
+        Keys and values are written to cache [batch, kv_heads, capacity, d] from `length` on. rotary: cosines and sines
+        [tokens, d].
+        """
         sizes, tokens = self.sizes, x.shape[1]
         heads = self.products["qkv"](self._norm(x, 0)).unflatten(-1, (-1, sizes.head_dim)).transpose(1, 2)
         queries, keys, values = heads.split((sizes.heads, sizes.kv_heads, sizes.kv_heads), dim=1)

@@ -1,4 +1,4 @@
-"""What is timed on a GPU, by the protocol of the published speed table: one decoder layer of LLaMA-2-7B.
+"""Cases that are timed on a GPU, by the protocol of the published speed table: one decoder layer of LLaMA-2-7B.
 
 Prefill: one sequence into an empty cache, whose quantization is inside the time. Decode: one token for each of a batch of
 sequences behind a cache of some length; it is written to the same place in each call. Both are replayed from CUDA graphs,
@@ -40,7 +40,7 @@ def gpu_groups(
 ) -> Iterator[list[Case]]:
     """Groups of cases to be timed by turns, the published float16 baseline first.
 
-    prepare(function, *arguments): the call that is timed; unless given, a CUDA graph on a GPU, elsewhere the plain call.
+    prepare(function, *arguments) gives the call to time; by default a CUDA graph on a GPU, elsewhere the plain call.
     """
     if prepare is None:
         prepare = CapturedStep if torch.device(device).type == "cuda" else partial
@@ -93,7 +93,7 @@ def _eager_step(layer: EagerLayer, sizes: LayerSizes, x: Tensor, length: int) ->
 
 
 def _limit(gpu: Gpu, sizes: LayerSizes, method: str, phase: str, context: int, batch: int, int4: bool) -> float:
-    """Seconds that a GPU of these rates takes at least."""
+    """The least seconds of a case on a GPU of these rates."""
     kind = FLOAT16
     if method in ONLINE_SITES:
         sides = {"qkv": FACTORS[sizes.hidden], "gate_up": FACTORS[sizes.hidden], "down": FACTORS[sizes.intermediate]}
@@ -109,7 +109,7 @@ def device_name(device: torch.device | str) -> str:
 
 
 def machine() -> dict[str, object]:
-    """The GPU that the rows were measured on, with its clocks as nvidia-smi tells them after the measurement."""
+    """The GPU of a measurement, with its clocks as nvidia-smi reports them afterwards."""
     query = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,power.limit,driver_version", "--format=csv,noheader"]
     try:
         clocks = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]

@@ -18,7 +18,7 @@ from kernels.reference.layer import LayerSizes, LayerWeights, rotary_tables
 
 
 class HalfCache(NamedTuple):
-    """Keys and values [batch, kv_heads, capacity, head_dim], and where each sequence's next token goes."""
+    """Keys and values [batch, kv_heads, capacity, head_dim], and the place of each sequence's next token."""
 
     keys: Tensor
     values: Tensor
@@ -43,7 +43,7 @@ class GrowingCache:
 
 
 class EagerLayer:
-    """As published: x float16 [batch, tokens, hidden], the tokens after those in the cache."""
+    """The published baseline; x: float16 [batch, tokens, hidden], the tokens after those in the cache."""
 
     def __init__(
         self, sizes: LayerSizes, weights: LayerWeights, *, capacity: int, rotary_base: float = 10000.0,
@@ -77,7 +77,7 @@ class EagerLayer:
 
 
 class GraphLayer:
-    """A decode step of fixed shapes; x float16 [batch, tokens, hidden]."""
+    """A float16 layer of fixed shapes, for CUDA graphs; x: float16 [batch, tokens, hidden]."""
 
     def __init__(
         self, sizes: LayerSizes, weights: LayerWeights, *, capacity: int, rotary_base: float = 10000.0,
@@ -93,7 +93,10 @@ class GraphLayer:
         return HalfCache(keys, values, torch.zeros(batch, dtype=torch.int64, device=keys.device))
 
     def decode(self, x: Tensor, cache: HalfCache) -> Tensor:
-        """One token for each sequence, [batch, 1, hidden]; it is written at the positions, which stay as they are."""
+        """The output for one token of each sequence, [batch, 1, hidden].
+
+        Keys and values are written at the positions, which stay as they are.
+        """
         queries, keys, values = self._qkv(x, cache.positions.unsqueeze(-1))
         place = cache.positions.view(-1, 1, 1, 1).expand_as(keys)
         cache.keys.scatter_(2, place, keys)
@@ -103,7 +106,7 @@ class GraphLayer:
         return self._finish(x, attended)
 
     def prefill(self, x: Tensor, cache: HalfCache) -> Tensor:
-        """The first tokens of each sequence, [batch, tokens, hidden]."""
+        """The output for the first tokens of each sequence, [batch, tokens, hidden]."""
         tokens = x.shape[1]
         queries, keys, values = self._qkv(x, self.places[:tokens])
         cache.keys[:, :, :tokens], cache.values[:, :, :tokens] = keys, values

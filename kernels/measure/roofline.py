@@ -1,6 +1,6 @@
-"""How fast a layer could be: the larger of arithmetic and memory traffic, operation by operation, at full rate.
+"""Limits of a layer's speed: the larger of arithmetic and memory traffic, operation by operation, at full rate.
 
-What a measured time is held against. No launch, no latency and no cache is counted, on either side of a comparison.
+Measured times are compared with them. No launch, no latency and no cache is counted, on either side of a comparison.
 """
 
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ class Work:
         }
 
     def bound(self, gpu: Gpu) -> tuple[float, str]:
-        """The seconds that the work takes at least, and what of."""
+        """The least seconds of the work, and the resource that takes them."""
         return max((seconds, name) for name, seconds in self.limits(gpu).items())
 
 
@@ -90,7 +90,7 @@ def prefill_attention_work(tokens: int, sizes: LayerSizes) -> Work:
 def _layer_work(
     tokens: int, sizes: LayerSizes, multiply: str, bits: int, factors: dict[str, int], attention: Work
 ) -> Iterator[Work]:
-    """The parts of a layer for `tokens` tokens in all; `factors` are those of `transform_work` at each input."""
+    """The work of each part of a layer for `tokens` tokens; site -> the `factors` of its `transform_work`."""
     attended = sizes.heads * sizes.head_dim
     for site, rows, channels in (
         ("qkv", sum(sizes.qkv_rows), sizes.hidden),
@@ -126,7 +126,7 @@ FLOAT16 = LayerKind(16, 16, 16)
 def layer_seconds(
     gpu: Gpu, sizes: LayerSizes, kind: LayerKind, *, batch: int, context: int, prefill: bool, int4: bool = False
 ) -> float:
-    """Seconds that a layer takes at least: a prefill of `context` tokens, or a decode step behind as many.
+    """The least seconds of a layer: a prefill of `context` tokens, or a decode step behind as many.
 
     int4: multiply on int4 tensor cores rather than int8 ones. Prefill counts `batch` sequences.
     """

@@ -33,7 +33,7 @@ def decode_attention(
     scores = wide @ dequantize(key_cache, key_bits).mT / math.sqrt(head_dim)  # [batch, kv_heads, group, capacity]
     used = torch.arange(capacity, device=queries.device) <= positions.unsqueeze(-1)  # [batch, capacity]
     shares = scores.masked_fill(~used[:, None, None], -torch.inf).softmax(-1)
-    # What lies beyond the newest token is not read: a NaN there must not reach the output.
+    # A NaN beyond the newest token must not reach the output.
     values = torch.where(used[:, None, :, None], dequantize(value_cache, value_bits), 0.0)
     output = torch.where((positions >= 0)[:, None, None, None], shares @ values, 0.0)
     return output.view(queries.shape).to(queries.dtype)

@@ -20,7 +20,7 @@ def _quantize_append(
     x, clip, codes, ranges, kept, head, sequence, token, place, inside, has_place, num_tokens, kv_heads, capacity,
     ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, BITS: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """Quantize float32 [ROWS, HEAD_DIM] of one head; write codes and ranges, and what they stand for."""
+    """Quantize float32 [ROWS, HEAD_DIM] of one head; write codes and ranges, and with KEEP the values they stand for."""
     top = (1 << BITS) - 1.0
     low = tl.minimum(tl.min(x, axis=1), 0.0) * tl.load(clip + 2 * head)
     high = tl.maximum(tl.max(x, axis=1), 0.0) * tl.load(clip + 2 * head + 1)
@@ -167,7 +167,7 @@ def append(
 def check_caches(
     key_cache: Cache, value_cache: Cache, key_bits: int, value_bits: int, like: Tensor
 ) -> tuple[int, int, int, int]:
-    """Batch, key heads, capacity and head size of two caches; ValueError where they are not what the kernels read."""
+    """Batch, key heads, capacity and head size of two caches; ValueError where the kernels cannot read them."""
     check_bits(key_bits)
     head_dim = key_cache.codes.shape[-1] * 8 // key_bits
     if head_dim & (head_dim - 1) or head_dim < 16:

@@ -57,7 +57,7 @@ def check_workspace(workspace: Workspace, moment: str) -> None:
 
 
 def workspace_for(y: Tensor, num_tiles: int, splits: int, workspace: Workspace | None) -> tuple[Tensor | None, ...]:
-    """The tensors of a workspace for y, a new one unless given; None where no tile is shared."""
+    """The tensors of a workspace for y, new ones unless given; None where no tile is shared."""
     if splits == 1:
         return None, None
     if workspace is None:
@@ -91,7 +91,7 @@ def check_linear(
     rows: Sequence[int] | None,
     dtype: torch.dtype,
 ) -> LinearShape:
-    """The sizes of a linear layer; ValueError where its tensors do not fit together or to the kernels."""
+    """The sizes of a linear layer; ValueError for tensors that do not fit together, or that the kernels cannot read."""
     for name, width in (("activations", bits), ("weights", weight_bits)):
         if width not in (4, 8):
             raise ValueError(
@@ -121,8 +121,10 @@ def check_linear(
 
 @triton.jit
 def tile_of(program, token_tiles, row_tiles):
-    """The token tile and the row tile of a program: down groups of 8 token tiles, so that what a group of programs
-    reads is still in the L2 cache."""
+    """The token tile and the row tile of a program.
+
+    Programs go down groups of 8 token tiles, so that the operands of a group stay in the L2 cache.
+    """
     group = program // (8 * row_tiles)
     group_size = tl.minimum(token_tiles - 8 * group, 8)
     in_group = program % (8 * row_tiles)
@@ -140,7 +142,7 @@ def input_of(first_row, first_end, second_end, OUTPUTS: tl.constexpr):
 
 @triton.jit
 def add_sums(sums, total, token, row, num_tokens, num_rows):
-    """Add a program's part; `token` and `row` broadcast to the shape of `total`."""
+    """Add a program's part to the sums; `token` and `row` broadcast to the shape of `total`."""
     inside = (token < num_tokens) & (row < num_rows)
     tl.atomic_add(sums + token * num_rows + row, total, inside, sem="relaxed")
 
@@ -154,7 +156,7 @@ def is_last(arrivals, tile, SPLITS: tl.constexpr):
 
 @triton.jit
 def take_sums(sums, token, row, num_tokens, num_rows):
-    """The whole sums, leaving zeros."""
+    """The sums of all programs; zeros take their place in the workspace."""
     inside = (token < num_tokens) & (row < num_rows)
     # Atomics work in the L2 cache: an older value in L1 must not be read.
     total = tl.load(sums + token * num_rows + row, inside, 0, cache_modifier=".cg")
