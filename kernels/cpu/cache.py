@@ -5,13 +5,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.cpu.library import TORCH, default_variant, load_library
+from kernels.cpu.torch_path import one_thread
 
 
 class CacheQuantizer:
     """Q(x A_head) of x [batch, kv_heads, tokens, d] for each token and head, as the floats that the codes stand for.
 
     bits: 2 to 8, or None for no quantizer. clips: [kv_heads, 2], factors of the minimum and the maximum. factors:
-    [kv_heads, d, d], or None for no transform. A row that is NaN or infinite anywhere comes out as NaN.
+    [kv_heads, d, d], or None for no transform. A row that is NaN or infinite anywhere comes out as NaN. The number of
+    threads is torch's; it changes no bit.
     Raises ValueError for other bits and for sizes that do not belong together.
     """
 
@@ -47,7 +49,10 @@ class CacheQuantizer:
         return y
 
     def _in_torch(self, x: Tensor) -> Tensor:
-        y = x if self.factors is None else x @ self.factors
+        y = x
+        if self.factors is not None:
+            with one_thread():
+                y = x @ self.factors
         if self.bits is None or not y.numel():
             return y
         clips, levels = self.clips.view(1, -1, 1, 2), (1 << self.bits) - 1

@@ -12,7 +12,9 @@ FEW_TOKENS = 16
 class HalfLinear:
     """y = x W^T for bfloat16 W [d_out, d_in]: x [..., d_in] -> [..., d_out], in float32.
 
-    It is for few tokens, where reading the weights is what takes the time. Raises ValueError for other weights.
+    It is for few tokens, where reading the weights is what takes the time; the number of threads is torch's. Of many
+    tokens, and without a kernel, torch computes the product, whose last bits may follow that number. Raises ValueError
+    for other weights.
     """
 
     def __init__(self, weight: Tensor, *, variant: str | None = None) -> None:

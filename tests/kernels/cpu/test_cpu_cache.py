@@ -23,8 +23,9 @@ def test_values_are_altqs_own(variant, bits, shape):
 
 
 @pytest.mark.parametrize("bits", [4, None])
-def test_each_head_has_its_transform(variant, bits, threads):
-    factors, x = draw(3, 30, 30), draw(2, 19, 3, 30).transpose(1, 2)
+@pytest.mark.parametrize("tokens", [19, 700])
+def test_each_head_has_its_transform(variant, bits, threads, tokens):
+    factors, x = draw(3, 30, 30), draw(2, tokens, 3, 30).transpose(1, 2)
     assert not x.is_contiguous()
     quantizer = CacheQuantizer(bits, torch.ones(3, 2), factors, variant=variant)
     exact = x.double() @ factors.double()
@@ -33,7 +34,7 @@ def test_each_head_has_its_transform(variant, bits, threads):
     step = span / 15 if bits else span * 1e-6
     y = quantizer(x)
     assert ((y - exact).abs() <= 1.01 * step).all()
-    for number in (1, 2):
+    for number in (1, 2, 3, 4, 8):
         threads(number)
         assert torch.equal(quantizer(x), y)
 

@@ -147,18 +147,22 @@ def test_scales_and_bias_may_be_strided(variant):
     assert torch.equal(layer(x), other(x))
 
 
-def test_threads_change_no_bit(variant, threads):
-    weights, weight_scale = made(100, 24 * 24)
+@pytest.mark.parametrize(("d1", "d2"), [(24, 24), (7, 11), (86, 128)])
+@pytest.mark.parametrize("runs", [False, True])
+def test_threads_change_no_bit(variant, threads, d1, d2, runs):
+    weights, weight_scale = made(100, d1 * d2)
+    right = draw(*([d1] if runs else []), d2, d2, seed=5)
     layer = QuantizedLinear(
-        weights, weight_scale, weight_bits=4, activations=Activations(4), left=draw(24, 24), right=draw(24, 24, seed=5),
+        weights, weight_scale, weight_bits=4, activations=Activations(4), left=draw(d1, d1), right=right,
         variant=variant,
     )  # fmt: skip
     for tokens in (1, 10, 50, 270):
-        x, outputs = draw(tokens, 24 * 24, seed=6), []
-        for number in (1, 2, 3):
+        x, outputs = draw(tokens, d1 * d2, seed=6), []
+        for number in (1, 2, 3, 4, 8):
             threads(number)
             outputs.append(layer(x))
-        assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+            assert torch.get_num_threads() == number
+        assert all(torch.equal(output, outputs[0]) for output in outputs)
 
 
 def test_empty_batches_and_leading_axes(variant):
@@ -244,3 +248,15 @@ def test_compiled_variants_agree_to_the_bit():
         for name in names
     ]  # fmt: skip
     assert all(torch.equal(outputs[0], other) for other in outputs[1:])
+
+
+def test_the_torch_path_is_exact_without_integer_instructions_too(run_python, monkeypatch, project):
+    # As on a processor without VNNI, where torch's own integer product overflows 16 bits, and with MKL's code for it,
+    # which splits sums among threads.
+    for name in ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY"):
+        monkeypatch.setenv(name, "avx2" if name.startswith("ATEN") else "AVX2")
+    file = "tests/kernels/cpu/test_cpu_linear.py"
+    chosen = "torch and (test_all_bits or test_threads or test_products)"
+    result = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", file, "-k", chosen, folder=project)
+    assert result.returncode == 0, result.stdout
+    assert " passed" in result.stdout and "skipped" not in result.stdout
