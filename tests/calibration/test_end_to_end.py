@@ -251,9 +251,10 @@ def test_a_saved_training_that_cannot_be_read_is_said_and_the_fit_starts_anew(
     path.write_bytes({"empty": b"", "cut": saved[: len(saved) // 2], "not a checkpoint": bytes(200)}[damage])
     with caplog.at_level(logging.INFO, logger=end_to_end.__name__):
         assert contents(calibrate(workspace, folder, recipe)) == expected
-    [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert str(path) in warning.getMessage() and "cannot be read" in warning.getMessage()
-    assert "the fit starts anew" in warning.getMessage() and "going on at step" not in caplog.text
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    [warning] = [message for message in warnings if str(path) in message]  # whether the loss falls is another matter
+    assert "cannot be read" in warning
+    assert "the fit starts anew" in warning and "going on at step" not in caplog.text
 
 
 @pytest.mark.parametrize(("after", "warned"), [(0.9, False), (1.0, True), (1.1, True)])

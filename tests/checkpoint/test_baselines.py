@@ -2,10 +2,12 @@
 
 import json
 
+import geoopt
 import pytest
 import torch
 from models_for_tests import MODELS, logits, read_checkpoint, relative_error, transformers_model, write_selection
 
+from altq.calibration import end_to_end
 from altq.calibration.bank import RESIDUAL_FILE, read_entry, read_index, read_residual
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.end_to_end import calibrate_end_to_end
@@ -17,6 +19,7 @@ from altq.experiment.recipe import Recipe
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.transforms.hadamard import Hadamard
+from altq.transforms.rotation import random_orthogonal
 
 W4A4K4V4 = Setting(4, 4, 4, 4)
 WITH_BANKS = [name for name, method in METHODS.items() if method.banks]
@@ -109,15 +112,31 @@ def test_banks_that_take_steps_were_moved_by_them(workspaces, bank, tmp_path):
     assert max(moved) > 1e-3
 
 
+def turn_at_each_step(monkeypatch):
+    """Let each step end with rotations and scalings elsewhere: at 16 bits no loss has a gradient that moves them."""
+    original, generator = end_to_end._Training._step, torch.Generator().manual_seed(0)
+
+    def turning(training, *arguments):
+        loss = original(training, *arguments)
+        for parameter in training.whole.parameters():
+            if isinstance(parameter, geoopt.ManifoldParameter) and parameter.requires_grad:
+                size = parameter.shape[-1]
+                turned = [random_orthogonal(size, generator) for _ in range(parameter.numel() // size**2)]
+                parameter.data.copy_(torch.stack(turned).view(parameter.shape))
+            elif parameter.requires_grad:
+                parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        return loss
+
+    monkeypatch.setattr(end_to_end._Training, "_step", turning)
+
+
 @pytest.mark.parametrize("name", ["quarot", "spinquant", "ostquant"])
-def test_calibrated_at_16_bits_it_is_the_model_too(workspaces, name):
-    # No gradient but that of rounding errors: Adam and a capped rate make steps of it all the same.
+def test_calibrated_at_16_bits_it_is_the_model_too(workspaces, monkeypatch, name):
     workspace, method = workspaces("qwen2"), METHODS[name]
-    folder = workspace.folder / f"at-16-{name}"
-    recipe = recipe_of(name)
-    if name == "spinquant":
-        recipe = recipe.model_copy(update={"rotation_rate": 1e9})
-    calibrate_end_to_end(workspace.model, workspace.states, FULL_PRECISION, 0, recipe, folder / "bank", "code")
+    folder, recipe = workspace.folder / f"at-16-{name}", recipe_of(name)
+    with monkeypatch.context() as patch:
+        turn_at_each_step(patch)
+        calibrate_end_to_end(workspace.model, workspace.states, FULL_PRECISION, 0, recipe, folder / "bank", "code")
     selection = selection_of(method, workspace.folder / "selection.json")
     banks = {kind: folder / "bank" for kind in method.banks}
     rounding = RoundingOptions(weights="gptq", windows=4)
@@ -128,7 +147,7 @@ def test_calibrated_at_16_bits_it_is_the_model_too(workspaces, name):
     assert relative_error(logits(load_model(folder / "checkpoint"), workspace.tokens), expected) < 1e-4
     if recipe.steps:
         moved = read_residual(folder / "bank") - read_residual(calibrated(workspace, "quarot"))
-        assert moved.abs().max() > 0.01
+        assert moved.abs().max() > 0.1
 
 
 @pytest.mark.parametrize("bank", BASELINES)
