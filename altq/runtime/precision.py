@@ -5,6 +5,7 @@ calibration the rounding of bfloat16 (2^-9) is far below that of the quantizers 
 products about three times as fast as float32 ones; on others this module changes nothing.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -15,8 +16,10 @@ from torch import Tensor
 
 @lru_cache(maxsize=1)
 def _has_fast_bfloat16() -> bool:
+    """Whether the processor has AMX, and neither torch nor oneDNN is told to do without it."""
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     capabilities = torch.backends.cpu.get_cpu_capability(), torch.cpu._is_amx_tile_supported()
-    return capabilities[0].startswith("AVX512") and capabilities[1]
+    return capabilities[0].startswith("AVX512") and capabilities[1] and (allowed in ("", "ALL") or "AMX" in allowed)
 
 
 @contextmanager

@@ -68,3 +68,15 @@ def test_nan_comes_through(operands):
     inputs[0, 3, 5] = float("nan")
     out = reduced_linear(inputs, weight)
     assert out[0, 3].isnan().all() and torch.isfinite(out[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("instructions", "fast"),
+    [("", True), ("ALL", True), ("AVX512_CORE_AMX", True), ("AVX512_CORE", False), ("avx2", False)],
+)
+def test_onednn_without_amx_is_a_processor_without_it(monkeypatch, instructions, fast):
+    # Its products in bfloat16 would be as slow as its own in float32, and round.
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", instructions)
+    assert precision._has_fast_bfloat16.__wrapped__() == fast
