@@ -13,7 +13,7 @@ from torch import Tensor
 from altq.calibration.bank import entry_path, finished_record, write_entry, write_index
 from altq.calibration.fit import fit_unit, start_clips
 from altq.calibration.shard import WHOLE, Shard
-from altq.calibration.start import start_sublayer
+from altq.calibration.start import silent_sites, start_sublayer
 from altq.calibration.states import States
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.calibration.unit import Problem, Unit
@@ -121,6 +121,8 @@ def start_sublayers(
     block = skeleton.block(members[0] // 2)
     started = []
     for s, seen in zip(members, observed):
+        if silent := silent_sites(seen):
+            log.warning("%s: no signal at %s; nothing is balanced there", sublayer_name(s), ", ".join(silent))
         # A generator of its own for each sublayer: the result depends neither on the order nor on what was resumed.
         generator = torch.Generator().manual_seed(seed * 100_003 + s)
         sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])

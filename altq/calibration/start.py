@@ -5,7 +5,7 @@ from torch import Tensor
 
 from altq.experiment.recipe import Recipe
 from altq.models.sublayer import Sublayer
-from altq.transforms.balance import balance_scaling
+from altq.transforms.balance import balance_scaling, without_signal
 from altq.transforms.heads import HeadAffine
 from altq.transforms.identity import Identity
 from altq.transforms.scaling import smooth_scale
@@ -18,7 +18,8 @@ def start_sublayer(
 ) -> dict[str, Transform]:
     """`kind` at the selected site; at all others what the recipe says: affine (section 4.1) or scalings.
 
-    observed: what `altq.calibration.states.observe` gave for this sublayer. `balance` is at down, too.
+    observed: what `altq.calibration.states.observe` gave for this sublayer. `balance` is at down, too. Where a moment is
+    zero (`silent_sites`), nothing is balanced and no channel is scaled.
     """
     options = {"start": recipe.start, "generator": generator}
 
@@ -42,6 +43,21 @@ def start_sublayer(
         read = value.fold_grouped(value.fold_grouped(observed["o.sensitivity"][0]).T)
     heads = len(seen) // value.head_dim
     return transforms | {"o": start_mixing(seen, read, heads, **options)}
+
+
+def silent_sites(observed: dict[str, Tensor]) -> list[str]:
+    """The sites of a sublayer at which a moment is zero, for keys and values with the heads: `o`, `value of head 1`.
+
+    So it is where weights are zero: nothing reaches the site, or what reaches it changes nothing.
+    """
+    silent = []
+    for site in sorted(name.removesuffix(".moment") for name in observed if name.endswith(".moment")):
+        heads = without_signal(observed[f"{site}.moment"], observed[f"{site}.sensitivity"])
+        if heads.all():
+            silent.append(site)
+        else:
+            silent += [f"{site} of head {head}" for head in heads.nonzero().flatten().tolist()]
+    return silent
 
 
 def _start_scale(sublayer: Sublayer, site: str, observed: dict[str, Tensor], recipe: Recipe) -> Tensor | None:

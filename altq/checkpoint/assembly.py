@@ -8,6 +8,7 @@ residual stream folds away whole (altq/models/residual.py).
 """
 
 import copy
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from altq.transforms.identity import Identity
 from altq.transforms.scaling import Scaled, Scaling
 from altq.transforms.storage import store
 from altq.transforms.transform import Transform
+
+log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -82,7 +85,7 @@ def assemble(
         entry = _entry(sublayer, s, chosen.kinds[s], banks, skeleton.config.num_key_value_heads)
         quantized = entry.restore(sublayer, setting)
         weights = token_weights(known.loss, known.state(s + 1)[seen])
-        rounded = round_sublayer(quantized, inputs, outputs, weights, arguments[s // 2], rounding)
+        rounded = round_sublayer(quantized, inputs, outputs, weights, arguments[s // 2], rounding, sublayer_name(s))
         parts = export_sublayer(quantized, rounded, skeleton.family.norm_offset)
         prefix = skeleton.weights.block_prefix(s // 2)
         write_part(part_path(folder, s + 1, num_sublayers), {prefix + name: part for name, part in parts.items()})
@@ -172,13 +175,15 @@ def round_sublayer(
     weights: Tensor,
     arguments: dict[str, Any],
     rounding: RoundingOptions,
+    name_of_sublayer: str,
 ) -> dict[str, Codes | Tensor]:
     """Round the weights of a sublayer: projection -> its codes, int8 [d_out, d_in], and their scales [d_out, 1].
 
     They are folded in float64. GPTQ visits the two sites in order and sums each Hessian over the inputs that the
     rounded model sees: hidden [windows, length, hidden], its tokens weighted by [windows, length, 1]. Fills in
     `outputs`, the same after the rounded sublayer; where no Hessian is summed nothing reads it, and it is `hidden` as
-    it was. At 16 bits the folded weight [d_out, d_in] stands in the place of codes.
+    it was. At 16 bits the folded weight [d_out, d_in] stands in the place of codes. A Hessian
+    that is zero is rounding to nearest, and a warning names sublayer and site.
     """
     quantizer = quantized.quantizers.weights
     exact = copy.deepcopy(quantized.transforms).double()
@@ -191,7 +196,12 @@ def round_sublayer(
         if sums_hessians:
             inputs = site_inputs(quantized, site, hidden, arguments)
             hessian = _hessian(inputs, weights)
-            factor = factorize_hessian(hessian, damping=rounding.damping, act_order=rounding.act_order)
+            if not hessian.any():
+                log.warning("%s: no signal at %s; its weights are rounded to nearest", name_of_sublayer, site)
+            try:
+                factor = factorize_hessian(hessian, damping=rounding.damping, act_order=rounding.act_order)
+            except ValueError as error:
+                raise ValueError(f"{name_of_sublayer}, site {site}: {error}") from error
             del hessian
         for name in names:
             weight = fold_weight(exact, quantized.sites, name, quantized.weights[name].double()).float().contiguous()

@@ -45,9 +45,10 @@ def factorize_hessian(
     hessian: [d_in, d_in], sum or mean of x x^T over the inputs as the layer sees them (its scale does not matter);
     damping: this share of the mean diagonal is added to the diagonal; act_order: round the columns in the order of
     falling diagonal. Where Cholesky fails, damping is raised tenfold, with a warning in the log. A dead column (an
-    input that was always zero) is tied to no other: it is rounded to nearest, and its error moves nothing.
-    Raises ValueError for a Hessian that is not square, not finite, not symmetric, has a negative diagonal, is zero, or
-    is still not positive definite with as much damping as its mean diagonal.
+    input that was always zero) is tied to no other: it is rounded to nearest, and its error moves nothing. So is every
+    column where the Hessian is zero.
+    Raises ValueError for a Hessian that is not square, not finite, not symmetric, has a negative diagonal, or is still
+    not positive definite with as much damping as its mean diagonal.
     """
     if not (0 <= damping <= _LARGEST_DAMPING):
         raise ValueError(f"GPTQ damping {damping} is not between 0 and {_LARGEST_DAMPING}")
@@ -57,7 +58,7 @@ def factorize_hessian(
         diagonal = diagonal[order]
     flipped_diagonal = diagonal.flip(0)
     live = flipped_diagonal > 0
-    mean = float(flipped_diagonal[live].mean())
+    mean = float(flipped_diagonal[live].mean()) if live.any() else 1.0
     flipped_diagonal = torch.where(live, flipped_diagonal, mean)
 
     while True:
@@ -167,10 +168,10 @@ def _checked_diagonal(hessian: Tensor) -> Tensor:
         raise ValueError(f"Hessian {shape} holds NaN or infinity: look for overflow in the layer's inputs")
     diagonal = hessian.diagonal().to(torch.float64)
     largest = float(diagonal.max())
-    if float(diagonal.min()) < 0 or largest == 0:
+    if float(diagonal.min()) < 0:
         raise ValueError(
             f"Hessian {shape} has a diagonal from {float(diagonal.min()):g} to {largest:g}; sums of squares "
-            "are not negative, and not all zero: look at how it was summed"
+            "are not negative: look at how it was summed"
         )
     asymmetry = float((hessian - hessian.T).max())
     if asymmetry > _SYMMETRY_TOLERANCE * largest:

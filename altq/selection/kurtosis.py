@@ -1,11 +1,14 @@
 """Central moments of a distribution that is seen in pieces, and its excess kurtosis (Eq. 8)."""
 
+import logging
 import math
 from dataclasses import asdict, dataclass
 from functools import reduce
 from typing import Any
 
 import numpy as np
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,13 @@ class Moments:
         return max(-self.minimum, self.maximum)
 
     def excess_kurtosis(self, name: str) -> float:
-        """Eq. 8 with population moments; ValueError names the tensor where all values are equal (kurtosis is 0/0)."""
+        """Eq. 8 with population moments; ValueError names the tensor where all values are equal (kurtosis is 0/0).
+
+        A tensor of zeros has no outliers and no tails: 0 stands for its kurtosis, with a warning.
+        """
+        if self.minimum == self.maximum == 0:
+            log.warning("%s is all zero: its kurtosis is not defined, and 0 stands for it", name)
+            return 0.0
         # Not `m2 == 0`: rounding of the mean leaves a constant tensor with a tiny m2 and a meaningless ratio.
         if self.minimum == self.maximum:
             raise ValueError(f"{name} is constant (every value is {self.minimum:g}): its kurtosis is not defined")

@@ -23,24 +23,33 @@ def with_ridge(moment: Tensor, ridge: float = RIDGE) -> Tensor:
     return moment + ridge * mean * torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
 
 
+def without_signal(moment_x: Tensor, moment_w: Tensor) -> Tensor:
+    """Whether one of both moments [..., d, d] is zero: [...]. A moment that is not finite is not zero."""
+    zero = [(moment.diagonal(dim1=-2, dim2=-1) == 0).all(-1) for moment in (moment_x, moment_w)]
+    return zero[0] | zero[1]
+
+
 def balance_matrix(moment_x: Tensor, moment_w: Tensor, ridge: float = RIDGE) -> Tensor:
-    """T [..., d, d] with T^T Sx T = T^-1 Sw T^-T = Lambda^(1/2), diagonal and decreasing.
+    """T [..., d, d] with T^T Sx T = T^-1 Sw T^-T = Lambda^(1/2), diagonal and decreasing; I where one of them is zero.
 
     The eigenvectors of C are part of T, so that a Hadamard matrix behind it spreads the energy evenly:
     H^T Lambda H has a constant diagonal. Computed in float64 from [..., d, d] moments.
     """
-    moment_x, moment_w = with_ridge(moment_x.double(), ridge), with_ridge(moment_w.double(), ridge)
+    eye = torch.eye(moment_x.shape[-1], dtype=torch.float64, device=moment_x.device)
+    silent = without_signal(moment_x, moment_w)[..., None, None]
+    moment_x, moment_w = (with_ridge(torch.where(silent, eye, m.double()), ridge) for m in (moment_x, moment_w))
     values, vectors = torch.linalg.eigh(moment_x)
     root = vectors * values.sqrt().unsqueeze(-2) @ vectors.mT
     inverse_root = vectors * values.rsqrt().unsqueeze(-2) @ vectors.mT
     spectrum, basis = torch.linalg.eigh(root @ moment_w @ root)
-    return (inverse_root @ basis * spectrum.pow(0.25).unsqueeze(-2)).flip(-1)
+    return torch.where(silent, eye, (inverse_root @ basis * spectrum.pow(0.25).unsqueeze(-2)).flip(-1))
 
 
 def balance_scaling(moment_x: Tensor, moment_w: Tensor) -> Tensor:
-    """The best diagonal T: s_i = (Sw_ii / Sx_ii)^(1/4), [d]."""
+    """The best diagonal T: s_i = (Sw_ii / Sx_ii)^(1/4), [d]; 1 where one of both moments is zero."""
     x, w = (m.diagonal().double() for m in (moment_x, moment_w))
-    return ((w + RIDGE * w.mean()) / (x + RIDGE * x.mean())).pow(0.25)
+    scale = ((w + RIDGE * w.mean()) / (x + RIDGE * x.mean())).pow(0.25)
+    return torch.where(without_signal(moment_x, moment_w), 1.0, scale)
 
 
 def balance_factors(moment_x: Tensor, moment_w: Tensor, sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:

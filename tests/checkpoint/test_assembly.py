@@ -82,7 +82,7 @@ def fake_quantized_states(workspace, setting, kinds, rounding):
         quantized = QuantizedSublayer(sublayer, entry.transforms, Quantizers.at(setting, signed=entry.signed))
         quantized.load_clipping_factors(entry.clips)
         weights = token_weights(states.loss, states.state(s + 1))
-        round_sublayer(quantized, hidden, torch.empty_like(hidden), weights, arguments[s // 2], rounding)
+        round_sublayer(quantized, hidden, torch.empty_like(hidden), weights, arguments[s // 2], rounding, "a sublayer")
         hidden = run_sublayer(quantized.sublayer, hidden, arguments[s // 2])
     return hidden
 
@@ -167,7 +167,8 @@ def test_gptq_has_less_output_error_than_round_to_nearest(tmp_path):
                 hidden, argument = states.state(s), arguments[s // 2]
                 inputs = {site: site_inputs(quantized, site, hidden, argument) for site in quantized.sites}
                 hessians = {site: _hessian(read, weights) for site, read in inputs.items()}
-                rounded = round_sublayer(quantized, hidden, torch.empty_like(hidden), weights, argument, rounding)
+                outputs = torch.empty_like(hidden)
+                rounded = round_sublayer(quantized, hidden, outputs, weights, argument, rounding, "a sublayer")
             for site, names in quantized.sites.items():
                 for name in names:
                     codes, scale = rounded[name]
@@ -366,7 +367,7 @@ def test_a_rotated_checkpoint_computes_what_calibration_computes(workspaces, ful
         quantized = QuantizedSublayer(sublayer, entry.transforms, Quantizers.at(setting, **kept))
         quantized.load_clipping_factors(entry.clips)
         weights = token_weights(states.loss, states.state(s + 1))
-        round_sublayer(quantized, hidden, torch.empty_like(hidden), weights, arguments[s // 2], rounding)
+        round_sublayer(quantized, hidden, torch.empty_like(hidden), weights, arguments[s // 2], rounding, "a sublayer")
         hidden = run_sublayer(quantized.sublayer, hidden, arguments[s // 2])
     with torch.no_grad():
         decoder = load_model(folder).get_decoder()

@@ -198,13 +198,21 @@ def test_a_hessian_no_damping_can_save_is_refused():
         (torch.tensor([[float("inf"), 0.0], [0.0, 1.0]]), "NaN or infinity"),
         (torch.tensor([[1.0, 0.5], [0.0, 1.0]]), "not symmetric"),
         (torch.tensor([[1.0, 0.0], [0.0, -1.0]]), "not negative"),
-        (torch.zeros(2, 2), "not all zero"),
+        (torch.tensor([[-1.0, 0.0], [0.0, 0.0]]), "not negative"),
         (torch.ones(2, 3), r"\[d_in, d_in\]"),
     ],
 )
 def test_hessians_that_cannot_be_are_refused(hessian, message):
     with pytest.raises(ValueError, match=message):
         factorize_hessian(hessian)
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+def test_a_hessian_of_zeros_is_rounding_to_nearest(act_order):
+    weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    scale = weight.abs().amax(1, keepdim=True) / 7
+    codes = gptq_round(weight, scale, 4, torch.zeros(7, 7), act_order=act_order)
+    assert torch.equal(codes, (weight / scale).round().clamp(-8, 7).to(torch.int8))
 
 
 @pytest.mark.parametrize("damping", [-0.01, 1.5, float("nan")])

@@ -40,7 +40,13 @@ def test_pieces_of_one_value_each():
     assert (merged.minimum, merged.maximum, merged.max_abs) == (-5.0, 7.5, 7.5)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, -3e30])
+def test_zeros_have_no_tails_and_are_named(caplog):
+    moments = merge_all([Moments.of(np.zeros(n), "w") for n in (1000, 77)])
+    assert moments.excess_kurtosis("layers.3.up_proj") == 0
+    assert "layers.3.up_proj is all zero" in caplog.text
+
+
+@pytest.mark.parametrize("value", [0.1, -3e30])
 def test_constant_is_refused_by_name(value):
     moments = merge_all([Moments.of(np.full(n, value), "w") for n in (1000, 77)])
     with pytest.raises(ValueError, match="layers.3.q_proj is constant"):

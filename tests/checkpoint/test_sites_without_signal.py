@@ -1,0 +1,142 @@
+"""Projections that are zero, as grown models have them: every kind and every method calibrates and assembles."""
+
+import logging
+
+import pytest
+import torch
+from models_for_tests import (
+    KINDS,
+    Workspace,
+    logits,
+    recipe,
+    relative_error,
+    save_tiny_model,
+    transformers_model,
+    write_selection,
+)
+from safetensors.torch import load_file, save_file
+
+from altq.calibration.bank import read_entry
+from altq.calibration.by_unit import calibrate_bank
+from altq.calibration.end_to_end import calibrate_end_to_end
+from altq.calibration.states import States, record_states
+from altq.checkpoint.assembly import assemble
+from altq.checkpoint.quantized_model import load_model
+from altq.experiment.baselines import BASELINES, END_TO_END
+from altq.experiment.methods import BANKS
+from altq.experiment.policies import HeuristicOptions
+from altq.experiment.rounding import RoundingOptions
+from altq.experiment.setting import FULL_PRECISION, Setting
+from altq.selection.heuristic import heuristic_selection
+from altq.statistics.kurtosis import weight_statistics
+
+SETTING = Setting(4, 4, 4, 4)
+SILENT = {
+    "o": (0, "self_attn.o_proj", slice(None)),
+    "one head of o": (0, "self_attn.o_proj", slice(12, 24)),  # of the second of three value heads
+    "v": (1, "self_attn.v_proj", slice(None)),
+    "k": (1, "self_attn.k_proj", slice(None)),
+    "up": (1, "mlp.up_proj", slice(None)),
+    "gate": (0, "mlp.gate_proj", slice(None)),
+    "down": (0, "mlp.down_proj", slice(None)),
+}
+"""Block, projection and columns that are zero."""
+
+
+class Silenced(Workspace):
+    """llama_gqa (6 heads of 6 channels that share 3 value heads) with zeros at some of SILENT."""
+
+    def __init__(self, names, folder):
+        self.folder, self.model, self.states = folder, save_tiny_model("llama_gqa", folder / "model"), folder / "states"
+        path = self.model / "model.safetensors"
+        tensors = load_file(path)
+        for block, projection, columns in map(SILENT.get, names):
+            tensors[f"model.layers.{block}.{projection}.weight"][:, columns] = 0
+        save_file(tensors, path, metadata={"format": "pt"})
+        self.tokens = torch.randint(0, 48, (4, 12), generator=torch.Generator().manual_seed(0)).int().numpy()
+        record_states(self.model, self.tokens, "relative", self.states, "test")
+
+
+@pytest.fixture(scope="module")
+def silenced(tmp_path_factory):
+    return Silenced(["o", "up"], tmp_path_factory.mktemp("silenced"))
+
+
+def checkpoint(workspace, bank, kind, setting, folder):
+    selection = write_selection([kind] * 4, folder / "selection.json")
+    rounding = RoundingOptions(windows=4)
+    given = workspace.model, workspace.states, selection, {kind: bank}, setting, rounding
+    assemble(*given, folder / "checkpoint", "test")
+    return folder / "checkpoint"
+
+
+def assert_computes(workspace, bank, kind, setting, folder):
+    """What is assembled is the model at 16 bits, and near it at 4."""
+    found = logits(load_model(checkpoint(workspace, bank, kind, setting, folder)), workspace.tokens)
+    expected = logits(transformers_model(workspace.model), workspace.tokens)
+    assert relative_error(found, expected) < (1e-4 if setting == FULL_PRECISION else 0.6)
+
+
+@pytest.mark.parametrize("setting", [SETTING, FULL_PRECISION], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scaling", ["balance", "smooth"])
+def test_every_kind_goes_through(silenced, tmp_path, kind, scaling, setting):
+    options = {"clip_search": True, "scaling": scaling, "steps": 2, "windows_per_step": 2}
+    calibrate_bank(silenced.model, silenced.states, setting, kind, 0, recipe(**options), tmp_path / "bank", "code")
+    assert_computes(silenced, tmp_path / "bank", kind, setting, tmp_path)
+
+
+@pytest.mark.parametrize("name", SILENT)
+@pytest.mark.parametrize("kind", ["affine", "balance"])
+def test_every_projection_may_be_zero(tmp_path, kind, name):
+    workspace = Silenced([name], tmp_path)
+    calibrate_bank(workspace.model, workspace.states, SETTING, kind, 0, recipe(), tmp_path / "bank", "code")
+    assert_computes(workspace, tmp_path / "bank", kind, SETTING, tmp_path)
+
+
+@pytest.mark.parametrize("bank", BASELINES)
+def test_every_baseline_goes_through(silenced, tmp_path, bank):
+    given = silenced.model, silenced.states, SETTING
+    options = BASELINES[bank]
+    options = options.model_copy(update={"steps": min(options.steps, 2), "windows_per_step": 2})
+    if bank in END_TO_END:
+        calibrate_end_to_end(*given, 0, options, tmp_path / "bank", "code")
+    else:
+        calibrate_bank(*given, BANKS[bank], 0, options, tmp_path / "bank", "code")
+    assert_computes(silenced, tmp_path / "bank", BANKS[bank], SETTING, tmp_path)
+
+
+def test_the_heuristic_selects_among_weights_of_which_some_are_zero(silenced):
+    statistics = weight_statistics(silenced.model)
+    assert len(heuristic_selection(statistics, HeuristicOptions()).kinds) == 4
+
+
+def test_a_warning_names_block_and_site(silenced, tmp_path, caplog):
+    bank = silenced.bank(SETTING, "affine")
+    assert "block 0 attention: no signal at key, o, qkv, value; nothing is balanced there" in caplog.messages
+    assert "block 1 ffn: no signal at down, gate_up; nothing is balanced there" in caplog.messages
+    assert len(caplog.messages) == 2
+    caplog.clear()
+    checkpoint(silenced, bank, "affine", SETTING, tmp_path)
+    assert caplog.messages == ["block 1 ffn: no signal at down; its weights are rounded to nearest"]
+
+
+def test_one_head_is_named_and_the_others_are_balanced(tmp_path, caplog):
+    workspace = Silenced(["one head of o"], tmp_path)
+    observed = States(workspace.states).observed(0)
+    assert [moment.abs().max() > 0 for moment in observed["value.moment"]] == [True, False, True]
+    bank = workspace.bank(SETTING, "affine")
+    said = "block 0 attention: no signal at key of head 1, value of head 1; nothing is balanced there"
+    assert caplog.messages == [said]
+    first, silent, last = read_entry(bank, 0).transforms["value"].factors.detach()
+    eye = torch.eye(6)
+    assert (silent @ silent.T - eye).abs().max() < 1e-5
+    assert min((factor @ factor.T - eye).abs().max() for factor in (first, last)) > 0.1
+
+
+@pytest.mark.parametrize("name", ["o", "up"])
+def test_overflow_is_not_taken_for_a_zero_nor_a_zero_for_overflow(tmp_path, caplog, name):
+    with caplog.at_level(logging.DEBUG):
+        workspace = Silenced([name], tmp_path)
+        checkpoint(workspace, workspace.bank(SETTING, "affine", steps=1), "affine", SETTING, tmp_path)
+    assert "overflow" not in caplog.text and "no signal" in caplog.text
