@@ -91,10 +91,10 @@ def test_weights_of_any_type_are_folded_in_float64(folders):
         ResidualRotation(rotation, exact.family).fold_block(block)
     for (path, expected), found in zip(blocks[0].named_parameters(), blocks[1].parameters(), strict=True):
         assert found.dtype == torch.float32
-        # Rounded twice, with the gain and with the rotation: no sum of 20 products in float32 is so near.
+        # Rounded twice, with the gain and with the rotation: 0.09 to 0.1 of a step; sums in float32 are off by 0.2.
         step = torch.finfo(torch.float32).eps * expected.abs().max()
         assert (found.double() - expected).abs().max() < step, path
-        assert (found.double() - expected).square().mean().sqrt() < 0.1 * step, path
+        assert (found.double() - expected).square().mean().sqrt() < 0.14 * step, path
 
 
 def test_projections_are_rotated_with_gradients_for_the_rotation(folders):
