@@ -167,6 +167,9 @@ class _Training:
         return kl_top(logits, self.whole.logits(targets), self.recipe.top_k)
 
     def _save(self, start_loss: float, losses: list[float]) -> None:
+        for name, parameter in self.whole.named_parameters():
+            if not parameter.isfinite().all():
+                raise ValueError(f"{name} is not finite after step {len(losses)}; lower the recipe's rates")
         content = {
             "made_from": self.made_from,
             "start_loss": start_loss,

@@ -29,17 +29,20 @@ STATES_FILE = "states.json"
 PROGRESS_FILE = "progress.json"
 MOMENT_WINDOWS = 16
 """Moments and sensitivities settle with fewer windows than the steps use."""
+LEAST_MEAN_SQUARE = 1e-6
+"""What norms add to the mean square that they divide by, at least: below it a token is not weighted more."""
 
 
 def token_weights(loss: str, output_state: Tensor) -> Tensor:
     """The weight of each token in the loss: [..., hidden] -> [..., 1].
 
     `mse` weights all alike. `relative` weights by the inverse mean square of the residual stream after the sublayer:
-    the next norm divides by it, and a few tokens carry massive activations that would otherwise be the whole loss.
+    the next norm divides by it, and a few tokens carry massive activations that would otherwise be the whole loss. A
+    token that is zero, as those of zero embeddings are, has the weight of LEAST_MEAN_SQUARE.
     """
     if loss == "mse":
         return torch.ones_like(output_state[..., :1])
-    return 1 / output_state.square().mean(-1, keepdim=True)
+    return 1 / output_state.square().mean(-1, keepdim=True).clamp(min=LEAST_MEAN_SQUARE)
 
 
 def second_moment(x: Tensor) -> Tensor:

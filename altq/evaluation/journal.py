@@ -36,10 +36,11 @@ class Journal:
         return finished if first == {"fingerprint": fingerprint} else []
 
     def add(self, result: Any) -> None:
-        """Keep the result of the next unit."""
+        """Keep the result of the next unit; ValueError where it holds NaN or infinity."""
+        line = json.dumps(result, allow_nan=False)
         self.finished.append(result)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
+            file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
 

@@ -24,7 +24,7 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: str | Path, f
 
     tokens: [windows, length]. One block of the model is in memory at a time, and the hidden states of all windows lie
     in the folder `scratch`, from which a run of the same `fingerprint` that was stopped goes on at the block where it
-    stopped; the caller removes it. ValueError where a loss is not finite.
+    stopped; the caller removes it. ValueError where a state or a loss is not finite, or a norm's input overflows.
     """
     windows, arguments = torch.from_numpy(tokens).long(), skeleton.block_arguments(tokens.shape[1])
     batches = [slice(start, start + WINDOWS_IN_MEMORY) for start in range(0, len(windows), WINDOWS_IN_MEMORY)]
@@ -34,6 +34,8 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: str | Path, f
         with stream.advance() as (inputs, outputs):
             for rows in batches:
                 outputs[rows] = skeleton.resident_block(index)(inputs[rows], **arguments[index])
+                if not outputs[rows].isfinite().all():
+                    raise ValueError(f"{skeleton.weights.folder}: the state after block {index} is not finite")
     hidden, head = stream.states, skeleton.model.get_output_embeddings()
     losses = [loss for rows in batches for loss in _losses(skeleton.finish(hidden[rows]), windows[rows], head)]
     bad = [index for index, loss in enumerate(losses) if not np.isfinite(loss)]

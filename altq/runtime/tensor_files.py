@@ -1,4 +1,7 @@
-"""Files of tensors: safetensors, and hidden states of many windows, of which memory holds what is worked on."""
+"""Files of tensors: safetensors, and hidden states of many windows, of which memory holds what is worked on.
+
+Nothing that is not finite is written: what reads it later would have to find out where it came from.
+"""
 
 import os
 import re
@@ -16,7 +19,13 @@ from altq.runtime.files import atomic
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file. OSError where the disk is full or cannot be written."""
+    """Write a safetensors file.
+
+    OSError where the disk is full or cannot be written; ValueError names a tensor that holds NaN or infinity.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            _require_finite(tensor, path, f"tensor {name}")
     with atomic(path) as partial:
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=metadata)
@@ -36,11 +45,23 @@ def read_hidden_states(path: str | Path) -> Tensor:
 def written_hidden_states(path: str | Path, shape: tuple[int, ...]) -> Iterator[Tensor]:
     """Yield float32 hidden states [windows, length, hidden] to be filled in, which are at `path` thereafter.
 
-    Their space is allocated first: a full disk is an OSError here, where it would kill a process that fills a mapping.
+    ValueError where they hold NaN or infinity by then, as for `write_tensors`. Their space is allocated first: a full disk is an OSError here, where it would kill a process that fills a mapping.
     """
     with atomic(path) as partial:
         array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
         with open(partial, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        yield torch.from_numpy(array)
+        states = torch.from_numpy(array)
+        yield states
+        for index, window in enumerate(states):
+            _require_finite(window, path, f"window {index} of the hidden states")
         array.flush()
+
+
+def _require_finite(tensor: Tensor, path: str | Path, name: str) -> None:
+    wrong = int(tensor.numel() - tensor.isfinite().sum())
+    if wrong:
+        raise ValueError(
+            f"{path} is not written: {name} holds NaN or infinity at {wrong:,} of {tensor.numel():,} places; look for "
+            "weights that are not finite and for activations that overflow"
+        )

@@ -375,6 +375,16 @@ def test_a_loss_that_is_nan_is_an_error_and_no_bank(workspace, tmp_path, monkeyp
     assert not (tmp_path / "index.json").exists()
 
 
+def test_a_step_that_ends_in_nan_is_not_what_a_later_run_goes_on_from(workspace, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        after_each_step(patch, lambda whole: whole.rotation.fill_(torch.nan))
+        with pytest.raises(ValueError, match="rotation is not finite after step 1; lower the recipe's rates"):
+            calibrate(workspace, tmp_path / "bank", few(SPINQUANT))
+    assert not list((tmp_path / "bank").glob("*"))
+    expected = contents(calibrate(workspace, tmp_path / "whole", few(SPINQUANT)))
+    assert contents(calibrate(workspace, tmp_path / "bank", few(SPINQUANT))) == expected
+
+
 @pytest.mark.parametrize("recipe", [QUAROT, few(SPINQUANT), few(OSTQUANT)], ids=["quarot", "spinquant", "ostquant"])
 def test_a_family_whose_stream_cannot_be_rotated_is_refused_by_name(tmp_path, recipe):
     gemma = Workspace("gemma3_text", tmp_path)

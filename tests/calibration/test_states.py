@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 from stopped_for_tests import Stopped, stop_after
 
 from altq.calibration import states as module
+from altq.calibration.bank import read_index
 from altq.calibration.states import (
     MOMENT_WINDOWS,
     WINDOWS_PER_BATCH,
@@ -16,6 +17,7 @@ from altq.calibration.states import (
     token_weights,
     windows_of_step,
 )
+from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
 from altq.runtime import files
 
@@ -99,6 +101,32 @@ def test_token_weights():
     state = torch.tensor([[[3.0, 4.0], [1.0, 1.0]]])
     assert token_weights("mse", state).tolist() == [[[1.0], [1.0]]]
     torch.testing.assert_close(token_weights("relative", state), torch.tensor([[[1 / 12.5], [1.0]]]))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-8])
+def test_a_token_of_nothing_has_a_weight_of_its_own(scale):
+    state = torch.tensor([[[3.0, 4.0], [scale, -scale]]])
+    weights = token_weights("relative", state)
+    assert weights[0, 0] == 1 / 12.5 and weights[0, 1] == pytest.approx(1e6)
+
+
+def test_embeddings_of_zero_are_calibrated(tmp_path):
+    # The first token of a window sees no other one: its state is zero after attention, too.
+    workspace = Workspace("llama_gqa", tmp_path)
+    path = workspace.model / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.embed_tokens.weight"][:30] = 0
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert (workspace.tokens[:, 0] < 30).any() and (workspace.tokens >= 30).any()
+    record_states(workspace.model, workspace.tokens, "relative", workspace.states, "test")
+    states = States(workspace.states)
+    assert (states.state(1).square().mean(-1) == 0).any()
+    for s in range(4):
+        assert all(tensor.isfinite().all() for tensor in states.observed(s).values())
+    for kind in ("affine", "balance"):
+        bank = workspace.bank(Setting(4, 4, 4, 4), kind, clip_search=True, steps=2)
+        losses = [(entry["start_loss"], entry["loss"]) for entry in read_index(bank)["entries"]]
+        assert all(0 < loss <= start_loss < 1 for start_loss, loss in losses)
 
 
 @pytest.mark.parametrize(

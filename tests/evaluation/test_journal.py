@@ -34,3 +34,10 @@ def test_nothing_is_left_when_all_is_written(tmp_path):
     journal.add(1)
     journal.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_finite_is_not_kept(tmp_path):
+    journal = Journal(tmp_path / "journal", "one")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        journal.add({"log_likelihood": float("nan")})
+    assert Journal(tmp_path / "journal", "one").finished == []

@@ -73,6 +73,15 @@ def test_losses_that_are_not_finite_are_refused(tmp_path, value):
     tensors = load_file(folder / "model.safetensors")
     tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = value
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"{folder}: the state after block 1 is not finite"):
+        perplexity_losses(open_model(folder), make_tokens())
+
+
+def test_a_head_that_is_not_finite_is_refused(tmp_path):
+    folder = save_tiny_model("llama_gqa", tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"][0, 0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="the loss of window 0 is nan"):
         perplexity_losses(open_model(folder), make_tokens())
 

@@ -31,6 +31,27 @@ def test_what_the_system_refuses_is_an_error_of_the_system(tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_nothing_that_is_not_finite_is_written(tmp_path, value, dtype):
+    damaged = torch.ones(3, 4, dtype=dtype)
+    damaged[2, 1] = value
+    path = tmp_path / "t.safetensors"
+    with pytest.raises(ValueError, match=rf"{path} is not written: tensor o.moment holds NaN or infinity at 1 of 12"):
+        write_tensors(path, {"count": torch.tensor(3), "fine": torch.ones(2), "o.moment": damaged})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_hidden_states_that_are_not_finite_are_not_written(tmp_path, value):
+    path = tmp_path / "state.npy"
+    with pytest.raises(ValueError, match=f"{path} is not written: window 2 of the hidden states holds NaN or infinity"):
+        with written_hidden_states(path, (3, 4, 5)) as states:
+            states.fill_(1)
+            states[2, 3, 4] = value
+    assert not list(tmp_path.iterdir())
+
+
 def test_hidden_states_are_there_when_all_of_them_are_filled_in(tmp_path):
     path = tmp_path / "state.npy"
     with written_hidden_states(path, (3, 4, 5)) as states:
