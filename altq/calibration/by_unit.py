@@ -17,6 +17,7 @@ from altq.calibration.start import silent_sites, start_sublayer
 from altq.calibration.states import States
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.calibration.unit import Problem, Unit
+from altq.calibration.windows import require_windows
 from altq.experiment.kinds import HALVES, sublayer_name
 from altq.experiment.recipe import Recipe
 from altq.experiment.setting import Setting
@@ -48,9 +49,10 @@ def calibrate_bank(
     entries are the same bits for any number of shards.
 
     `code` identifies the code that calibrates: it is part of each entry's fingerprint, as are the recipe, the setting,
-    the seed and the states. ValueError names the sublayer that cannot be fitted.
+    the seed and the states. ValueError names the sublayer that cannot be fitted, or windows that there are not.
     """
     skeleton, known = Skeleton(model), States(states)
+    require_windows(recipe, known.num_windows)
     arguments = skeleton.block_arguments(known.length)
     common = {"setting": str(setting), "kind": kind, "seed": seed, "code": code}
     common["recipe"] = recipe.model_dump(mode="json")
@@ -67,7 +69,8 @@ def calibrate_bank(
         for s, quantized, record in zip(members, unit.sublayers, made):
             write_entry(entry_path(folder, s), quantized, record)
         seconds = time.monotonic() - began
-        log.info("%s, %s at %s: loss %.5g -> %.5g in %.1f s", name, kind, setting, fit.start_loss, fit.loss, seconds)
+        reached = f"{fit.start_loss:.5g} -> {fit.loss:.5g}" if fit.steps_kept else f"{fit.start_loss:.5g}"
+        log.info("%s, %s at %s: loss %s in %.1f s", name, kind, setting, reached, seconds)
         return made
 
     records: list[dict[str, Any]] = []

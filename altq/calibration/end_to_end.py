@@ -20,6 +20,7 @@ from altq.calibration.losses import cross_entropy, kl_top
 from altq.calibration.states import States, spread, windows_of_step
 from altq.calibration.sublayer import module_key
 from altq.calibration.whole_model import WholeModel
+from altq.calibration.windows import require_windows
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
@@ -85,8 +86,7 @@ class _Training:
 
     def __init__(self, whole: WholeModel, states: States, recipe: EndToEndRecipe, path: Path, made_from: str) -> None:
         self.whole, self.states, self.recipe, self.path, self.made_from = whole, states, recipe, path, made_from
-        if recipe.steps and recipe.windows_per_step > states.num_windows:
-            raise ValueError(f"windows_per_step is {recipe.windows_per_step}, but the states have {states.num_windows}")
+        require_windows(recipe, states.num_windows)
         self.tokens, self.last_state = states.tokens(), states.state(states.num_sublayers)
         rotations = [p for p in _rotations(whole) if p.requires_grad]
         scalings = [p for p in whole.parameters() if p.requires_grad and not isinstance(p, geoopt.ManifoldParameter)]

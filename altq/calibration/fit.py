@@ -63,6 +63,7 @@ def fit_unit(unit: Unit, problem: Problem, recipe: Recipe, name: str) -> Fit:
         raise ValueError(f"{name}: {problem_found}, even at {RATE_REDUCTIONS[-1]} of the learning rate")
     if loss < start_loss:
         return Fit(start_loss, loss, restarts, True)
+    log.info("%s: %d steps taken back, from a loss of %.5g after them", name, recipe.steps, loss)
     unit.load_state_dict(start)
     return Fit(start_loss, start_loss, restarts, False)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from altq.calibration.bank import Entry, read_entry, read_index, read_residual
 from altq.calibration.states import WINDOWS_PER_BATCH, States, batches, token_weights
 from altq.calibration.sublayer import QuantizedSublayer, fold_biases, fold_weight, identity_transforms, module_key
+from altq.calibration.windows import require_windows
 from altq.checkpoint.format import CHECKPOINT_FILE, finish_checkpoint, part_path, write_part
 from altq.checkpoint.quantized_model import read_input
 from altq.experiment.kinds import HALVES, sublayer_name
@@ -63,12 +64,14 @@ def assemble(
     banks: kind -> folder of its bank; `identity` needs none. method, seed: what results are to say of the
     checkpoint; without a method the selection's policy. One block is in memory at a time. A run of the same
     `made_from` that was stopped goes on at the sublayer where it stopped. ValueError where the selection is of another
-    model or names a kind without a bank, or where banks do not share the rotation of the residual stream.
+    model or names a kind without a bank, where banks do not share the rotation of the residual stream, or where GPTQ is
+    to look at more windows than the states have.
     """
     folder = Path(folder)
     skeleton = Skeleton(model, rotation=_shared_rotation(banks))
     known, chosen = States(states), Selection.read(selection)
     _check(chosen, skeleton, banks, setting)
+    require_windows(rounding, known.num_windows)
     num_sublayers, arguments = len(chosen.kinds), skeleton.block_arguments(known.length)
     # Rounding to nearest looks at no window; one keeps the stream a stream.
     seen = slice(rounding.windows if rounding.weights == "gptq" else 1)

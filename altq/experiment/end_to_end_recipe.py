@@ -26,7 +26,7 @@ class EndToEndRecipe(Section):
         "cross_entropy",
         description="next-token cross-entropy, or the KL divergence over the full-precision model's likeliest tokens",
     )
-    top_k: int = Field(1000, ge=1, description="kl_top: how many tokens of the vocabulary it looks at")
+    top_k: int = Field(1000, ge=1, description="kl_top: how many tokens of the vocabulary it looks at, at most")
     optimiser: Literal["cayley_sgd", "riemannian_adam"] = Field("riemannian_adam", description="of the rotations")
     rotation_rate: float = Field(0.02, gt=0, description="learning rate of rotations")
     scaling_rate: float = Field(0.002, gt=0, description="learning rate of scalings (Adam)")
@@ -37,6 +37,11 @@ class EndToEndRecipe(Section):
     cache_clip: float = Field(1.0, gt=0, le=1, description="clipping factor of keys and values")
     asymmetric: bool = Field(False, description="activations with a zero point, as the cache has one")
     weight_clip: bool = Field(True, description="search each weight row's clipping factor by its squared error")
+
+    @property
+    def calibration_windows(self) -> dict[str, int]:
+        """See altq/calibration/windows.py."""
+        return {"windows_per_step": self.windows_per_step} if self.steps else {}
 
     @model_validator(mode="after")
     def _steps_train_something(self) -> Self:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from altq.calibration.windows import windows_beyond
 from altq.experiment.baselines import BASELINES, FLATQUANT, OSTQUANT, QUAROT, SMOOTHQUANT, SPINQUANT
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.methods import FULL, METHODS, PROBE, method_of
@@ -127,13 +128,12 @@ class Experiment(Section):
                     problems.append(
                         f"selection.heuristic.{half}.count is {count}, but {name} has {model.num_blocks} blocks"
                     )
-        baselines = {f"baselines.{name}": recipe for name, recipe in self.baselines if name in self.methods}
-        for place, recipe in {"recipe": self.recipe, "selection.search": self.selection.search, **baselines}.items():
-            if recipe.steps and recipe.windows_per_step > self.calibration.num_windows:
-                problems.append(
-                    f"{place}.windows_per_step is {recipe.windows_per_step}, but calibration.num_windows is "
-                    f"{self.calibration.num_windows}"
-                )
+        readers = {f"baselines.{name}": recipe for name, recipe in self.baselines if name in self.methods}
+        readers |= {"recipe": self.recipe, "selection.search": self.selection.search, "rounding": self.rounding}
+        num_windows = self.calibration.num_windows
+        for place, options in readers.items():
+            for name, asked in windows_beyond(options, num_windows).items():
+                problems.append(f"{place}.{name} is {asked}, but calibration.num_windows is {num_windows}")
         asking = [name for name, table in self.study if getattr(table, "zero_shot", False)]
         if asking and not self.tasks:
             problems.append(f"study.{asking[0]}.zero_shot asks for zero-shot results, but there are no tasks")

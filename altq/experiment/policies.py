@@ -70,6 +70,11 @@ class SearchOptions(Section):
     windows_per_step: int = Field(2, ge=1, description="calibration windows in each step")
     mixture_rate: float = Field(0.1, gt=0, description="learning rate of alpha (AdamW); many steps want 0.005")
 
+    @property
+    def calibration_windows(self) -> dict[str, int]:
+        """See altq/calibration/windows.py."""
+        return {"windows_per_step": self.windows_per_step}
+
 
 class Grid(Section):
     """The points of Table 6, in its order."""

@@ -55,6 +55,12 @@ class Recipe(Section):
     betas: tuple[float, float] = Field((0.5, 0.9), description="Adam's decay rates; few steps want short memories")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
 
+    @property
+    def calibration_windows(self) -> dict[str, int]:
+        """See altq/calibration/windows.py."""
+        asked = {"search_windows": self.search_windows} if self.clip_search or self.steps else {}
+        return asked | ({"windows_per_step": self.windows_per_step} if self.steps else {})
+
     @model_validator(mode="after")
     def _scalings_take_no_steps(self) -> Self:
         if self.other_sites == "scaling" and self.steps:

@@ -15,3 +15,8 @@ class RoundingOptions(Section):
     block_size: int = Field(64, ge=1, description="GPTQ: columns updated together")
     damping: float = Field(0.01, gt=0, description="GPTQ: ridge on the Hessian, as a share of its mean diagonal")
     act_order: bool = Field(False, description="GPTQ: visit columns by decreasing Hessian diagonal")
+
+    @property
+    def calibration_windows(self) -> dict[str, int]:
+        """See altq/calibration/windows.py."""
+        return {"windows": self.windows} if self.weights == "gptq" else {}

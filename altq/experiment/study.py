@@ -34,7 +34,7 @@ class ZeroShotOptions(Table):
 
     methods: list[str] = Field([], description="methods that are compared; those of the experiment when absent")
     reference: str = Field("flatquant", description="the method that others are compared with on the same items")
-    limit: int | None = Field(None, ge=2, description="items of each task, drawn at random; all when absent")
+    limit: int | None = Field(None, ge=2, description="items of each task, drawn at random; all when absent or fewer")
     seed: int = Field(0, ge=0, description="seed by which they are drawn")
 
     @field_validator("methods")

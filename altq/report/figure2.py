@@ -37,7 +37,10 @@ def correlation_frame(points: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def _points(path: Path, statistics: Mapping[str, Any], options: HeuristicOptions) -> pandas.DataFrame:
-    """A row for each sublayer; gain: by how much of affine's held-out error rotation's is lower, as a log ratio."""
+    """A row for each sublayer; gain: by how much of affine's held-out error rotation's is lower, as a log ratio.
+
+    Sublayers without an error, whatever the kind, have no ratio and no row.
+    """
     model, setting, seed = place_of(path)
     measured = Scores.read(path)
     if not {"affine", "rotation"} <= set(measured.kinds):
@@ -46,6 +49,8 @@ def _points(path: Path, statistics: Mapping[str, Any], options: HeuristicOptions
     for offset, half in enumerate(HALVES):
         kurtosis = kurtosis_scores(statistics[model], half, getattr(options, half).score)
         for block, (score, errors) in enumerate(zip(kurtosis, measured.values[offset::2], strict=True)):
+            if errors["affine"] == errors["rotation"] == 0:
+                continue
             gain = math.log(errors["affine"] / errors["rotation"])
             rows.append([model, setting, seed, half, block, score, errors["affine"], errors["rotation"], gain])
     names = ["model", "setting", "seed", "half", "block", "kurtosis", "error_affine", "error_rotation", "gain"]

@@ -99,8 +99,8 @@ def zero_shot(experiment: Experiment) -> str:
     """How accuracy is measured, and how the items differ from those of the harness."""
     options = experiment.zero_shot
     drawn = "all items" if options.limit is None else (
-        f"{options.limit} items of each, drawn at random with the seed {options.seed} from each part of the set in "
-        "proportion (paper: all)"
+        f"{options.limit} items of each, all where there are fewer, drawn at random with the seed {options.seed} from "
+        "each part of the set in proportion (paper: all)"
     )  # fmt: skip
     sentence = f"Zero-shot tasks as lm-evaluation-harness {HARNESS} defines and scores them: {drawn}."
     for name, task in experiment.tasks.items():

@@ -22,6 +22,7 @@ from altq.calibration.by_unit import start_unit
 from altq.calibration.fit import RATE_REDUCTIONS, make_optimisers
 from altq.calibration.states import States, windows_of_step
 from altq.calibration.unit import Problem, Unit
+from altq.calibration.windows import require_windows
 from altq.experiment.kinds import sublayer_name
 from altq.experiment.policies import SearchOptions
 from altq.experiment.recipe import Recipe
@@ -131,6 +132,8 @@ def search_model(
     again.
     """
     skeleton, known = Skeleton(model), States(states)
+    for asking in (recipe, options):
+        require_windows(asking, known.num_windows)
     arguments = skeleton.block_arguments(known.length)
     common = {"setting": str(setting), "seed": seed, "kinds": list(candidates), "code": code}
     common |= {"recipe": recipe.model_dump(mode="json"), "search": options.model_dump(), "states": known.fingerprint}

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 from altq.calibration.by_unit import start_sublayers
+from altq.calibration.start import silent_sites
 from altq.calibration.states import States
+from altq.experiment.kinds import HALVES, sublayer_name
 from altq.experiment.recipe import Recipe
 from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
@@ -80,17 +82,23 @@ def predict_model(
     """{kind: prediction} of each sublayer at its selected site, for the closed-form start of each kind.
 
     The start is `balance`, whatever the recipe says: random factors are the same for both kinds, and say nothing.
-    The moments are those of the states: activations weighted by their sensitivity, which stands for W^T W.
+    The moments are those of the states: activations weighted by their sensitivity, which stands for W^T W. ValueError
+    names a sublayer whose selected site has no signal: nothing can be predicted there.
     """
     skeleton, known = Skeleton(model), States(states)
     recipe = recipe.model_copy(update={"start": "balance"})
     predictions = []
     for s in progress(range(2 * skeleton.num_blocks), f"predicting at {setting}"):
         observed = known.observed(s)
+        site = skeleton.family.half(HALVES[s % 2]).selected_site
+        if site in silent_sites(observed):
+            raise ValueError(
+                f"{sublayer_name(s)}: no signal at {site}, where no kind has less noise than another; choose another "
+                "policy than `predicted` for this model"
+            )
         of_kind = {}
         for kind in candidates:
             (quantized,) = start_sublayers(skeleton, [s], [observed], setting, kind, seed, recipe)
-            site = quantized.sublayer.half.selected_site
             moments = observed[f"{site}.moment"][0], observed[f"{site}.sensitivity"][0]
             of_kind[kind] = predict(quantized.transforms[site], *moments, setting)
         predictions.append(of_kind)

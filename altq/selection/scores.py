@@ -59,12 +59,16 @@ class Scores:
 def best_selection(policy: str, scores: Scores) -> Selection:
     """The kind with the best score at every sublayer (Eq. 7, where the scores are pi).
 
-    ValueError where two are equally good, to the rounding of float32: nothing speaks for either.
+    ValueError where two are equally good, to the rounding of float32: nothing speaks for either. Where every kind has
+    an error of 0, as at a sublayer without signal, nothing speaks against the first one either.
     """
     layers = []
     for sublayer, of_kind in enumerate(scores.values):
         ranked = sorted(of_kind, key=of_kind.get, reverse=not scores.lower_is_better)
         best = ranked[0]
+        if scores.lower_is_better and not any(of_kind.values()):
+            layers.append(Layer(sublayer, scores.kinds[0], f"{scores.quantity}: 0 for every kind", score=0.0))
+            continue
         if len(ranked) > 1 and math.isclose(of_kind[best], of_kind[ranked[1]], rel_tol=TIE):
             raise ValueError(
                 f"policy {policy!r} cannot choose at sublayer {sublayer}: {best} and {ranked[1]} both have a "

@@ -113,7 +113,7 @@ def test_steps_lower_the_loss_from_a_random_start(workspace):
         assert fit.steps_kept and fit.loss < 0.97 * fit.start_loss
 
 
-def test_steps_that_raise_the_loss_are_taken_back(workspace, monkeypatch):
+def test_steps_that_raise_the_loss_are_taken_back(workspace, monkeypatch, caplog):
     unit, problem, observed = build(workspace, 1)
     before = {}
 
@@ -123,7 +123,11 @@ def test_steps_that_raise_the_loss_are_taken_back(workspace, monkeypatch):
             unit.sublayers[0].weight_clip["down_proj"].set(0.02)
 
     monkeypatch.setattr(module, "_take_steps", spoil)
-    fit = start_and_fit(unit, problem, observed, recipe(steps=1), "here")
+    with caplog.at_level(logging.INFO, logger=module.__name__):
+        fit = start_and_fit(unit, problem, observed, recipe(steps=3), "here")
+    [said] = caplog.messages
+    assert said.startswith("here: 3 steps taken back, from a loss of ")
+    assert float(said.rpartition("loss of ")[2].split()[0]) > fit.start_loss
     assert before and not fit.steps_kept and fit.loss == fit.start_loss
     assert changed_names(unit, before) == set()
 

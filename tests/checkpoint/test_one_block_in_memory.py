@@ -91,7 +91,7 @@ def test_reconstruction(workspace, others):
 def test_assembly_and_perplexity(workspace, others, weights):
     workspace.bank(SETTING, "affine")
     others.clear()
-    folder = workspace.checkpoint(SETTING, ["affine"] * 4, RoundingOptions(weights=weights), folder=weights)
+    folder = workspace.checkpoint(SETTING, ["affine"] * 4, RoundingOptions(weights=weights, windows=4), folder=weights)
     perplexity_losses(QuantizedSkeleton(folder), workspace.tokens)
     perplexity_losses(Skeleton(workspace.model), workspace.tokens)
     assert others == [0] * 6

@@ -8,6 +8,7 @@ from models_for_tests import (
     KINDS,
     Workspace,
     logits,
+    make_tokens,
     recipe,
     relative_error,
     save_tiny_model,
@@ -28,6 +29,9 @@ from altq.experiment.policies import HeuristicOptions
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.selection.heuristic import heuristic_selection
+from altq.selection.reconstruction import reconstruction_errors
+from altq.selection.scores import Scores, best_selection
+from altq.selection.sqnr import predict_model
 from altq.statistics.kurtosis import weight_statistics
 
 SETTING = Setting(4, 4, 4, 4)
@@ -111,14 +115,29 @@ def test_the_heuristic_selects_among_weights_of_which_some_are_zero(silenced):
     assert len(heuristic_selection(statistics, HeuristicOptions()).kinds) == 4
 
 
+def test_the_oracle_selects_and_what_cannot_be_predicted_is_said(silenced):
+    banks = {kind: silenced.bank(SETTING, kind) for kind in ("affine", "rotation")}
+    held_out = make_tokens(seed=7)
+    errors = reconstruction_errors(silenced.model, held_out, banks, SETTING, "relative")
+    assert errors[0] == {"affine": 0, "rotation": 0} and all(min(of_kind.values()) > 0 for of_kind in errors[1:3])
+    assert best_selection("oracle", Scores("tiny", "error", True, tuple(errors))).kinds[0] == "affine"
+    with pytest.raises(ValueError, match="block 0 attention: no signal at qkv"):
+        predict_model(silenced.model, silenced.states, SETTING, 0, ["affine", "rotation"], recipe())
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
 def test_a_warning_names_block_and_site(silenced, tmp_path, caplog):
-    bank = silenced.bank(SETTING, "affine")
-    assert "block 0 attention: no signal at key, o, qkv, value; nothing is balanced there" in caplog.messages
-    assert "block 1 ffn: no signal at down, gate_up; nothing is balanced there" in caplog.messages
-    assert len(caplog.messages) == 2
+    bank = silenced.bank(SETTING, "affine", folder=tmp_path / "bank")
+    assert warnings_of(caplog) == [
+        "block 0 attention: no signal at key, o, qkv, value; nothing is balanced there",
+        "block 1 ffn: no signal at down, gate_up; nothing is balanced there",
+    ]
     caplog.clear()
     checkpoint(silenced, bank, "affine", SETTING, tmp_path)
-    assert caplog.messages == ["block 1 ffn: no signal at down; its weights are rounded to nearest"]
+    assert warnings_of(caplog) == ["block 1 ffn: no signal at down; its weights are rounded to nearest"]
 
 
 def test_one_head_is_named_and_the_others_are_balanced(tmp_path, caplog):
@@ -127,7 +146,7 @@ def test_one_head_is_named_and_the_others_are_balanced(tmp_path, caplog):
     assert [moment.abs().max() > 0 for moment in observed["value.moment"]] == [True, False, True]
     bank = workspace.bank(SETTING, "affine")
     said = "block 0 attention: no signal at key of head 1, value of head 1; nothing is balanced there"
-    assert caplog.messages == [said]
+    assert warnings_of(caplog) == [said]
     first, silent, last = read_entry(bank, 0).transforms["value"].factors.detach()
     eye = torch.eye(6)
     assert (silent @ silent.T - eye).abs().max() < 1e-5

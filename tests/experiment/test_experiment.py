@@ -162,6 +162,10 @@ def test_the_grid_varies_beta_then_share_then_computes_beta(smoke):
         (("calibration", "corpus"), "pydox", "calibration.corpus 'pydox' is not among the corpora"),
         (("calibration", "loss"), "mae", "calibration.loss: "),
         (("recipe", "windows_per_step"), 9, "recipe.windows_per_step is 9, but calibration.num_windows is 8"),
+        (("recipe", "search_windows"), 9, "recipe.search_windows is 9, but calibration.num_windows is 8"),
+        (("rounding", "windows"), 9, "rounding.windows is 9, but calibration.num_windows is 8"),
+        (("rounding",), {}, "rounding.windows is 16, but calibration.num_windows is 8"),
+        (("calibration", "num_windows"), 7, "rounding.windows is 8, but calibration.num_windows is 7"),
         (("recipe", "learning_rate"), 0, "recipe.learning_rate: "),
         (("recipe", "scaling"), True, "recipe.scaling: Input should be 'none', 'ones', 'balance' or 'smooth'"),
         (("recipe", "smooth_alpha"), 1.5, "recipe.smooth_alpha: Input should be less than or equal to 1"),
@@ -175,6 +179,11 @@ def test_the_grid_varies_beta_then_share_then_computes_beta(smoke):
             ("baselines", "ostquant", "windows_per_step"),
             9,
             "baselines.ostquant.windows_per_step is 9, but calibration.num_windows is 8",
+        ),
+        (
+            ("baselines", "flatquant", "search_windows"),
+            9,
+            "baselines.flatquant.search_windows is 9, but calibration.num_windows is 8",
         ),
         (("selection", "candidates"), ["affine"], "selection.candidates: "),
         (("selection", "candidates"), ["affine", "affine"], "a kind is listed twice: affine, affine"),
@@ -202,6 +211,19 @@ def test_bad_input_is_named(smoke, place, value, said):
         section = section.setdefault(name, {})
     section[place[-1]] = value
     assert said in refused(smoke)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rounding": {"weights": "rtn", "windows": 16}},
+        {"recipe": {"steps": 0, "clip_search": False, "search_windows": 9, "windows_per_step": 9}},
+        {"baselines": {"spinquant": {"steps": 0, "windows_per_step": 9}, "flatquant": {"steps": 0}}},
+    ],
+    ids=["rtn", "nothing searched", "no steps"],
+)
+def test_windows_that_nothing_looks_at_are_not_counted(smoke, change):
+    assert Experiment.parse(smoke | change)
 
 
 @pytest.mark.parametrize("name", ["models", "corpora", "settings", "methods", "seeds", "calibration", "evaluation"])

@@ -38,6 +38,14 @@ def test_a_tie_is_an_error_and_a_tie_among_losers_is_not():
     assert best_selection("oracle", scores(values, values)).kinds == ("affine", "affine")
 
 
+def test_where_no_kind_has_an_error_the_first_is_as_good_as_any():
+    silent, other = {"affine": 0.0, "rotation": 0.0}, {"affine": 2.0, "rotation": 1.0}
+    chosen = best_selection("oracle", scores(silent, other))
+    assert chosen.kinds == ("affine", "rotation") and chosen.layers[0].reason == "error: 0 for every kind"
+    with pytest.raises(ValueError, match="cannot choose at sublayer 0"):
+        best_selection("learned", scores(silent, other, lower=False))
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
