@@ -45,7 +45,8 @@ def read_hidden_states(path: str | Path) -> Tensor:
 def written_hidden_states(path: str | Path, shape: tuple[int, ...]) -> Iterator[Tensor]:
     """Yield float32 hidden states [windows, length, hidden] to be filled in, which are at `path` thereafter.
 
-    ValueError where they hold NaN or infinity by then, as for `write_tensors`. Their space is allocated first: a full disk is an OSError here, where it would kill a process that fills a mapping.
+    ValueError where they hold NaN or infinity by then, as for `write_tensors`. Their space is allocated first: a full
+    disk is an OSError here, where it would kill a process that fills a mapping.
     """
     with atomic(path) as partial:
         array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
