@@ -18,8 +18,8 @@ def start_sublayer(
 ) -> dict[str, Transform]:
     """`kind` at the selected site; at all others what the recipe says: affine (section 4.1) or scalings.
 
-    observed: what `altq.calibration.states.observe` gave for this sublayer. `balance` is at down, too. Where a moment is
-    zero (`silent_sites`), nothing is balanced and no channel is scaled.
+    observed: what `altq.calibration.states.observe` gave for this sublayer. `balance` is at down, too. Where a
+    moment is zero (`silent_sites`), nothing is balanced and no channel is scaled.
     """
     options = {"start": recipe.start, "generator": generator}
 
