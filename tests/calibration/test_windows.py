@@ -11,7 +11,7 @@ from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.policies import SearchOptions
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
-from altq.selection.search import search_model
+from altq.selection.learned import search_model
 
 SETTING = Setting(4, 4, 4, 4)
 

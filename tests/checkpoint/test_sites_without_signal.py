@@ -29,10 +29,10 @@ from altq.experiment.policies import HeuristicOptions
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.selection.heuristic import heuristic_selection
-from altq.selection.reconstruction import reconstruction_errors
+from altq.selection.oracle import reconstruction_errors
+from altq.selection.predicted import predict_model
 from altq.selection.scores import Scores, best_selection
-from altq.selection.sqnr import predict_model
-from altq.statistics.kurtosis import weight_statistics
+from altq.selection.weight_statistics import weight_statistics
 
 SETTING = Setting(4, 4, 4, 4)
 SILENT = {
