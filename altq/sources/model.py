@@ -89,9 +89,11 @@ def _publish(staging: Path, folder: Path) -> None:
     (folder / PROVENANCE).unlink(missing_ok=True)
     for stale in _files(folder):
         stale.unlink()
+    # The folder was made under the umask, and its files get what is left of its mode; safetensors makes private ones.
+    mode = staging.stat().st_mode & 0o666
     for path in _files(staging):
         if not path.is_symlink():
-            path.chmod(0o644)
+            path.chmod(mode)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
         os.replace(path, folder / path.name)

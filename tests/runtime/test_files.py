@@ -1,6 +1,7 @@
 """Nothing partial is ever left under a final name, and no result file holds a NaN."""
 
 import hashlib
+import os
 
 import pytest
 
@@ -48,3 +49,25 @@ def test_no_disk_space_says_how_much(tmp_path):
     with pytest.raises(OSError, match=r"needs 1000000000.00 GB, .* are free"):
         require_space(tmp_path, 10**18)
     require_space(tmp_path / "new", 1)
+
+
+@pytest.fixture(params=[0o002, 0o022, 0o077])
+def umask(request):
+    """A umask for the length of a test."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_files_have_the_mode_that_the_umask_leaves(tmp_path, umask):
+    import torch
+
+    from altq.runtime.tensor_files import write_tensors, written_hidden_states
+
+    write_json(tmp_path / "a.json", {})
+    # This library writes a private file beside the one that it is told, and renames it.
+    write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
+    with written_hidden_states(tmp_path / "a.npy", (1, 2, 3)):
+        pass
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("a.json", "a.safetensors", "a.npy"), 0o666 & ~umask)

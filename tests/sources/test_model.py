@@ -1,6 +1,7 @@
 """Fetching models: made and local ones, and that what is wrong with a model is said before anything else runs."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -83,6 +84,17 @@ def test_provenance(original):
     assert set(provenance["files"]) == {path.name for path in original.iterdir()} - {"source.json"}
     for name, sha256 in provenance["files"].items():
         assert files.sha256(original / name) == sha256
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o077])
+def test_fetched_files_have_the_mode_that_the_umask_leaves(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        fetch_model(MADE, tmp_path / "made")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "made").iterdir()}
+    assert "model.safetensors" in modes and set(modes.values()) == {0o666 & ~umask}, modes
 
 
 def test_local_folder_is_linked(local, tmp_path):
