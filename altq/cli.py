@@ -4,7 +4,6 @@ import argparse
 import ast
 import gc
 import logging
-import os
 import sys
 import warnings
 from contextlib import redirect_stderr
@@ -13,12 +12,13 @@ from importlib import import_module
 from importlib import util as import_util
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 
+from altq.commands.outputs import refuse_collisions
 from altq.runtime.code_hash import command_module, function_of
+from altq.runtime.cores import limit_threads
 from altq.runtime.gpu import claim_gpu
 from altq.runtime.progress import LinesFromBars, Messages
-from altq.runtime.stopping import Terminated, sigterm_heeded
+from altq.runtime.stopping import Terminated, is_interrupted, signals_heeded
 
 GROUPS = {
     "use": ("generate", "show"),
@@ -57,8 +57,6 @@ COMMANDS = tuple(command for group in GROUPS.values() for command in group)
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Importing torch and transformers makes millions of objects that stay: looking through them is a tenth of its time."""
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-
 DESCRIPTION = """\
 Adaptive layer-wise transformations for quantizing language models.
 
@@ -84,29 +82,36 @@ def main(argv: list[str] | None = None) -> int:
         near = get_close_matches(command, COMMANDS, n=1)
         print(f"altq: {command!r} is no command{f'; did you mean {near[0]}?' if near else ''}", file=sys.stderr)
         return 2
-    # The numeric libraries read the number of threads when they are imported, as the command's module does.
-    frame = frame_parser()
-    _limit_threads(frame.parse_known_args(flags)[0].threads)
     stderr = sys.stderr if sys.stderr.isatty() else LinesFromBars(sys.stderr)
     logger = logging.getLogger("altq")
     if not logger.handlers:
         logger.addHandler(Messages())
         logger.setLevel(logging.INFO)
-    with redirect_stderr(stderr), warnings.catch_warnings(), sigterm_heeded():
+    with redirect_stderr(stderr), warnings.catch_warnings(), signals_heeded():
         warnings.showwarning = _show_warning
         try:
+            # Both are settled before the numeric libraries are imported with the command's module.
+            limit_threads(frame_parser().parse_known_args(flags)[0].threads)
             if uses_gpu(command, flags):
                 claim_gpu()
-            module = import_module(command_module(command))
-            arguments = command_parser(command, module, frame).parse_args(flags)
-            getattr(module, function_of(command))(arguments)
-        except (ValueError, OSError) as error:
+            arguments = command_parser(command).parse_args(flags)
+            refuse_collisions(arguments)
+            arguments.run(arguments)
+        except KeyboardInterrupt as stop:
+            return _stopped(143 if isinstance(stop, Terminated) else 130)
+        except Exception as error:
+            if is_interrupted():
+                return _stopped(130)
+            if not isinstance(error, (ValueError, OSError)):
+                raise
             print(f"altq: {error}", file=sys.stderr)
             return 1
-        except KeyboardInterrupt as stop:
-            print("altq: stopped; run again to go on from there", file=sys.stderr)
-            return 143 if isinstance(stop, Terminated) else 130
     return 0
+
+
+def _stopped(status: int) -> int:
+    print("altq: stopped; run again to go on from there", file=sys.stderr)
+    return status
 
 
 def uses_gpu(command: str, flags: list[str]) -> bool:
@@ -141,13 +146,17 @@ def frame_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def command_parser(command: str, module: ModuleType, frame: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The parser of a command, whose function and flags its module defines."""
-    raw = argparse.RawDescriptionHelpFormatter
+def command_parser(command: str) -> argparse.ArgumentParser:
+    """The parser of a command, from its module, which is imported; `run` among what it parses is its function."""
+    module = import_module(command_module(command))
     parser = argparse.ArgumentParser(
-        f"altq {command}", description=help_of(command), parents=[frame], formatter_class=raw
+        f"altq {command}",
+        description=help_of(command),
+        parents=[frame_parser()],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     getattr(module, f"{function_of(command)}_flags")(parser)
+    parser.set_defaults(run=getattr(module, function_of(command)))
     return parser
 
 
@@ -156,12 +165,6 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a number of threads; give 1 or more")
     return value
-
-
-def _limit_threads(threads: int | None) -> None:
-    if threads is not None:
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-        os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:

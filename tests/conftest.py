@@ -48,7 +48,7 @@ def altq(run_python):
     """Run `altq ARGUMENTS` in `folder`."""
 
     def run(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess:
-        return run_python("-m", "altq", *arguments, folder=folder)
+        return run_python("-P", "-m", "altq", *arguments, folder=folder)
 
     return run
 

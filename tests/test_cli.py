@@ -5,20 +5,14 @@ import re
 import shlex
 import sys
 import warnings
-from importlib import import_module
 
 import pytest
 import yaml
 
-from altq.cli import COMMANDS, GROUPS, command_parser, frame_parser, help_of, main
+from altq.cli import COMMANDS, GROUPS, command_parser, help_of, main
 from altq.commands import results
-from altq.runtime.code_hash import command_module
 
 STAGES = [name for name in COMMANDS if name not in ("config", "schema")]
-
-
-def parser_of(name):
-    return command_parser(name, import_module(command_module(name)), frame_parser())
 
 
 def said(capsys, *argv):
@@ -59,7 +53,7 @@ def test_examples_are_accepted(name):
     assert examples
     for example in examples:
         command, *flags = shlex.split(example.split(" > ")[0])
-        assert command == name and parser_of(name).parse_args(flags)
+        assert command == name and command_parser(name).parse_args(flags).run
 
 
 def test_usage_errors_exit_with_2(capsys):
@@ -235,6 +229,33 @@ def test_threads_reach_the_libraries(run_python, project):
         "cli.main(['show', '--threads', '1'])\n"
     )
     assert run_python("-c", code, folder=project).stdout.strip() == "1"
+
+
+ONE_CORE = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+
+
+@pytest.mark.parametrize("asked", [2, 10**9])
+@pytest.mark.parametrize("by", ["flag", "environment"])
+def test_threads_are_at_most_the_usable_cores(run_python, project, asked, by, monkeypatch):
+    words = ["show"]
+    if by == "flag":
+        words += ["--threads", asked]
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", str(asked))
+        monkeypatch.setenv("RAYON_NUM_THREADS", str(asked))
+    # What a library would do with the number: torch asks for its threads when it is imported.
+    code = ONE_CORE + (
+        "import sys, types; from altq import cli; from altq.runtime import cores\n"
+        "def show(_):\n"
+        "    import torch\n"
+        "    print(torch.get_num_threads(), {os.environ.get(name, '1') for name in cores.THREAD_VARIABLES})\n"
+        "cli.import_module = lambda name: types.SimpleNamespace(show_flags=lambda parser: None, show=show)\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    ended = run_python("-c", code, *words, folder=project)
+    assert ended.stdout.strip() == "1 {'1'}", ended.stderr
+    flag = "--threads" if by == "flag" else "OMP_NUM_THREADS"
+    assert f"altq: warning: {flag} {asked}: this process may use 1 cores, and takes 1 threads" in ended.stderr
 
 
 def test_warnings_are_messages(capsys, monkeypatch):

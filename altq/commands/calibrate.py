@@ -26,7 +26,7 @@ def calibrate_flags(parser: argparse.ArgumentParser) -> None:
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--shard", metavar="K/N", help="calibrate the Kth of N ranges of sublayers alone")
     one.add_argument("--shards", type=Path, nargs="*", default=[], metavar="FILE", help="what all shards wrote")
-    add_output(parser, "folder")
+    add_output(parser, "folder", own=("shards",))
     add_options(parser, Recipe)
 
 

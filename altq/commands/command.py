@@ -3,11 +3,13 @@
 import argparse
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from altq.commands.outputs import refuse_overwriting
 from altq.experiment.kinds import KINDS
 from altq.experiment.tasks import TASKS, checked_task
 
@@ -63,14 +65,26 @@ def add_loss(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_output(parser: argparse.ArgumentParser, what: str) -> None:
+def add_output(parser: argparse.ArgumentParser, what: str, beside: Sequence[str] = (), own: Sequence[str] = ()) -> None:
+    """--output. what: a folder, or a file by its suffix (".json file").
+
+    beside: ends of what is written besides, after the stem of the file. own: flags whose files lie in the output folder.
+    """
     parser.add_argument("--output", type=Path, required=True, metavar="PATH", help=f"{what} to write")
+    parser.set_defaults(suffix=what.partition(" ")[0], beside=beside, own=own)
 
 
 def add_source(parser: argparse.ArgumentParser, kind: str) -> None:
     parser.add_argument(
         "--source", required=True, metavar="YAML", help=f"where the {kind} comes from, as under `{kind}` in config.yaml"
     )
+
+
+def refuse_own_source(output: Path, description: BaseModel) -> None:
+    """ValueError where a source's local files are those that are to be written: fetching would delete them."""
+    paths = getattr(description, "paths", None)
+    local = [description.path, *(paths.model_dump().values() if paths else [])]
+    refuse_overwriting([output], [Path(path) for path in local if path])
 
 
 def source_flags(description: BaseModel) -> str:

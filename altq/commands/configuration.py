@@ -12,6 +12,7 @@ from altq.resources.dry_run import list_jobs
 from altq.resources.needs import NUMERIC, Needs
 from altq.resources.plan import plan_jobs, to_text
 from altq.resources.stages import ON_A_GPU
+from altq.runtime.cores import usable_cores
 
 
 def config_flags(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +66,7 @@ def plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="files or rules to plan (default: all)")
     parser.add_argument("--directory", type=Path, default=Path(), help="where the experiment runs (default: here)")
     parser.add_argument("--remaining", action="store_true", help="only what is not done there yet")
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, metavar="N", help="cores (default: here)")
+    parser.add_argument("--cores", type=int, default=usable_cores(), metavar="N", help="cores (default: here)")
     parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs (default: 0)")
     parser.add_argument("--memory", type=float, metavar="GB", help="main memory of all jobs together (default: here)")
     parser.add_argument("--gpu-memory", type=float, default=80, metavar="GB", help="of one GPU (default: 80)")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from altq.commands.command import add_output, add_source, add_task, read_source
+from altq.commands.command import add_output, add_source, add_task, read_source, refuse_own_source
 from altq.experiment.sources import CorpusDescription, ModelDescription, TaskDescription
 from altq.sources import corpus, model, task
 
@@ -21,7 +21,9 @@ def fetch_model(arguments: argparse.Namespace) -> None:
       altq fetch-model --source '{path: ~/models/my-llama, num_blocks: 32}' --output results/models/mine
       altq fetch-model --source '{hub: meta-llama/Llama-2-7b-hf@main, num_blocks: 32}' --output results/models/llama2-7b
     """
-    model.fetch_model(read_source(arguments.source, ModelDescription), arguments.output)
+    description = read_source(arguments.source, ModelDescription)
+    refuse_own_source(arguments.output, description)
+    model.fetch_model(description, arguments.output)
 
 
 def fetch_corpus_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +40,9 @@ def fetch_corpus(arguments: argparse.Namespace) -> None:
       altq fetch-corpus --source '{module: pydoc_data.topics}' --output results/corpora/pydoc
       altq fetch-corpus --source '{paths: {calibration: train.txt, test: test.txt}}' --output results/corpora/mine
     """
-    corpus.fetch_corpus(read_source(arguments.source, CorpusDescription), arguments.output)
+    description = read_source(arguments.source, CorpusDescription)
+    refuse_own_source(arguments.output, description)
+    corpus.fetch_corpus(description, arguments.output)
 
 
 def fetch_task_flags(parser: argparse.ArgumentParser) -> None:
@@ -55,4 +59,6 @@ def fetch_task(arguments: argparse.Namespace) -> None:
 
       altq fetch-task --task piqa --source '{path: data/zero_shot/piqa.jsonl}' --output results/tasks/piqa
     """
-    task.fetch_task(arguments.task, read_source(arguments.source, TaskDescription), arguments.output)
+    description = read_source(arguments.source, TaskDescription)
+    refuse_own_source(arguments.output, description)
+    task.fetch_task(arguments.task, description, arguments.output)

@@ -1,7 +1,7 @@
 """Commands that draw the figures."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from altq.commands.command import add_output
@@ -16,13 +16,16 @@ Write = Callable[[list[Path], list[Path], HeuristicOptions, Path], None]
 """Writes a figure from statistics, what is drawn of each model and setting, the heuristic's options and the path."""
 
 
-def _add_figure(parser: argparse.ArgumentParser, drawn: str) -> None:
-    """--statistics, the flag of the files that are drawn, --output and the heuristic's options."""
+def _add_figure(parser: argparse.ArgumentParser, drawn: str, beside: Sequence[str] = ()) -> None:
+    """--statistics, the flag of the files that are drawn, --output and the heuristic's options.
+
+    beside: what is written beside a figure besides what is for each.
+    """
     parser.add_argument("--statistics", type=Path, nargs="+", required=True, metavar="FILE", help="of every model")
     parser.add_argument(
         drawn, type=Path, nargs="+", required=True, metavar="FILE", help="a row of panels each", dest="drawn"
     )
-    add_output(parser, ".pdf file")
+    add_output(parser, ".pdf file", beside=(".png", ".csv", ".json", *beside))
     add_options(parser, HeuristicOptions)
 
 
@@ -51,7 +54,7 @@ def figure1(arguments: argparse.Namespace) -> None:
 
 
 def figure2_flags(parser: argparse.ArgumentParser) -> None:
-    _add_figure(parser, "--scores")
+    _add_figure(parser, "--scores", beside=("-correlation.csv",))
 
 
 def figure2(arguments: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from kernels.measure.timing import write
 
 def benchmark_flags(parser: argparse.ArgumentParser) -> None:
     timing.add_flags(parser)
+    parser.set_defaults(suffix=".csv", beside=(".json",), own=())
 
 
 def benchmark(arguments: argparse.Namespace) -> None:
@@ -30,7 +31,7 @@ def benchmark(arguments: argparse.Namespace) -> None:
 
 
 def compiled_flags(parser: argparse.ArgumentParser) -> None:
-    add_output(parser, ".csv file")
+    add_output(parser, ".csv file", beside=(".json",))
 
 
 def compiled(arguments: argparse.Namespace) -> None:

@@ -66,7 +66,8 @@ def _measure(
     tokens = np.load(arguments.tokens)
     drawn = read_json(arguments.tokens.with_suffix(".json"))
     num_windows, window_length = tokens.shape
-    scratch = arguments.output.with_suffix(".states")
+    # Hidden, and so nobody's own: it is removed in the end.
+    scratch = arguments.output.with_name(f".{arguments.output.name}.states")
     inputs = [arguments.folder, arguments.tokens]
     nll = window_losses(open_folder(arguments.folder), tokens, scratch, identity(command, labels, inputs))
     interval = perplexity_interval(nll, window_length - 1, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))

@@ -26,7 +26,7 @@ from altq.runtime.provenance import provenance, read_record
 def _add_table(parser: argparse.ArgumentParser) -> None:
     """--results, --output and the captions."""
     parser.add_argument("--results", type=Path, nargs="+", required=True, metavar="FILE", help="results to show")
-    add_output(parser, ".csv file")
+    add_output(parser, ".csv file", beside=(".md", ".tex", ".png", ".json"))
     add_options(parser, Captions)
 
 
@@ -222,7 +222,7 @@ def cost_flags(parser: argparse.ArgumentParser) -> None:
         "--checkpoints", type=Path, nargs="+", required=True, metavar="FOLDER",
         help="checkpoint folders: checkpoints/<model>/<method>/<setting>/<weights>/seed<k>",
     )  # fmt: skip
-    add_output(parser, ".csv file")
+    add_output(parser, ".csv file", beside=(".md", ".json"))
 
 
 def cost(arguments: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ def tokens_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--window-length", type=int, required=True, metavar="N", help="tokens in a window")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the random starts; required for calibration")
-    add_output(parser, ".npy file")
+    add_output(parser, ".npy file", beside=(".json",))
 
 
 def tokens(arguments: argparse.Namespace) -> None:

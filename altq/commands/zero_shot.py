@@ -27,7 +27,7 @@ def requests_flags(parser: argparse.ArgumentParser) -> None:
     _add_items(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="number of items; all without it")
     add_seed(parser, "the draw of items")
-    add_output(parser, ".parquet file")
+    add_output(parser, ".parquet file", beside=(".json",))
 
 
 def requests(arguments: argparse.Namespace) -> None:
@@ -65,7 +65,7 @@ def zero_shot_flags(parser: argparse.ArgumentParser) -> None:
     add_task(parser)
     _add_items(parser)
     parser.add_argument("--requests", type=Path, required=True, metavar="FILE", help="requests (.parquet)")
-    add_output(parser, ".parquet file")
+    add_output(parser, ".parquet file", beside=(".json", ".journal.jsonl"))
 
 
 def zero_shot(arguments: argparse.Namespace) -> None:

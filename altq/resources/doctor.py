@@ -20,6 +20,7 @@ from altq.resources.dry_run import list_jobs
 from altq.resources.needs import Needs
 from altq.resources.plan import plan_jobs
 from altq.runtime.code_hash import ROOT
+from altq.runtime.cores import usable_cores
 from altq.runtime.gpu import list_devices
 from altq.sources.wheel import default_cache
 
@@ -115,7 +116,7 @@ def check_slurm() -> Check:
 
 def check_experiment(experiment: Experiment, file: Path, folder: Path) -> Iterator[Check]:
     """Disk and memory for what remains of an experiment in `folder`, and the way to its sources."""
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     jobs = list_jobs(file, folder, [], cores=cores, gpus=len(list_devices()), remaining=True)
     planned = plan_jobs(Needs(experiment, folder, len(list_devices())), jobs)
     disk, nearest = (

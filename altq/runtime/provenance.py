@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from altq.runtime.code_hash import code_hash
+from altq.runtime.cores import usable_cores
 from altq.runtime.files import fingerprint, read_json, sha256, write_json
 
 PACKAGES = (
@@ -96,7 +97,7 @@ def _versions() -> dict[str, str]:
 
 def _machine() -> dict[str, Any]:
     machine = {"system": platform.platform(), "processor": _processor(), "processors": os.cpu_count()}
-    machine["threads"] = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    machine["threads"] = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         machine["accelerator"] = torch.cuda.get_device_name()

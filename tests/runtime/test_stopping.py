@@ -8,12 +8,12 @@ import pytest
 
 from altq.runtime import stopping
 from altq.runtime.progress import progress
-from altq.runtime.stopping import Terminated, sigterm_heeded
+from altq.runtime.stopping import Terminated, signals_heeded
 
 
 def test_the_unit_at_work_is_finished():
     finished = []
-    with sigterm_heeded(), pytest.raises(Terminated):
+    with signals_heeded(), pytest.raises(Terminated):
         for unit in progress(range(5), "units"):
             if unit == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -24,7 +24,7 @@ def test_the_unit_at_work_is_finished():
 def test_a_long_unit_is_left(monkeypatch):
     monkeypatch.setattr(stopping, "GRACE_SECONDS", 1)
     began = time.monotonic()
-    with sigterm_heeded(), pytest.raises(Terminated):
+    with signals_heeded(), pytest.raises(Terminated):
         for _ in progress(range(5), "units"):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(60)
@@ -32,15 +32,15 @@ def test_a_long_unit_is_left(monkeypatch):
 
 
 def test_without_sigterm_nothing_happens():
-    with sigterm_heeded():
+    with signals_heeded():
         assert list(progress(range(5), "units")) == [0, 1, 2, 3, 4]
 
 
 def test_handlers_and_the_request_do_not_outlive_it():
     before = signal.getsignal(signal.SIGTERM)
-    with sigterm_heeded(), pytest.raises(Terminated):
+    with signals_heeded(), pytest.raises(Terminated):
         os.kill(os.getpid(), signal.SIGTERM)
         stopping.stop_if_asked()
     assert signal.getsignal(signal.SIGTERM) == before and signal.alarm(0) == 0
-    with sigterm_heeded():
+    with signals_heeded():
         stopping.stop_if_asked()

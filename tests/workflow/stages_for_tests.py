@@ -89,7 +89,7 @@ class Stages:
     def command(self, stage: str, where: str) -> list[str]:
         """The same for a shell."""
         words = _arguments(stage, self.arguments[stage], self._output(stage, where))
-        return [sys.executable, "-m", "altq", *words]
+        return [sys.executable, "-P", "-m", "altq", *words]
 
     def written(self, stage: str, where: str) -> dict[str, bytes]:
         """Every file of a stage but what tells how long it took."""
