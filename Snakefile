@@ -52,9 +52,10 @@ ENVS = f"{CHECKOUT}/envs"
 # Jobs run this checkout of altq (PYTHONPATH) in the environment of this Snakemake (PATH), or in that of --sdm conda.
 # glibc keeps what the operations of a small model let go of, which is 5 to 10 % of a job's time, and gives back tensors
 # of more than 16 MB, which would pile up in a large one.
-os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
+# No Python that is started here or by a job looks for modules in the folder that it runs in: results lie there.
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]), PYTHONSAFEPATH="1")
 shell.prefix(
-    f"export PYTHONPATH={shlex.quote(CHECKOUT)} " "MALLOC_MMAP_THRESHOLD_=16777216 MALLOC_TRIM_THRESHOLD_=268435456; "
+    f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(CHECKOUT)} " "MALLOC_MMAP_THRESHOLD_=16777216 MALLOC_TRIM_THRESHOLD_=268435456; "
 )
 
 

