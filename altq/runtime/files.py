@@ -5,8 +5,9 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,25 @@ def sha256(path: str | Path) -> str:
 def fingerprint(content: dict[str, Any]) -> str:
     """Hexadecimal hash of plain content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def require_own_folder(folder: Path, remedy: str) -> None:
+    """Make a folder that only this user can look into; PermissionError, with the remedy, where another's is in its place.
+
+    A link is another's, too: what it leads to would be written to in this user's name.
+    """
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    seen = folder.lstat()
+    if not stat.S_ISDIR(seen.st_mode):
+        problem = "is no folder, or a link to one"
+    elif seen.st_uid != os.geteuid():
+        problem = f"belongs to user {seen.st_uid}, and this process runs as {os.geteuid()}"
+    elif seen.st_mode & 0o077:
+        problem = f"is open to others (mode {stat.S_IMODE(seen.st_mode):04o}, not 0700)"
+    else:
+        return
+    raise PermissionError(f"{folder} {problem}; {remedy}")
 
 
 def require_space(folder: str | Path, num_bytes: int) -> None:

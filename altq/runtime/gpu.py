@@ -1,10 +1,10 @@
 """Each process on a machine with several GPUs gets one of its own.
 
 Snakemake counts GPUs and gives none out, and torch takes the first. A process claims a device by locking its file in a
-folder that all processes of the machine share; the system lets go of the lock when the process ends, however it ends.
+folder that all of a user's processes on the machine share; the system lets go of the lock when the process ends, however
+it ends. The folder is in the temporary one, where others may write: it has to be the user's own and closed to them.
 """
 
-import fcntl
 import logging
 import os
 import shutil
@@ -13,6 +13,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
+
+from filelock import FileLock, Timeout
+
+from altq.runtime.files import require_own_folder
 
 log = logging.getLogger(__name__)
 
@@ -21,16 +26,24 @@ DEVICES = "ALTQ_GPU_DEVICES"
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_MESSAGES = 600.0
+LONGEST_WAIT = 24 * 3600.0
+"""Seconds. Snakemake starts no more jobs than it counts GPUs, so that a wait is short unless something else holds them."""
+
+_held: list["Claim"] = []
+"""Claims that nobody released. A lock that is let go of by the garbage collector would be open again."""
 
 
 class Claim:
     """A device that is held until `release`, or until this process ends."""
 
-    def __init__(self, device: str, file: int) -> None:
-        self.device, self._file = device, file
+    def __init__(self, device: str, lock: FileLock) -> None:
+        self.device, self._lock = device, lock
+        _held.append(self)
 
     def release(self) -> None:
-        os.close(self._file)
+        self._lock.release()
+        _held.remove(self)
 
 
 def claim_gpu(folder: Path | None = None) -> Claim | None:
@@ -38,24 +51,38 @@ def claim_gpu(folder: Path | None = None) -> Claim | None:
 
     To be called before torch is imported; held until the process ends, where it is not released. None, and nothing is
     changed, where CUDA_VISIBLE_DEVICES is set already (by SLURM or by hand) or the machine has no GPU. folder: of the
-    lock files (default: in the temporary folder).
+    lock files (default: in the temporary folder). Raises PermissionError where it is not the user's own, TimeoutError
+    where no device gets free within LONGEST_WAIT.
     """
     if os.environ.get(VISIBLE) is not None:
         return None
     devices = list_devices()
     if not devices:
         return None
-    folder = folder or Path(tempfile.gettempdir()) / f"altq-gpus-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    claim = _first_free(devices, folder)
-    if claim is None:
-        log.info("all %d GPUs are taken by other processes; waiting for one", len(devices))
-    while claim is None:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-        claim = _first_free(devices, folder)
+    folder = folder or Path(tempfile.gettempdir()) / f"altq-gpus-{os.geteuid()}"
+    require_own_folder(folder, "set TMPDIR to a folder of your own, the same for all jobs, or remove it")
+    claim = _first_free(devices, folder) or _wait(devices, folder)
     os.environ[VISIBLE] = claim.device
     log.info("using GPU %s of %d", claim.device, len(devices))
     return claim
+
+
+def _wait(devices: Sequence[str], folder: Path) -> Claim:
+    began = said = time.monotonic()
+    log.info(
+        "all %d GPUs are taken by other processes; waiting for one, %g hours at most", len(devices), LONGEST_WAIT / 3600
+    )
+    while (now := time.monotonic()) < began + LONGEST_WAIT:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        if claim := _first_free(devices, folder):
+            return claim
+        if now > said + SECONDS_BETWEEN_MESSAGES:
+            said = now
+            log.info("still waiting for a GPU, for %.0f minutes now", (now - began) / 60)
+    raise TimeoutError(
+        f"no GPU of {', '.join(devices)} got free within {LONGEST_WAIT / 3600:g} hours; see who holds the locks in "
+        f"{folder} (`fuser {folder}/*`), or name other devices in {DEVICES}"
+    )
 
 
 def list_devices() -> list[str]:
@@ -75,12 +102,11 @@ def list_devices() -> list[str]:
 
 def _first_free(devices: Sequence[str], folder: Path) -> Claim | None:
     for device in devices:
-        # Inherited by no child: a process that outlives its parent would keep the device.
-        file = os.open(folder / f"{device}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Some names of devices (MIG) have slashes. The descriptor is inherited by no program that is started.
+        lock = FileLock(folder / f"{quote(device, safe='')}.lock", mode=0o600)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-        else:
-            return Claim(device, file)
+            lock.acquire(blocking=False)
+        except Timeout:
+            continue
+        return Claim(device, lock)
     return None

@@ -1,7 +1,9 @@
 """Processes that run side by side get a device each, and a process that dies lets go of its own."""
 
+import gc
 import os
 import signal
+import stat
 import subprocess
 import sys
 
@@ -30,7 +32,7 @@ def hold(project, tmp_path):
         environment = {name: value for name, value in os.environ.items() if name != gpu.VISIBLE}
         environment |= {gpu.DEVICES: "0,3", "PYTHONPATH": str(project)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        command = [sys.executable, "-c", HOLD, tmp_path]
+        command = [sys.executable, "-c", HOLD, tmp_path / "locks"]
         started.append(subprocess.Popen(command, env=environment, **pipes))
         return started[-1]
 
@@ -46,6 +48,12 @@ def two_devices(monkeypatch):
     # Both set and removed, so that what claim_gpu sets is removed in the end.
     monkeypatch.setenv(gpu.VISIBLE, "")
     monkeypatch.delenv(gpu.VISIBLE)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Of the locks, as the first process makes it."""
+    return tmp_path / "locks"
 
 
 def test_each_process_has_its_own(hold):
@@ -71,23 +79,104 @@ def test_a_process_that_is_killed_lets_go(hold):
     assert hold().stdout.readline().strip() == "0"
 
 
-def test_the_device_is_the_only_one_that_is_seen(two_devices, tmp_path):
-    claim = gpu.claim_gpu(tmp_path)
+def test_the_device_is_the_only_one_that_is_seen(two_devices, folder):
+    claim = gpu.claim_gpu(folder)
     try:
         assert claim.device == os.environ[gpu.VISIBLE] == "0"
     finally:
         claim.release()
 
 
-def test_what_slurm_gave_is_left_alone(two_devices, tmp_path, monkeypatch):
+def test_what_slurm_gave_is_left_alone(two_devices, folder, monkeypatch):
     monkeypatch.setenv(gpu.VISIBLE, "1")
-    assert gpu.claim_gpu(tmp_path) is None and os.environ[gpu.VISIBLE] == "1"
-    assert not list(tmp_path.iterdir())
+    assert gpu.claim_gpu(folder) is None and os.environ[gpu.VISIBLE] == "1"
+    assert not folder.exists()
 
 
-def test_a_machine_without_a_gpu_claims_nothing(two_devices, tmp_path, monkeypatch):
+def test_a_machine_without_a_gpu_claims_nothing(two_devices, folder, monkeypatch):
     monkeypatch.setenv(gpu.DEVICES, "")
-    assert gpu.claim_gpu(tmp_path) is None and gpu.VISIBLE not in os.environ
+    assert gpu.claim_gpu(folder) is None and gpu.VISIBLE not in os.environ
+
+
+def test_the_locks_lie_in_a_folder_that_nobody_else_looks_into(two_devices, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu.tempfile, "gettempdir", lambda: str(tmp_path))
+    before = os.umask(0)
+    try:
+        gpu.claim_gpu().release()
+    finally:
+        os.umask(before)
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == f"altq-gpus-{os.geteuid()}" and stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert [stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()] == [0o600]
+
+
+def test_a_folder_that_others_can_open_is_refused(two_devices, folder):
+    folder.mkdir(mode=0o700)
+    for mode in (0o777, 0o770, 0o1777, 0o750):
+        folder.chmod(mode)
+        with pytest.raises(PermissionError, match=rf"is open to others .mode {mode:04o}, not 0700.; set TMPDIR"):
+            gpu.claim_gpu(folder)
+    assert not list(folder.iterdir()) and gpu.VISIBLE not in os.environ
+
+
+def test_a_folder_of_another_user_is_refused(two_devices, folder, monkeypatch):
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    with pytest.raises(PermissionError, match="belongs to user"):
+        gpu.claim_gpu(folder)
+    assert not list(folder.iterdir())
+
+
+def test_links_are_not_followed(two_devices, folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    folder.symlink_to(elsewhere)
+    with pytest.raises(PermissionError, match="is no folder, or a link to one"):
+        gpu.claim_gpu(folder)
+    folder.unlink()
+    folder.mkdir(mode=0o700)
+    for device in ("0", "3"):
+        (folder / f"{device}.lock").symlink_to(elsewhere / "made-by-a-lock")
+    with pytest.raises(OSError):
+        gpu.claim_gpu(folder)
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_claim_outlives_its_name(two_devices, folder, monkeypatch):
+    gpu.claim_gpu(folder)
+    gc.collect()
+    monkeypatch.delenv(gpu.VISIBLE)
+    try:
+        assert gpu.claim_gpu(folder).device == "3"
+    finally:
+        for claim in [*gpu._held]:
+            claim.release()
+
+
+def test_a_wait_is_said_and_ends(two_devices, folder, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    for name, value in (("SECONDS_BETWEEN_LOOKS", 0.01), ("SECONDS_BETWEEN_MESSAGES", 0.02), ("LONGEST_WAIT", 0.2)):
+        monkeypatch.setattr(gpu, name, value)
+    claims = []
+    for _ in range(2):
+        claims.append(gpu.claim_gpu(folder))
+        monkeypatch.delenv(gpu.VISIBLE)
+    try:
+        with pytest.raises(TimeoutError, match="no GPU of 0, 3 got free within"):
+            gpu.claim_gpu(folder)
+    finally:
+        for claim in claims:
+            claim.release()
+    assert "all 2 GPUs are taken" in caplog.text and "still waiting for a GPU" in caplog.text
+
+
+def test_names_of_devices_may_have_slashes(two_devices, folder, monkeypatch):
+    monkeypatch.setenv(gpu.DEVICES, "MIG-GPU-ab12/1/0")
+    claim = gpu.claim_gpu(folder)
+    claim.release()
+    assert claim.device == "MIG-GPU-ab12/1/0" and [path.name for path in folder.iterdir()] == [
+        "MIG-GPU-ab12%2F1%2F0.lock"
+    ]
 
 
 def test_devices_are_those_that_the_driver_lists(tmp_path, monkeypatch):
