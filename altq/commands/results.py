@@ -50,9 +50,14 @@ def verify(arguments: argparse.Namespace) -> None:
     findings = results.findings()
     print(to_text(findings), end="")
     if findings:
-        wrong = len({finding.path for finding in findings})
+        wrong = {finding.path for finding in findings if not finding.is_elsewhere}
+        if not wrong:
+            raise ValueError(
+                f"what {len(findings)} results were made from is not where it was; the results themselves are whole, so "
+                "keep them: put their inputs back, or verify the folder that has both"
+            )
         raise ValueError(
-            f"{wrong} results are not what their records say, of {len(results.records())} that have one; delete them "
-            "and run the workflow again, which makes what is missing and all that rests on it"
+            f"{len(wrong)} results are not what their records say, of {len(results.records())} that have one; delete "
+            "them and run the workflow again, which makes what is missing and all that rests on it"
         )
     print(f"{len(results.records())} results are whole and what they were made from.")

@@ -1,6 +1,7 @@
 """Are results still what they were made from? Recomputes what their records say, and looks for what is cut off."""
 
 import json
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from altq.runtime.files import read_json, sha256
 from altq.runtime.provenance import FILE_NAME, note_of
 
 NOT_RESULTS = ("logs", "benchmarks")
+WORKFLOW_NAME = "results"
+"""How the records of the workflow call the folder, whatever it or a link to it is called where it lies now."""
+
 COPIED = "tokenizer"
 """So begin the names of files that every checkpoint has a copy of: megabytes of JSON, of which only the size is looked
 at."""
@@ -22,26 +26,30 @@ COMPLETE = {"states": "states.json", "bank": "index.json", "checkpoints": "quant
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a file or folder of results; paths as seen from the workflow's directory."""
+    """What is wrong with a file or folder of results; paths as seen from the workflow's directory.
+
+    is_elsewhere: nothing is known to be wrong with it, but something that it was made from is not where it was.
+    """
 
     path: str
     problem: str
+    is_elsewhere: bool = False
 
 
 class Results:
     """The results folder of a workflow, every file of it read at most once."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise ValueError(f"{self.folder} is no folder; give the results/ of a workflow")
-        self.root = self.folder.resolve().parent
+        if not Path(folder).is_dir():
+            raise ValueError(f"{folder} is no folder; give the results/ of a workflow")
+        # Not resolved: `results` may be a link, and what is recorded is recorded by its own name.
+        self.folder = Path(os.path.abspath(folder))
         self.hash_of = cache(sha256)
 
     def findings(self) -> list[Finding]:
         """All that is wrong: files that are cut off or left over, inputs that changed, and what rests on such."""
         direct = [*self._damaged(), *self._unlike_their_hashes(), *self._made_from_others()]
-        wrong = {finding.path for finding in direct}
+        wrong = {finding.path for finding in direct if not finding.is_elsewhere}
         resting = [finding for finding in self._resting_on(wrong) if finding.path not in wrong]
         return sorted(set(direct), key=lambda f: (f.path, f.problem)) + resting
 
@@ -72,7 +80,7 @@ class Results:
 
     def _result_folders(self, stage: str) -> set[Path]:
         """The folders of a stage that hold files, but for hidden ones, in which fetching goes on."""
-        files = (path for path in (self.folder / stage).rglob("*") if path.is_file())
+        files = (path for path in _walk(self.folder / stage) if path.is_file())
         return {p.parent for p in files if not any(part.startswith(".") for part in p.relative_to(self.folder).parts)}
 
     def _unlike_their_hashes(self) -> Iterator[Finding]:
@@ -82,7 +90,7 @@ class Results:
                 yield from self._compare(self._name(path.parent), path.parent / name, expected)
         for name, record in self.records().items():
             for file, expected in record.get("files", {}).items():
-                yield from self._compare(name, self.root / name / file, expected)
+                yield from self._compare(name, self._place(name) / file, expected)
 
     def _compare(self, result: str, file: Path, expected: str) -> Iterator[Finding]:
         if not file.is_file():
@@ -94,20 +102,25 @@ class Results:
         """Results whose inputs are gone, or not what they were."""
         for name, record in self.records().items():
             for path, expected in record.get("inputs", {}).items():
-                given = self.root / path
+                given = self._place(path)
                 try:
                     file = note_of(given) if given.is_dir() else given
                 except ValueError:
                     yield Finding(name, f"its input {path} is not complete")
                     continue
                 if not file.is_file():
-                    yield Finding(name, f"its input {path} is missing")
+                    yield Finding(name, f"its input {path} is missing", is_elsewhere=not self._is_inside(given))
                 elif self.hash_of(file) != expected:
                     yield Finding(name, f"its input {path} has changed since")
 
     def _resting_on(self, wrong: set[str]) -> list[Finding]:
         """Results further down whose own inputs are as they were, but rest on what is not."""
-        reads = {name: [*record.get("inputs", {})] for name, record in self.records().items()}
+        reads = {
+            name: [
+                self._name(place) for path in record.get("inputs", {}) if self._is_inside(place := self._place(path))
+            ]
+            for name, record in self.records().items()
+        }
         tainted, found = set(wrong), []
         while new := [
             Finding(name, f"rests on {path}")
@@ -120,9 +133,8 @@ class Results:
 
     @cache
     def _all_files(self) -> tuple[Path, ...]:
-        tops = sorted(path for path in self.folder.iterdir() if path.name not in NOT_RESULTS)
-        files = (path for top in tops for path in ([top] if top.is_file() else sorted(top.rglob("*"))))
-        return tuple(p for p in files if (p.is_file() or p.is_symlink()) and not p.name.startswith(COPIED))
+        files = (path for path in _walk(self.folder) if path.relative_to(self.folder).parts[0] not in NOT_RESULTS)
+        return tuple(path for path in sorted(files) if not path.name.startswith(COPIED))
 
     def _files(self, end: str) -> Iterator[Path]:
         return (path for path in self._all_files() if path.name.endswith(end))
@@ -139,9 +151,42 @@ class Results:
         """What a file belongs to: its folder where that has a record, itself otherwise."""
         return path.parent if (path.parent / FILE_NAME).is_file() and path.name != FILE_NAME else path
 
-    def _name(self, path: Path) -> str:
-        path = Path(path)
-        return (Path(self.folder.resolve().name) / path.relative_to(self.folder)).as_posix()
+    def _name(self, place: Path) -> str:
+        """A place in this folder as findings name it."""
+        return (Path(self.folder.name or WORKFLOW_NAME) / place.relative_to(self.folder)).as_posix()
+
+    def _is_inside(self, place: Path) -> bool:
+        return place.is_relative_to(self.folder)
+
+    def _place(self, recorded: str) -> Path:
+        """Where a path of a record is now: in this folder where it leads there by any of its names.
+
+        Records are as a command was told: seen from some folder, or absolute, or through a link; and results may have
+        been moved since.
+        """
+        path = Path(os.path.normpath(recorded))
+        names = {WORKFLOW_NAME, self.folder.name, self.folder.resolve().name}
+        if not path.is_absolute() and path.parts[0] in names:
+            return self.folder.joinpath(*path.parts[1:])
+        place = Path(os.path.normpath(self.folder.parent / path))
+        if place.exists():
+            real = place.resolve()
+            inside = real.is_relative_to(self.folder.resolve())
+            return self.folder / real.relative_to(self.folder.resolve()) if inside else place
+        moved = [self.folder.joinpath(*path.parts[i + 1 :]) for i, part in enumerate(path.parts) if part in names]
+        return next((candidate for candidate in moved if candidate.exists()), place)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file under a folder, through links to folders, each real folder once; broken links, too."""
+    visited = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        yield from (Path(parent, name) for name in names)
 
 
 def _json_problem(path: Path) -> str | None:

@@ -161,3 +161,83 @@ def test_what_is_made_of_a_folder_does_not_repeat_its_files(results):
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is no folder"):
         Results(tmp_path / "results")
+
+
+@pytest.fixture
+def elsewhere(results, tmp_path):
+    """The results under another name on another disk, and a link in their place."""
+    real = tmp_path / "disk" / "experiment-17"
+    real.parent.mkdir()
+    results.rename(real)
+    results.symlink_to(real)
+    return real
+
+
+@pytest.mark.parametrize(
+    "by", ["link", "link from there", "real", "relative", "from within", "through a link to its parent"]
+)
+def test_results_are_found_by_any_of_their_names(elsewhere, tmp_path, monkeypatch, by, capsys):
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "here").symlink_to(tmp_path)
+    cwd, given = {
+        "link": (tmp_path, "results"),
+        "link from there": (elsewhere, str(tmp_path / "results")),
+        "real": (tmp_path / "cwd", str(elsewhere)),
+        "relative": (tmp_path / "cwd", "../results/"),
+        "from within": (tmp_path / "results", "."),
+        "through a link to its parent": (tmp_path / "cwd", "../here/results"),
+    }[by]
+    monkeypatch.chdir(cwd)
+    assert main(["verify", given]) == 0, capsys.readouterr()
+    assert "3 results are whole" in capsys.readouterr().out
+
+
+def test_what_is_wrong_behind_a_link_is_found(elsewhere, tmp_path):
+    np.save(elsewhere / "tokens/calibration.npy", np.arange(1, 513))
+    assert [finding.path for finding in Results("results").findings()] == [STATES, CHECKPOINT, PERPLEXITY]
+    below = [finding.path for finding in Results(elsewhere).findings()]
+    assert below == [path.replace("results", "experiment-17") for path in (STATES, CHECKPOINT, PERPLEXITY)]
+
+
+def test_links_within_results_are_followed(results, tmp_path):
+    (results / "states/m").rename(tmp_path / "states-of-m")
+    (results / "states/m").symlink_to(tmp_path / "states-of-m")
+    (results / "states/loop").symlink_to(results / "states")
+    assert found(results) == {}
+    (tmp_path / "states-of-m/seed0/state_000.npy").write_bytes(b"1")
+    assert "state_000.npy cannot be read" in " ".join(
+        f.problem for f in Results(results).findings() if f.path == STATES
+    )
+
+
+@pytest.mark.parametrize("style", ["absolute", "from another folder"])
+def test_records_by_other_paths_hold_after_a_move(results, tmp_path, monkeypatch, style):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    start = str(tmp_path) if style == "absolute" else ".."
+    record(
+        "states", results / "states/m/seed0", [f"{start}/results/models/m", f"{start}/results/tokens/calibration.npy"]
+    )
+    record("assemble", results.parent / CHECKPOINT, [f"{start}/results/models/m", f"{start}/results/states/m/seed0"])
+    made = provenance("perplexity", {}, [f"{start}/{CHECKPOINT}"])
+    write_json(results / "perplexity/affine.json", {"perplexity": 9.0, "provenance": made})
+    assert found(results) == {}
+    results.rename(tmp_path / "cwd" / "moved")
+    assert found(tmp_path / "cwd" / "moved") == {}
+    np.save(tmp_path / "cwd/moved/tokens/calibration.npy", np.arange(1, 513))
+    assert len(Results(tmp_path / "cwd/moved").findings()) == 3
+
+
+def test_inputs_that_are_elsewhere_are_no_reason_to_delete_results(results, tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    np.save(tmp_path / "other/tokens.npy", np.arange(8))
+    write_json(tmp_path / "other/tokens.json", {"num_windows": 1})
+    record("states", results / "states/m/seed0", ["other/tokens.npy"])
+    record("assemble", results.parent / CHECKPOINT, ["results/models/m", STATES])
+    made = provenance("perplexity", {}, [CHECKPOINT])
+    write_json(results / "perplexity/affine.json", {"perplexity": 9.0, "provenance": made})
+    assert found(results) == {}
+    (tmp_path / "other/tokens.npy").unlink()
+    assert main(["verify", str(results)]) == 1
+    said = capsys.readouterr()
+    assert "its input other/tokens.npy is missing" in said.out and "keep them" in said.err and "delete" not in said.err
