@@ -1,10 +1,15 @@
-"""Compiling the kernels at first use, and keeping the library in the user's cache."""
+"""Compiling the kernels at first use, and keeping the library in the user's cache.
+
+What is loaded runs in this process: the cache is to be this user's alone, and the library whole.
+"""
 
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 
 from kernels.cpu.variant import Variant
@@ -22,6 +27,10 @@ FLAGS = (
     "-Werror=implicit",
 )
 COMPILERS = ("cc", "gcc", "clang")
+HASH = ".sha256"
+"""The end of the file beside a library that holds its hash."""
+OTHERS_WRITE = 0o022
+ABSENT = "is not there"
 
 
 class BuildError(RuntimeError):
@@ -31,25 +40,77 @@ class BuildError(RuntimeError):
 def build(variant: Variant) -> Path:
     """The shared library of a variant, compiled unless the cache has it for these sources, flags and compiler.
 
-    Processes that build at once do no harm: each compiles beside the final name and renames. Raises BuildError.
+    What the cache has is taken where it is this user's, closed to others' writing, and has the sha256 that was written
+    down beside it; otherwise it is compiled anew, with a warning. Processes that build at once do no harm: each compiles
+    beside the final name and renames. Raises BuildError, also for a cache folder that is another user's.
     """
     compiler = _compiler()
     command = [compiler, *FLAGS, *variant.flags]
     try:
-        library = _cache_folder() / f"{variant.name}-{_key(command)}.so"
-        if library.is_file():
+        folder = _own_folder()
+        library = folder / f"{variant.name}-{_key(command)}.so"
+        problem = _problem(library)
+        if problem is None:
             return library
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            made = Path(folder) / library.name
+        if problem != ABSENT:
+            warnings.warn(f"{library} {problem}: it is not loaded, but compiled anew", stacklevel=2)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / library.name
             result = _run([*command, str(SOURCE / "kernels.c"), "-o", str(made), "-lm"])
             if result.returncode:
                 last = "\n".join(result.stderr.strip().splitlines()[-8:])
                 raise BuildError(f"{' '.join(command)} failed on {SOURCE / 'kernels.c'}:\n{last}")
-            os.replace(made, library)
+            _keep(made, library)
     except OSError as error:
         raise BuildError(f"the kernels cannot be compiled and kept ({error}); set XDG_CACHE_HOME or CC") from error
     return library
+
+
+def _own_folder() -> Path:
+    """The cache folder, whose files nobody else can have put there; PermissionError where it is another user's.
+
+    One that others could write to until now is closed to them, and what is in it forgotten.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "altq" / "kernels"
+    for place in (folder.parent, folder):
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        seen = place.stat()
+        if seen.st_uid != os.geteuid():
+            raise PermissionError(f"{place} belongs to user {seen.st_uid}, and this process runs as {os.geteuid()}")
+        if seen.st_mode & OTHERS_WRITE:
+            place.chmod(0o700)
+            for note in folder.glob(f"*{HASH}"):
+                note.unlink()
+    return folder
+
+
+def _problem(library: Path) -> str | None:
+    """Why a library is not to be loaded; None where it is what was compiled."""
+    if not library.exists() and not library.is_symlink():
+        return ABSENT
+    seen, note = library.lstat(), library.with_name(library.name + HASH)
+    if not stat.S_ISREG(seen.st_mode) or seen.st_uid != os.geteuid() or seen.st_mode & OTHERS_WRITE:
+        return "is a link, another user's, or open to others' writing"
+    if not note.is_file() or note.read_text(encoding="utf-8") != _sha256(library):
+        return f"has not the sha256 of {note.name}"
+    return None
+
+
+def _keep(made: Path, library: Path) -> None:
+    """Give the hash of a new library its final name, then the library its own: nobody sees one before its hash."""
+    note = made.with_name(made.name + HASH)
+    note.write_text(_sha256(made), encoding="utf-8")
+    for path in (made, note):
+        path.chmod(0o600)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    os.replace(note, library.with_name(note.name))
+    os.replace(made, library)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _compiler() -> str:
@@ -58,10 +119,6 @@ def _compiler() -> str:
         if path := shutil.which(name):
             return path
     raise BuildError(f"no C compiler was found ({', '.join(candidates)}); install gcc or clang, or set CC")
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "altq" / "kernels"
 
 
 def _key(command: list[str]) -> str:

@@ -1,5 +1,6 @@
 """Compiling at first use: what is kept, what is said where it fails, and the path that is left then."""
 
+import os
 import subprocess
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ def test_a_library_is_built_once_and_kept(cache, compiler):
     path = build.build(NOTHING)
     assert path.read_text() == "library" and path.parent == cache
     assert build.build(NOTHING) == path and len(compiler) == 1
-    assert [p.name for p in cache.iterdir()] == [path.name], "nothing is left beside it"
+    assert {p.name for p in cache.iterdir()} == {path.name, f"{path.name}.sha256"}, "nothing else is left beside it"
 
 
 def test_another_compiler_or_another_source_is_another_library(cache, compiler, tmp_path, monkeypatch):
@@ -66,10 +67,81 @@ def test_another_compiler_or_another_source_is_another_library(cache, compiler, 
     assert len(names) == 3
 
 
+@pytest.mark.parametrize(
+    "damage", ["cut", "emptied", "edited", "without a hash", "another hash", "linked", "open to others"]
+)
+def test_a_library_that_is_not_what_was_compiled_is_never_loaded(cache, compiler, tmp_path, damage):
+    path = build.build(NOTHING)
+    note = path.with_name(path.name + ".sha256")
+    match damage:
+        case "cut":
+            path.write_text("libr")
+        case "emptied":
+            path.write_text("")
+        case "edited":
+            path.write_text("Library")
+        case "without a hash":
+            note.unlink()
+        case "another hash":
+            note.write_text("0" * 64)
+        case "linked":
+            (tmp_path / "elsewhere").write_text("library")
+            path.unlink()
+            path.symlink_to(tmp_path / "elsewhere")
+        case "open to others":
+            path.chmod(0o666)
+    with pytest.warns(UserWarning, match="is not loaded, but compiled anew"):
+        assert build.build(NOTHING) == path
+    assert len(compiler) == 2 and path.read_text() == "library" and not path.is_symlink()
+    assert build.build(NOTHING) == path and len(compiler) == 2
+
+
+def test_a_cut_library_does_not_end_the_process(tmp_path, run_python, project, monkeypatch):
+    """For real, since loading a library that is cut off is a SIGBUS or SIGSEGV."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code = "from kernels.cpu import default_variant; print(default_variant())"
+    first = run_python("-P", "-c", code, folder=project)
+    for path in (tmp_path / "altq" / "kernels").glob("*.so"):
+        with open(path, "r+b") as file:
+            file.truncate(4096)
+    again = run_python("-P", "-c", code, folder=project)
+    assert (again.returncode, again.stdout) == (0, first.stdout)
+    assert first.stdout == "torch\n" or "compiled anew" in again.stderr
+
+
+def test_a_cache_of_another_user_is_not_loaded_from(cache, compiler, monkeypatch):
+    build.build(NOTHING)
+    monkeypatch.setattr(build.os, "geteuid", lambda: cache.stat().st_uid + 1)
+    with pytest.raises(BuildError, match="belongs to user .*set XDG_CACHE_HOME"):
+        build.build(NOTHING)
+    assert len(compiler) == 1
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_cache_that_others_could_write_to_is_closed_and_forgotten(cache, compiler, level):
+    path = build.build(NOTHING)
+    place = (cache, cache.parent)[level]
+    place.chmod(0o777)
+    with pytest.warns(UserWarning, match="compiled anew"):
+        assert build.build(NOTHING) == path
+    assert len(compiler) == 2 and place.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_is_kept_is_closed_to_others_whatever_the_umask(cache, compiler):
+    before = os.umask(0)
+    try:
+        build.build(NOTHING)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in cache.iterdir()} == {0o600}
+    assert {place.stat().st_mode & 0o777 for place in (cache, cache.parent)} == {0o700}
+
+
 def test_builds_at_once_end_in_one_library(cache, compiler):
     with ThreadPoolExecutor(4) as pool:
         paths = set(pool.map(build.build, [NOTHING] * 8))
-    assert len(paths) == 1 and len(list(cache.iterdir())) == 1
+    assert len(paths) == 1 and len(list(cache.iterdir())) == 2
+    assert build._problem(paths.pop()) is None
 
 
 def test_what_the_compiler_says_is_passed_on(cache, tmp_path, monkeypatch):
