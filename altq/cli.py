@@ -91,10 +91,11 @@ def main(argv: list[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         try:
             # Both are settled before the numeric libraries are imported with the command's module.
-            limit_threads(frame_parser().parse_known_args(flags)[0].threads)
+            threads = limit_threads(frame_parser().parse_known_args(flags)[0].threads)
             if uses_gpu(command, flags):
                 claim_gpu()
             arguments = command_parser(command).parse_args(flags)
+            arguments.threads = threads
             refuse_collisions(arguments)
             arguments.run(arguments)
         except KeyboardInterrupt as stop:

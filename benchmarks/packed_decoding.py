@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from altq.checkpoint.half_embedding import halve_embedding
 from altq.checkpoint.packed_model import load_packed_model, weight_memory
+from altq.cores import bounded_threads
 from altq.evaluation.generation import Sampling, generate
 from kernels.measure.timing import quartiles
 
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1, help="1: timed in processor time")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(bounded_threads(arguments.threads))
     clock = time.thread_time if arguments.threads == 1 else time.perf_counter
 
     full = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()

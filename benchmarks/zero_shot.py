@@ -17,6 +17,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from altq.checkpoint.quantized_model import load_model
+from altq.cores import bounded_threads
 from altq.evaluation.harness import HarnessModel, load_task
 from altq.evaluation.requests import read_parts
 
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="of HFLM")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(bounded_threads(arguments.threads))
 
     rows = range(len(read_parts(arguments.items, None)))[: arguments.limit]
     task = load_task(arguments.task, arguments.items, rows)

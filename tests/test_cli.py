@@ -246,14 +246,15 @@ def test_threads_are_at_most_the_usable_cores(run_python, project, asked, by, mo
     # What a library would do with the number: torch asks for its threads when it is imported.
     code = ONE_CORE + (
         "import sys, types; from altq import cli; from altq.runtime import cores\n"
-        "def show(_):\n"
+        "def show(arguments):\n"
         "    import torch\n"
-        "    print(torch.get_num_threads(), {os.environ.get(name, '1') for name in cores.THREAD_VARIABLES})\n"
+        "    numbers = {os.environ.get(name, '1') for name in cores.THREAD_VARIABLES}\n"
+        "    print(torch.get_num_threads(), arguments.threads, numbers)\n"
         "cli.import_module = lambda name: types.SimpleNamespace(show_flags=lambda parser: None, show=show)\n"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     ended = run_python("-c", code, *words, folder=project)
-    assert ended.stdout.strip() == "1 {'1'}", ended.stderr
+    assert ended.stdout.strip() == f"1 {1 if by == 'flag' else None} {{'1'}}", ended.stderr
     flag = "--threads" if by == "flag" else "OMP_NUM_THREADS"
     assert f"altq: warning: {flag} {asked}: this process may use 1 cores, and takes 1 threads" in ended.stderr
 

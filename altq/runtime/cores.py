@@ -22,17 +22,18 @@ def bounded_threads(asked: int, asked_by: str = "--threads") -> int:
     return min(asked, cores)
 
 
-def limit_threads(threads: int | None) -> None:
+def limit_threads(threads: int | None) -> int | None:
     """Let the numeric libraries use `threads`, or with None what the environment says, within the usable cores.
 
-    To be called before any of them is imported.
+    To be called before any of them is imported. Returns the number of `threads` that it came to.
     """
-    if threads is not None:
-        number = bounded_threads(threads)
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(number)))
-        os.environ["TOKENIZERS_PARALLELISM"] = "true" if number > 1 else "false"
-        return
-    for name in THREAD_VARIABLES:
-        # Other values, such as a list for nested levels, mean what the library says.
-        if (value := os.environ.get(name, "")).isdecimal():
-            os.environ[name] = str(bounded_threads(int(value), name))
+    if threads is None:
+        for name in THREAD_VARIABLES:
+            # Other values, such as a list for nested levels, mean what the library says.
+            if (value := os.environ.get(name, "")).isdecimal():
+                os.environ[name] = str(bounded_threads(int(value), name))
+        return None
+    threads = bounded_threads(threads)
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+    return threads

@@ -6,6 +6,7 @@ One CPU thread is timed in processor time, several (or a GPU) on the clock.
 """
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def run(arguments: argparse.Namespace) -> tuple[list[Row], dict[str, object]]:
         from kernels.measure.cpu_cases import cpu_groups, machine
 
         threads = arguments.threads or 1
+        if hasattr(os, "sched_getaffinity") and threads > (cores := len(os.sched_getaffinity(0))):
+            raise ValueError(f"--threads {threads}: this process may use {cores} cores")
         torch.set_num_threads(threads)
         groups = cpu_groups(arguments.groups, arguments.variant, arguments.shapes, arguments.tokens)
         clock, synchronise = time.thread_time if threads == 1 else time.perf_counter, lambda: None
