@@ -1,9 +1,12 @@
 """Ctrl-C ends every command with a message and status 130, whenever it comes, and never with a traceback."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
+import tomllib
 
 import pytest
 
@@ -28,15 +31,26 @@ AS_ANOTHER_ERROR = """
 """
 
 
+def heed() -> None:
+    """In a child, before it begins: SIGINT as a terminal has it, also where these tests run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def ignore() -> None:
+    """The same, as in what a shell starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @pytest.fixture
 def interrupted(project, tmp_path):
     """Run `altq ARGUMENTS`, with SIGINT where a module is first imported."""
 
-    def run(module, *arguments, how=AT_ONCE, entry=("-P", "-m", "altq")):
+    def run(module, *arguments, how=AT_ONCE, entry=("-P", "-m", "altq"), before=heed):
         (tmp_path / "sitecustomize.py").write_text(INTERRUPT_ON_IMPORT.format(module=module, how=how))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(project)))}
         command = [sys.executable, *entry, *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        options = {"cwd": tmp_path, "env": environment, "preexec_fn": before}
+        return subprocess.run(command, **options, capture_output=True, text=True, check=False)
 
     return run
 
@@ -60,8 +74,6 @@ def test_a_library_that_makes_another_error_of_it(interrupted, error):
 
 
 def test_the_installed_command_begins_where_the_module_does(project, interrupted, tmp_path):
-    import tomllib
-
     scripts = tomllib.loads((project / "pyproject.toml").read_text())["project"]["scripts"]
     module, function = scripts["altq"].split(":")
     script = tmp_path / "altq-script"
@@ -71,19 +83,12 @@ def test_the_installed_command_begins_where_the_module_does(project, interrupted
 
 
 def test_what_is_ignored_stays_ignored(interrupted):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        ended = interrupted("argparse", "schema")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    ended = interrupted("argparse", "schema", before=ignore)
     assert ended.returncode == 0 and "properties" in ended.stdout
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_at_a_random_moment(project, seed):
-    import random
-    import time
-
     # From its own first line on: what Python does before is Python's.
     code = (
         "import sys; sys.argv[0] = 'altq'; from altq.__main__ import main; print('begun', flush=True); sys.exit(main())"
@@ -91,7 +96,7 @@ def test_at_a_random_moment(project, seed):
     environment = os.environ | {"PYTHONPATH": str(project)}
     running = subprocess.Popen(
         [sys.executable, "-P", "-c", code, "select", "--policy", "affine"],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed,
     )  # fmt: skip
     assert running.stdout.readline() == "begun\n"
     time.sleep(0.02 + 0.25 * random.Random(seed).random())
