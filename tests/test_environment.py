@@ -5,6 +5,7 @@ import tomllib
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 
 def pins(lines):
@@ -20,9 +21,49 @@ def constraints(project):
 def test_every_requirement_is_pinned_alike(project, constraints):
     content = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     required = [*content["dependencies"], *(pin for pins in content["optional-dependencies"].values() for pin in pins)]
-    pinned = pins(required)
-    assert len(pinned) == len(required)
-    assert pinned.items() <= constraints.items()
+    for requirement in map(Requirement, required):
+        assert constraints[requirement.name.lower()] in requirement.specifier, requirement
+
+
+def locked(project, *names):
+    """Versions and hashes of lock files, whose every line is one or the other."""
+    text = "".join((project / "envs" / name).read_text() for name in names)
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    entry = r"([\w.-]+)==([\w.+]+)(?: ; [^\\]+?)? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)"
+    found = re.findall(entry, "\n".join(lines) + "\n")
+    assert len(lines) == len(found) + sum(hashes.count("sha256:") for *_, hashes in found)
+    return {name.lower(): (version, set(re.findall("sha256:(.*?)(?: |\n)", hashes))) for name, version, hashes in found}
+
+
+LOCKS = ("lock-build.txt", "lock.txt", "lock-cuda.txt")
+
+
+def test_what_is_locked_is_what_is_pinned(project, constraints):
+    versions = {name.replace("_", "-"): version for name, (version, _) in locked(project, *LOCKS).items()}
+    assert versions == constraints, "run `make lock`"
+
+
+def test_either_torch_can_be_installed(project):
+    """The registry's has many files, for each platform and Python, and brings CUDA; the CPU build has one and does not."""
+    registry, cpu = (locked(project, name) for name in ("lock-cuda.txt", "lock-cpu.txt"))
+    assert cpu.keys() == {"torch"} and len(cpu["torch"][1]) == 1 and cpu["torch"][0] == f"{registry['torch'][0]}+cpu"
+    assert not cpu["torch"][1] & registry["torch"][1] and len(registry["torch"][1]) > 10
+    assert all(name == "torch" or name.startswith(("cuda-", "nvidia-")) for name in registry)
+    text = (project / "envs" / "lock-cuda.txt").read_text()
+    assert text.count(' ; sys_platform == "linux"') == len(registry) - 1
+
+
+def test_make_installs_nothing_without_a_hash(project):
+    lines = re.sub(r"\\\n\s*", " ", (project / "Makefile").read_text()).splitlines()
+    variables = dict(re.findall(r"^(\w+) :?= (.*)$", "\n".join(lines), re.MULTILINE))
+    for name in ("LOCKED", "PIP", "BIN"):
+        lines = [line.replace(f"$({name})", variables[name]) for line in lines]
+    installs = [line for line in lines if line.startswith("\t") and "pip install" in line and ".venv/lock/" not in line]
+    assert len(installs) == 4
+    for line in installs:
+        assert "--no-deps" in line and ("--require-hashes --requirement envs/lock" in line or "--editable ." in line), (
+            line
+        )
 
 
 def test_environments_agree(project, constraints):
@@ -86,6 +127,8 @@ def test_every_rule_names_an_environment_that_exists(project):
 
 
 def test_no_registry_is_named(project):
-    files = [project / name for name in ("constraints.txt", "pyproject.toml", "Makefile", "README.md")]
-    for path in files + list((project / "envs").glob("*.yaml")):
+    files = [
+        project / name for name in ("constraints.txt", "pyproject.toml", "Makefile", "README.md", "docs/security.md")
+    ]
+    for path in [*files, *(project / "envs").glob("*.yaml"), *(project / "envs").glob("*.txt")]:
         assert not re.search(r"https?://|index-url|find-links", path.read_text()), path

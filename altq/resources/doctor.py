@@ -65,19 +65,19 @@ def check_versions() -> Check:
     if not project.is_file():
         return Check("packages", NOTE, f"{project} is missing, so that there is nothing to compare with")
     required = [requirement for line in _dependencies(project) if _applies(requirement := Requirement(line))]
-    pins = {requirement.name: str(requirement.specifier).removeprefix("==") for requirement in required}
     wrong = []
-    for package, pinned in pins.items():
+    for requirement in required:
+        package, pinned = requirement.name, str(requirement.specifier).removeprefix("==")
         try:
             # A build's own label (2.13.0+cpu) is no other version.
             seen = version(package).partition("+")[0]
         except PackageNotFoundError:
             seen = "not installed"
-        if seen != pinned:
+        if seen == "not installed" or seen not in requirement.specifier:
             wrong.append(f"{package} {pinned} is {seen}")
     if wrong:
         return Check("packages", MISSING, "; ".join(wrong), INSTALL)
-    return Check("packages", OK, f"{len(pins)} as pinned")
+    return Check("packages", OK, f"{len(required)} as pinned")
 
 
 def _dependencies(project: Path) -> list[str]:

@@ -54,8 +54,8 @@ def linear_kernel(
         x_even, x_odd = halves(tl.load(of_tokens + start, (token < num_tokens) & inside, 0), BITS, ASSEMBLY)
         w = tl.load(of_rows + start, (row < num_rows)[:, None] & inside, 0)
         w_even, w_odd = halves(w, WEIGHT_BITS, ASSEMBLY)
-        total = tl.dot(w_even, tl.trans(x_even), total)
-        total = tl.dot(w_odd, tl.trans(x_odd), total)
+        total = tl.dot(w_even, tl.trans(x_even), total, out_dtype=tl.int32)
+        total = tl.dot(w_odd, tl.trans(x_odd), total, out_dtype=tl.int32)
 
     total = tl.trans(total)
     row = row[None, :]
