@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from altq.checkpoint.half_embedding import halve_embedding
 from altq.checkpoint.packed_model import load_packed_model, weight_memory
-from altq.cores import bounded_threads
 from altq.evaluation.generation import Sampling, generate
+from altq.runtime.cores import bounded_threads
 from kernels.measure.timing import quartiles
 
 PROMPT = list(range(100, 116))

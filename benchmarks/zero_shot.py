@@ -17,9 +17,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from altq.checkpoint.quantized_model import load_model
-from altq.cores import bounded_threads
 from altq.evaluation.harness import HarnessModel, load_task
 from altq.evaluation.requests import read_parts
+from altq.runtime.cores import bounded_threads
 
 ITEMS_OF_CHUNK = 64
 
