@@ -17,10 +17,10 @@ from altq.calibration.start import silent_sites, start_sublayer
 from altq.calibration.states import States
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.calibration.unit import Problem, Unit
-from altq.calibration.windows import require_windows
 from altq.experiment.kinds import HALVES, sublayer_name
 from altq.experiment.recipe import Recipe
 from altq.experiment.setting import Setting
+from altq.experiment.windows import require_windows
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
 from altq.quantizers.quantizer import Quantizers

@@ -20,9 +20,9 @@ from altq.calibration.losses import cross_entropy, kl_top
 from altq.calibration.states import States, spread, windows_of_step
 from altq.calibration.sublayer import module_key
 from altq.calibration.whole_model import WholeModel
-from altq.calibration.windows import require_windows
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.setting import Setting
+from altq.experiment.windows import require_windows
 from altq.models.skeleton import Skeleton
 from altq.quantizers.clipping import search_row_clip
 from altq.runtime.files import atomic, fingerprint

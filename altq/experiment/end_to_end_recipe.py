@@ -40,7 +40,7 @@ class EndToEndRecipe(Section):
 
     @property
     def calibration_windows(self) -> dict[str, int]:
-        """See altq/calibration/windows.py."""
+        """See altq/experiment/windows.py."""
         return {"windows_per_step": self.windows_per_step} if self.steps else {}
 
     @model_validator(mode="after")

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from altq.calibration.windows import windows_beyond
 from altq.experiment.baselines import BASELINES, FLATQUANT, OSTQUANT, QUAROT, SMOOTHQUANT, SPINQUANT
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.methods import FULL, METHODS, PROBE, method_of
@@ -20,6 +19,7 @@ from altq.experiment.section import Section
 from altq.experiment.sources import CorpusDescription, ModelDescription, TaskDescription
 from altq.experiment.study import Study, Table, ZeroShotOptions, checked_methods, checked_seeds, checked_settings
 from altq.experiment.tasks import TASKS, checked_task
+from altq.experiment.windows import windows_beyond
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 """A name that can be part of a path."""

@@ -72,7 +72,7 @@ class SearchOptions(Section):
 
     @property
     def calibration_windows(self) -> dict[str, int]:
-        """See altq/calibration/windows.py."""
+        """See altq/experiment/windows.py."""
         return {"windows_per_step": self.windows_per_step}
 
 

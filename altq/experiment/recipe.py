@@ -57,7 +57,7 @@ class Recipe(Section):
 
     @property
     def calibration_windows(self) -> dict[str, int]:
-        """See altq/calibration/windows.py."""
+        """See altq/experiment/windows.py."""
         asked = {"search_windows": self.search_windows} if self.clip_search or self.steps else {}
         return asked | ({"windows_per_step": self.windows_per_step} if self.steps else {})
 

@@ -18,5 +18,5 @@ class RoundingOptions(Section):
 
     @property
     def calibration_windows(self) -> dict[str, int]:
-        """See altq/calibration/windows.py."""
+        """See altq/experiment/windows.py."""
         return {"windows": self.windows} if self.weights == "gptq" else {}

@@ -22,11 +22,11 @@ from altq.calibration.by_unit import start_unit
 from altq.calibration.fit import RATE_REDUCTIONS, make_optimisers
 from altq.calibration.states import States, windows_of_step
 from altq.calibration.unit import Problem, Unit
-from altq.calibration.windows import require_windows
 from altq.experiment.kinds import sublayer_name
 from altq.experiment.policies import SearchOptions
 from altq.experiment.recipe import Recipe
 from altq.experiment.setting import Setting
+from altq.experiment.windows import require_windows
 from altq.models.skeleton import Skeleton
 from altq.runtime.files import fingerprint, read_json, write_json
 from altq.runtime.progress import progress

@@ -24,8 +24,9 @@ from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.end_to_end import calibrate_end_to_end
 from altq.calibration.states import States, record_states, run_sublayer, token_weights
 from altq.calibration.sublayer import QuantizedSublayer
-from altq.checkpoint.assembly import _hessian, assemble, round_sublayer, site_inputs
+from altq.checkpoint.assembly import assemble
 from altq.checkpoint.quantized_model import CHECKPOINT_FILE, load_model
+from altq.checkpoint.rounding import _hessian, round_sublayer, site_inputs
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.kinds import HALVES, KINDS
 from altq.experiment.rounding import RoundingOptions

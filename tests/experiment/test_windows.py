@@ -5,7 +5,7 @@ from models_for_tests import Workspace, recipe, write_selection
 
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.end_to_end import calibrate_end_to_end
-from altq.calibration.windows import require_windows, windows_beyond
+from altq.experiment.windows import require_windows, windows_beyond
 from altq.checkpoint.assembly import assemble
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.policies import SearchOptions
