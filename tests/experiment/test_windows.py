@@ -5,12 +5,12 @@ from models_for_tests import Workspace, recipe, write_selection
 
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.end_to_end import calibrate_end_to_end
-from altq.experiment.windows import require_windows, windows_beyond
 from altq.checkpoint.assembly import assemble
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.policies import SearchOptions
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
+from altq.experiment.windows import require_windows, windows_beyond
 from altq.selection.learned import search_model
 
 SETTING = Setting(4, 4, 4, 4)
