@@ -76,15 +76,7 @@ rule table5:
         ],
         compiled=rules.compiled.output.csv,
     output:
-        csv=report(
-            "results/table5.csv", caption="captions/table5.rst", category="Tables", labels={"table": "5", "as": "CSV"}
-        ),
-        png=report(
-            "results/table5.png", caption="captions/table5.rst", category="Tables", labels={"table": "5", "as": "image"}
-        ),
-        markdown="results/table5.md",
-        latex="results/table5.tex",
-        record="results/table5.json",
+        **files_of_table("table5"),
     log:
         "results/logs/table5.log",
     benchmark:

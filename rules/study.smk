@@ -30,21 +30,13 @@ rule table1:
     input:
         **results_of_table(STUDY.table1, [FULL, "affine", "rotation", *EXPERIMENT.random_methods], FIRST),
     output:
-        csv=report(
-            "results/table1.csv", caption="captions/table1.rst", category="Tables", labels={"table": "1", "as": "CSV"}
-        ),
-        png=report(
-            "results/table1.png", caption="captions/table1.rst", category="Tables", labels={"table": "1", "as": "image"}
-        ),
-        markdown="results/table1.md",
-        latex="results/table1.tex",
-        record="results/table1.json",
+        **files_of_table("table1"),
     log:
         "results/logs/table1.log",
     benchmark:
         "results/benchmarks/table1.tsv"
     params:
-        flags=to_flags(study_captions(EXPERIMENT, STUDY.table1, ["affine", "rotation", "best_random"], FIRST)),
+        flags=to_flags(protocol.study(EXPERIMENT, STUDY.table1, ["affine", "rotation", "best_random"], FIRST)),
         code=code_hash("altq.commands.table1"),
     threads: 1
     resources:
@@ -62,21 +54,13 @@ rule table4:
         **results_of_table(STUDY.table4, ["learned", "adaptive"], FIRST),
         selections=selections(["learned", "heuristic"], EXPERIMENT.settings_of(STUDY.table4), FIRST),
     output:
-        csv=report(
-            "results/table4.csv", caption="captions/table4.rst", category="Tables", labels={"table": "4", "as": "CSV"}
-        ),
-        png=report(
-            "results/table4.png", caption="captions/table4.rst", category="Tables", labels={"table": "4", "as": "image"}
-        ),
-        markdown="results/table4.md",
-        latex="results/table4.tex",
-        record="results/table4.json",
+        **files_of_table("table4"),
     log:
         "results/logs/table4.log",
     benchmark:
         "results/benchmarks/table4.tsv"
     params:
-        flags=to_flags(study_captions(EXPERIMENT, STUDY.table4, ["learned", "adaptive"], FIRST)),
+        flags=to_flags(protocol.study(EXPERIMENT, STUDY.table4, ["learned", "adaptive"], FIRST)),
         code=code_hash("altq.commands.table4"),
     threads: 1
     resources:
@@ -105,22 +89,14 @@ rule table6:
         selections=selections(["learned", *EXPERIMENT.grid.named], EXPERIMENT.settings_of(STUDY.table6), FIRST),
         distinct=expand("results/selections/{model}/distinct.json", model=EXPERIMENT.models),
     output:
-        csv=report(
-            "results/table6.csv", caption="captions/table6.rst", category="Tables", labels={"table": "6", "as": "CSV"}
-        ),
-        png=report(
-            "results/table6.png", caption="captions/table6.rst", category="Tables", labels={"table": "6", "as": "image"}
-        ),
-        markdown="results/table6.md",
-        latex="results/table6.tex",
-        record="results/table6.json",
+        **files_of_table("table6"),
     log:
         "results/logs/table6.log",
     benchmark:
         "results/benchmarks/table6.tsv"
     params:
         flags=f"{to_flags(EXPERIMENT.grid)} "
-        + to_flags(study_captions(EXPERIMENT, STUDY.table6, ["learned", "adaptive"], FIRST)),
+        + to_flags(protocol.study(EXPERIMENT, STUDY.table6, ["learned", "adaptive"], FIRST)),
         code=code_hash("altq.commands.table6"),
     threads: 1
     resources:
@@ -137,21 +113,13 @@ rule table7:
     input:
         **results_of_table(STUDY.table7, STUDY.table7.policies, STUDY.table7.seeds),
     output:
-        csv=report(
-            "results/table7.csv", caption="captions/table7.rst", category="Tables", labels={"table": "7", "as": "CSV"}
-        ),
-        png=report(
-            "results/table7.png", caption="captions/table7.rst", category="Tables", labels={"table": "7", "as": "image"}
-        ),
-        markdown="results/table7.md",
-        latex="results/table7.tex",
-        record="results/table7.json",
+        **files_of_table("table7"),
     log:
         "results/logs/table7.log",
     benchmark:
         "results/benchmarks/table7.tsv"
     params:
-        flags=to_flags(study_captions(EXPERIMENT, STUDY.table7, STUDY.table7.policies, STUDY.table7.seeds)),
+        flags=to_flags(protocol.study(EXPERIMENT, STUDY.table7, STUDY.table7.policies, STUDY.table7.seeds)),
         code=code_hash("altq.commands.table7"),
     threads: 1
     resources:
@@ -169,18 +137,13 @@ rule figure1:
         statistics=expand(rules.statistics.output, model=EXPERIMENT.models),
         selections=selections(["learned"], EXPERIMENT.settings_of(STUDY.figures), FIRST),
     output:
-        pdf="results/figure1.pdf",
-        png=report(
-            "results/figure1.png", caption="captions/figure1.rst", category="Figures", labels={"figure": "1"}
-        ),
-        points="results/figure1.csv",
-        record="results/figure1.json",
+        **files_of_figure("figure1", points="results/figure1.csv"),
     log:
         "results/logs/figure1.log",
     benchmark:
         "results/benchmarks/figure1.tsv"
     params:
-        flags=to_flags(EXPERIMENT.selection.heuristic),
+        flags=f"{to_flags(EXPERIMENT.selection.heuristic)} {to_flags(protocol.made(EXPERIMENT, ['learned'], FIRST))}",
         code=code_hash("altq.commands.figure1"),
     threads: 1
     resources:
@@ -203,19 +166,13 @@ rule figure2:
             seed=FIRST,
         ),
     output:
-        pdf="results/figure2.pdf",
-        png=report(
-            "results/figure2.png", caption="captions/figure2.rst", category="Figures", labels={"figure": "2"}
-        ),
-        points="results/figure2.csv",
-        correlation="results/figure2-correlation.csv",
-        record="results/figure2.json",
+        **files_of_figure("figure2", points="results/figure2.csv", correlation="results/figure2-correlation.csv"),
     log:
         "results/logs/figure2.log",
     benchmark:
         "results/benchmarks/figure2.tsv"
     params:
-        flags=to_flags(EXPERIMENT.selection.heuristic),
+        flags=f"{to_flags(EXPERIMENT.selection.heuristic)} {to_flags(protocol.made(EXPERIMENT, ['oracle'], FIRST))}",
         code=code_hash("altq.commands.figure2"),
     threads: 1
     resources:

@@ -1,26 +1,55 @@
 # Tables, from the result files alone.
 
 
+def shown(name, file, form, category="Tables"):
+    """A file of a table or figure that `snakemake --report` lists under the table's heading."""
+    labels = {category.lower().removesuffix("s"): str(HEADINGS[name]).removesuffix("."), "as": form}
+    return report(f"results/{file}", caption=f"captions/{name}.rst", category=category, labels=labels)
+
+
+def protocol_of(name, category="Tables"):
+    """The protocol of a table or figure, to read beside it and in the report."""
+    return {
+        "protocol": f"results/{name}.protocol.md",
+        "page": shown(name, f"{name}.protocol.html", "protocol", category),
+    }
+
+
+def files_of_table(name):
+    """The outputs of a table: its numbers, the table to read in three forms, its protocol, and its record."""
+    return {
+        "csv": shown(name, f"{name}.csv", "numbers (CSV)"),
+        "png": shown(name, f"{name}.png", "image"),
+        "markdown": f"results/{name}.md",
+        "latex": f"results/{name}.tex",
+        **protocol_of(name),
+        "record": f"results/{name}.json",
+    }
+
+
+def files_of_figure(name, **points):
+    """The outputs of a figure: itself in two forms, the points behind it, its protocol, and its record."""
+    return {
+        "pdf": f"results/{name}.pdf",
+        "png": shown(name, f"{name}.png", "image", "Figures"),
+        **points,
+        **protocol_of(name, "Figures"),
+        "record": f"results/{name}.json",
+    }
+
+
 # Table 2: perplexity of every method at every setting; tidy, and in the paper's layout.
 rule table2:
     input:
         perplexities(EXPERIMENT.methods, EXPERIMENT.settings, EXPERIMENT.seeds),
     output:
-        csv=report(
-            "results/table2.csv", caption="captions/table2.rst", category="Tables", labels={"table": "2", "as": "CSV"}
-        ),
-        png=report(
-            "results/table2.png", caption="captions/table2.rst", category="Tables", labels={"table": "2", "as": "image"}
-        ),
-        markdown="results/table2.md",
-        latex="results/table2.tex",
-        record="results/table2.json",
+        **files_of_table("table2"),
     log:
         "results/logs/table2.log",
     benchmark:
         "results/benchmarks/table2.tsv"
     params:
-        flags=to_flags(captions(EXPERIMENT)),
+        flags=to_flags(protocol.table2(EXPERIMENT)),
         code=code_hash("altq.commands.table2"),
     threads: 1
     resources:
@@ -44,21 +73,13 @@ rule table3:
     input:
         results_of_table3,
     output:
-        csv=report(
-            "results/table3.csv", caption="captions/table3.rst", category="Tables", labels={"table": "3", "as": "CSV"}
-        ),
-        png=report(
-            "results/table3.png", caption="captions/table3.rst", category="Tables", labels={"table": "3", "as": "image"}
-        ),
-        markdown="results/table3.md",
-        latex="results/table3.tex",
-        record="results/table3.json",
+        **files_of_table("table3"),
     log:
         "results/logs/table3.log",
     benchmark:
         "results/benchmarks/table3.tsv"
     params:
-        flags=f"--reference {EXPERIMENT.zero_shot.reference} {to_flags(zero_shot_captions(EXPERIMENT))}",
+        flags=f"--reference {EXPERIMENT.zero_shot.reference} {to_flags(protocol.table3(EXPERIMENT))}",
         code=code_hash("altq.commands.table3"),
     threads: 1
     resources:
@@ -82,16 +103,13 @@ rule cost:
             seed=EXPERIMENT.seeds,
         ),
     output:
-        csv=report(
-            "results/cost.csv", caption="captions/cost.rst", category="Tables", labels={"table": "cost", "as": "CSV"}
-        ),
-        markdown="results/cost.md",
-        record="results/cost.json",
+        **files_of_table("cost"),
     log:
         "results/logs/cost.log",
     benchmark:
         "results/benchmarks/cost.tsv"
     params:
+        flags=to_flags(protocol.made(EXPERIMENT, EXPERIMENT.methods, EXPERIMENT.seeds)),
         code=code_hash("altq.commands.cost"),
     threads: 1
     resources:
@@ -99,5 +117,5 @@ rule cost:
     conda:
         "../envs/report.yaml"
     shell:
-        "python3 -m altq cost --threads {threads} --checkpoints $(dirname {input}) --output {output.csv} "
-        "2> >(tee {log} >&2)"
+        "python3 -m altq cost --threads {threads} --checkpoints $(dirname {input}) {params.flags} "
+        "--output {output.csv} 2> >(tee {log} >&2)"

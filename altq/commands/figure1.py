@@ -1,8 +1,7 @@
 """Draw Figure 1: kurtosis of each layer, and the kind that the differentiable search chose.
 
-Reads the weights' statistics and the learned selections, which lie below
-<model>/<setting>/seed<k>. Writes the figure as PDF and, beside it, as .png, the points as .csv, and a .json
-with provenance.
+Reads the weights' statistics and the learned selections, which lie below <model>/<setting>/seed<k>. Writes the figure
+as PDF and, beside it, as .png, the points as .csv, the protocol behind it, and a .json with provenance.
 
   altq figure1 --statistics results/statistics/smollm2.json \\
       --selections results/selections/smollm2/*/seed0/learned.json --output results/figure1.pdf

@@ -2,7 +2,7 @@
 
 Reads the weights' statistics and the reconstruction errors that `altq reconstruction` wrote, which lie below
 <model>/<setting>/seed<k>. Writes the figure as PDF and, beside it, as .png, the points as .csv, their rank correlations
-as -correlation.csv, and a .json with provenance.
+as -correlation.csv, the protocol behind it, and a .json with provenance.
 
   altq figure2 --statistics results/statistics/smollm2.json \\
       --scores results/scores/smollm2/*/seed0/oracle/scores.json --output results/figure2.pdf

@@ -1,8 +1,8 @@
 """Write Table 1: one kind everywhere against random selections.
 
 Reads the files that `altq perplexity` and, for its average, `altq zero-shot` wrote. Writes the tidy table as CSV, a row
-for every selection and text, and, beside it, the paper's summary as .md, .tex and .png, and a .json with captions and
-provenance.
+for every selection and text, and, beside it, the paper's summary as .md, .tex and .png, the protocol behind it, and a
+.json with provenance.
 
   altq table1 --results results/perplexity/smollm2/{full,affine,rotation,random*}/*/*/seed0/*.json \\
       --output results/table1.csv
@@ -21,7 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from altq.report.table1 import write_table1
 
-    def write(shown) -> None:
-        write_table1(arguments.results, arguments.zero_shot, arguments.output, shown)
+    def write(presentation) -> None:
+        write_table1(arguments.results, arguments.zero_shot, arguments.output, presentation)
 
     run_table("table1", arguments, write, arguments.zero_shot)

@@ -1,7 +1,8 @@
 """Write Table 3: zero-shot accuracy of every method.
 
 Reads the files that `altq zero-shot` wrote. Writes the tidy table as CSV, with paired differences to the method
---reference, and, beside it, the paper's wide layout as .md, .tex and .png, and a .json with captions and provenance.
+--reference, and, beside it, the paper's wide layout as .md, .tex and .png, the protocol behind it, and a .json with
+provenance.
 
   altq table3 --results results/zero_shot/smollm2/*/*/*/*/*.json --reference flatquant --output results/table3.csv
 """
@@ -26,6 +27,6 @@ def run(arguments: argparse.Namespace) -> None:
     run_table(
         "table3",
         arguments,
-        lambda shown: write_table3(arguments.results, arguments.output, arguments.reference, shown),
+        lambda presentation: write_table3(arguments.results, arguments.output, arguments.reference, presentation),
         options=options,
     )

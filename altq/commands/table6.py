@@ -2,7 +2,7 @@
 
 Reads the perplexities of the learned selection and of every distinct selection of the grid, these selections, and what
 `altq distinct` wrote (its folder is named after the model). Writes the tidy table as CSV and, beside it, one to read as
-.md, .tex and .png, and a .json with captions and provenance.
+.md, .tex and .png, the protocol behind it, and a .json with provenance.
 
   altq table6 --results results/perplexity/smollm2/{learned,adaptive,grid*}/W3A3K3V3/gptq/seed0/*.json \\
       --selections results/selections/smollm2/grid*.json results/selections/smollm2/W3A3K3V3/seed0/learned.json \\
@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
     grid = read_options(arguments, Grid)
     from altq.report.table6 import write_table6
 
-    def write(shown) -> None:
+    def write(presentation) -> None:
         files = arguments.results, arguments.selections, arguments.distinct
-        write_table6(*files, grid, arguments.output, shown)
+        write_table6(*files, grid, arguments.output, presentation)
 
     run_table("table6", arguments, write, [*arguments.selections, *arguments.distinct], grid.model_dump())

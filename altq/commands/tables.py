@@ -1,24 +1,22 @@
-"""What the commands that write tables of perplexities share."""
+"""The flags and the run of the commands that write a table."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from altq.commands.command import add_output
-from altq.report.protocol import Captions
+from altq.report.presentation import Presentation
 from altq.runtime.flags import add_options, read_options
+from altq.runtime.files import write_json
 from altq.runtime.provenance import provenance
-
-if TYPE_CHECKING:
-    from altq.report.perplexity import Presentation
 
 
 def add_table(parser: argparse.ArgumentParser) -> None:
-    """--results, --output and the captions."""
-    parser.add_argument("--results", type=Path, nargs="+", required=True, metavar="FILE", help="perplexity results")
+    """Add --results, --output and the presentation."""
+    parser.add_argument("--results", type=Path, nargs="+", required=True, metavar="FILE", help="results")
     add_output(parser, ".csv file")
-    add_options(parser, Captions)
+    add_options(parser, Presentation)
 
 
 def add_zero_shot(parser: argparse.ArgumentParser) -> None:
@@ -34,18 +32,17 @@ def add_selections(parser: argparse.ArgumentParser) -> None:
 def run_table(
     command: str,
     arguments: argparse.Namespace,
-    write: "Callable[[Presentation], None]",
+    write: Callable[[Presentation], None],
     inputs: Sequence[Path] = (),
     options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Let `write` write the table as captions say, and beside it a .json with captions and provenance.
+    """Let `write` write the table, and beside it a .json with its presentation and provenance.
 
-    inputs: what is read besides --results. options: what the command was told besides the captions.
+    inputs: the files that are read besides --results. options: the command's own, besides the presentation.
     """
-    captions = read_options(arguments, Captions)
-    from altq.report.perplexity import Presentation
-    from altq.runtime.files import write_json
-
-    write(Presentation(**dict(captions)))
+    presentation = read_options(arguments, Presentation)
+    write(presentation)
     record = provenance(command, options or {}, [*arguments.results, *inputs])
-    write_json(arguments.output.with_suffix(".json"), {"captions": captions.model_dump(), "provenance": record})
+    write_json(
+        arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record}
+    )
