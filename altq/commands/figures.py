@@ -31,6 +31,4 @@ def run_figure(command: str, arguments: argparse.Namespace, write: Write) -> Non
     options, presentation = read_options(arguments, HeuristicOptions), read_options(arguments, Presentation)
     write(arguments.statistics, arguments.drawn, options, arguments.output, presentation)
     record = provenance(command, options.model_dump(), [*arguments.statistics, *arguments.drawn])
-    write_json(
-        arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record}
-    )
+    write_json(arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record})

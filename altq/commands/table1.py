@@ -11,6 +11,7 @@ for every selection and text, and, beside it, the paper's summary as .md, .tex a
 import argparse
 
 from altq.commands.tables import add_table, add_zero_shot, run_table
+from altq.report.presentation import Presentation
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from altq.report.table1 import write_table1
 
-    def write(presentation) -> None:
+    def write(presentation: Presentation) -> None:
         write_table1(arguments.results, arguments.zero_shot, arguments.output, presentation)
 
     run_table("table1", arguments, write, arguments.zero_shot)

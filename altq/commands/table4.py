@@ -12,6 +12,7 @@ behind it, and a .json with provenance.
 import argparse
 
 from altq.commands.tables import add_selections, add_table, add_zero_shot, run_table
+from altq.report.presentation import Presentation
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from altq.report.table4 import write_table4
 
-    def write(presentation) -> None:
+    def write(presentation: Presentation) -> None:
         write_table4(arguments.results, arguments.zero_shot, arguments.selections, arguments.output, presentation)
 
     run_table("table4", arguments, write, [*arguments.zero_shot, *arguments.selections])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from altq.commands.tables import add_selections, add_table, run_table
 from altq.experiment.policies import Grid
+from altq.report.presentation import Presentation
 from altq.runtime.flags import add_options, read_options
 
 
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     grid = read_options(arguments, Grid)
     from altq.report.table6 import write_table6
 
-    def write(presentation) -> None:
+    def write(presentation: Presentation) -> None:
         files = arguments.results, arguments.selections, arguments.distinct
         write_table6(*files, grid, arguments.output, presentation)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from altq.commands.command import add_output
 from altq.report.presentation import Presentation
-from altq.runtime.flags import add_options, read_options
 from altq.runtime.files import write_json
+from altq.runtime.flags import add_options, read_options
 from altq.runtime.provenance import provenance
 
 
@@ -43,6 +43,4 @@ def run_table(
     presentation = read_options(arguments, Presentation)
     write(presentation)
     record = provenance(command, options or {}, [*arguments.results, *inputs])
-    write_json(
-        arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record}
-    )
+    write_json(arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record})

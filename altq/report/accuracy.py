@@ -50,7 +50,7 @@ def read_accuracies(paths: Iterable[str | Path], presentation: Presentation) -> 
             raise ValueError(f"{path} has an accuracy of {row['accuracy']}; evaluate again")
         row["published"] = _published(result, TASKS[result["task"]].label, presentation)
         rows.append(row)
-    frame = pandas.DataFrame(rows, columns=list(COLUMNS)).astype({name: float for name in COLUMNS[-6:]})
+    frame = pandas.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COLUMNS[-6:], float))
     tasks = pandas.CategoricalDtype(list(TASKS), ordered=True)
     frame = frame.sort_values("task", kind="stable", key=lambda names: names.astype(tasks))
     return in_order(frame, ["setting", "method", "weights", "model", "task", "seed"])
@@ -60,14 +60,19 @@ def averages(frame: pandas.DataFrame, presentation: Presentation) -> pandas.Data
     """Average each accuracy over tasks: a row, with `task` average, for each method, setting and so on.
 
     accuracy: the paper's (acc_norm where a task has it); acc: acc for every task. stderr: of that mean, tasks being
-    independent. published: the average as the paper prints it, where all of its tasks are here. ValueError where a task is missing for some and not for others.
+    independent. published: the average as the paper prints it, where all of its tasks are here. ValueError where a task
+    is missing for some and not for others.
     """
     tasks = set(frame["task"])
     rows = []
     for place, of_place in frame.groupby(list(PLACE), sort=False):
         if missing := tasks - set(of_place["task"]):
             raise ValueError(f"{', '.join(map(str, place))} lacks {', '.join(sorted(missing))}; evaluate them")
-        row = dict(zip(PLACE, place)) | {"task": AVERAGE, "metric": AVERAGE, "num_items": of_place["num_items"].sum()}
+        row = dict(zip(PLACE, place, strict=True)) | {
+            "task": AVERAGE,
+            "metric": AVERAGE,
+            "num_items": of_place["num_items"].sum(),
+        }
         for name, stderr in (("accuracy", "stderr"), ("acc", "acc_stderr")):
             row[name] = of_place[name].mean()
             row[stderr] = math.sqrt((of_place[stderr] ** 2).sum()) / len(of_place)

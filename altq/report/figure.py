@@ -1,7 +1,6 @@
 """The style of the figures: how kinds are drawn, panels, and files that are the same bytes for the same data."""
 
 import re
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -22,7 +22,7 @@ def write_figure1(
     pdf: Path,
     presentation: Presentation,
 ) -> None:
-    """Write `pdf` and beside it .png, the points as .csv and the protocol; a row of panels for each model and setting."""
+    """Write `pdf`, beside it .png, the points as .csv and the protocol; a row of panels for each model and setting."""
     by_model = {content["model"]: content for content in map(read_json, statistics)}
     frame = pandas.concat([_points(path, by_model, options) for path in selections], ignore_index=True)
     write_text(pdf.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n"))
@@ -45,8 +45,8 @@ def _points(path: Path, statistics: Mapping[str, Any], options: HeuristicOptions
 def _draw(frame: pandas.DataFrame, pdf: Path, presentation: Presentation) -> None:
     groups = list(frame.groupby(["model", "setting"], sort=False))
     with panels(len(groups), len(HALVES), (3.6, 2.3)) as (figure, axes):
-        for line, ((model, setting), rows) in zip(axes, groups):
-            for panel, half in zip(line, HALVES):
+        for line, ((model, setting), rows) in zip(axes, groups, strict=True):
+            for panel, half in zip(line, HALVES, strict=True):
                 points = rows.loc[rows["half"] == half]
                 panel.plot(points["block"], points["kurtosis"], color="#bbbbbb", linewidth=0.8, zorder=1)
                 for kind, chosen in points.groupby("kind"):

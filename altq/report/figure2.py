@@ -62,8 +62,8 @@ def _draw(frame: pandas.DataFrame, correlations: pandas.DataFrame, pdf: Path, pr
     groups = list(frame.groupby(["model", "setting"], sort=False))
     correlations = correlations.set_index(["model", "setting", "half"]).sort_index()
     with panels(len(groups), len(HALVES), (3.6, 2.3)) as (figure, axes):
-        for line, ((model, setting), rows) in zip(axes, groups):
-            for panel, half in zip(line, HALVES):
+        for line, ((model, setting), rows) in zip(axes, groups, strict=True):
+            for panel, half in zip(line, HALVES, strict=True):
                 points = rows.loc[rows["half"] == half]
                 for kind, better in (("rotation", points["gain"] > 0), ("affine", points["gain"] <= 0)):
                     marker, colour = MARKERS[kind]

@@ -57,7 +57,7 @@ def study(experiment: Experiment, table: Table, methods: Iterable[str], seeds: I
 
 
 def made(experiment: Experiment, methods: Iterable[str], seeds: Iterable[int]) -> Presentation:
-    """Present how the banks and selections of these methods were made: the cost and the figures, which evaluate none."""
+    """Present how banks and selections of these methods were made, for the cost and the figures."""
     return _presentation(_covering(experiment, methods, seeds), [])
 
 
@@ -108,15 +108,17 @@ def zero_shot(experiment: Experiment) -> list[Entry]:
     """Say how accuracy is measured, and how the items differ from those of the harness."""
     options = experiment.zero_shot
     drawn = "all items" if options.limit is None else (
-        f"{options.limit} items of each task, drawn at random with the seed {options.seed} from each part of the set in "
-        "proportion"
+        f"{options.limit} items of each task, drawn at random with the seed {options.seed} from each part of the set "
+        "in proportion"
     )  # fmt: skip
     departures = [
         Entry(f"tasks.{name}", task.departure, "the harness's items")
         for name, task in experiment.tasks.items()
         if task.departure
     ]
-    harness = Entry("tasks", f"as lm-evaluation-harness {HARNESS} defines and scores them: {listed(_labels(experiment))}")
+    harness = Entry(
+        "tasks", f"as lm-evaluation-harness {HARNESS} defines and scores them: {listed(_labels(experiment))}"
+    )
     return [harness, Entry("zero_shot.limit", drawn, "all items"), *departures]
 
 
@@ -139,9 +141,7 @@ def calibration(experiment: Experiment) -> list[Entry]:
         names = [name for name in WORDS["recipe"] if matters(recipe, name, kinds)]
         told += entries("recipe", "recipe", recipe, PAPER_RECIPE, names)
     # GPTQ cannot sum over more windows than there are.
-    rounding = experiment.rounding.model_copy(
-        update={"windows": min(experiment.rounding.windows, options.num_windows)}
-    )
+    rounding = experiment.rounding.model_copy(update={"windows": min(experiment.rounding.windows, options.num_windows)})
     names = [name for name in WORDS["rounding"] if name == "weights" or rounding.weights == "gptq"]
     return told + entries("rounding", "rounding", rounding, PAPER_ROUNDING, names)
 
@@ -160,7 +160,9 @@ def policies(experiment: Experiment) -> list[Entry]:
                 Entry(
                     f"selection.heuristic.{half}.{name}",
                     in_words("heuristic", name, getattr(ours, name)),
-                    f"a share of {papers.share:g}" if name == "count" else in_words("heuristic", name, getattr(papers, name)),
+                    f"a share of {papers.share:g}"
+                    if name == "count"
+                    else in_words("heuristic", name, getattr(papers, name)),
                 )
                 for name in names
             ]
@@ -172,10 +174,10 @@ def policies(experiment: Experiment) -> list[Entry]:
     probe_steps = experiment.recipe_of("probe-affine").steps
     meanings = {
         "oracle": "the kind with the lower reconstruction error on the held-out windows, weights rounded to nearest",
-        "probe": f"the same from banks with {probe_steps} of the {experiment.recipe.steps} steps (of halves on which no "
-        "steps are spent it is the oracle)",
-        "predicted": "the kind with the higher signal-to-quantization-noise ratio in closed form, from second moments of "
-        "the inputs and of the gradients that stand for the weights that read them",
+        "probe": f"the same from banks with {probe_steps} of the {experiment.recipe.steps} steps (of halves on which "
+        "no steps are spent it is the oracle)",
+        "predicted": "the kind with the higher signal-to-quantization-noise ratio in closed form, from second moments "
+        "of the inputs and of the gradients that stand for the weights that read them",
     }
     return told + [Entry(name, meanings[name]) for name in experiment.methods if name in meanings]
 
@@ -189,8 +191,9 @@ def baselines(experiment: Experiment) -> list[Entry]:
     told = [
         Entry(
             "baselines",
-            f"{listed(METHODS[method].label for method in methods)}, run by this code on the same {options.num_windows} x "
-            f"{options.window_length} calibration tokens with their authors' recipe, but for the rows that follow",
+            f"{listed(METHODS[method].label for method in methods)}, run by this code on the same "
+            f"{options.num_windows} x {options.window_length} calibration tokens with their authors' recipe, but "
+            "for the rows that follow",
         ),
     ]
     if experiment.rounding.weights == "gptq":
@@ -203,7 +206,9 @@ def baselines(experiment: Experiment) -> list[Entry]:
         )
     if set(END_TO_END) & set(methods):
         told.append(
-            Entry("Hadamard", "a matrix of an order that has no Hadamard matrix is completed by a random orthogonal one")
+            Entry(
+                "Hadamard", "a matrix of an order that has no Hadamard matrix is completed by a random orthogonal one"
+            )
         )
     for method in methods:
         ours, theirs = experiment.recipe_of(method), BASELINES[method]

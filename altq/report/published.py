@@ -46,7 +46,7 @@ def _tables() -> dict[str, dict[tuple[str, str, str, str], Published]]:
 
 
 def published(table: str, setting: str, method: str, model: str, column: str) -> Published | None:
-    """Look up one printed number, e.g. ("table2", "W3A3K2V2", "flatquant", "LLaMA-2-7B", "C4"); None where there is none.
+    """Look up one printed number, e.g. of ("table2", "W3A3K2V2", "flatquant", "LLaMA-2-7B", "C4"); None without one.
 
     `column` is the corpus, task, metric or length that heads the column. Full precision is method `full` at setting
     W16A16K16V16.

@@ -120,7 +120,10 @@ def markdown_grid(lines: Sequence[Sequence[str]], num_left: int) -> str:
     widths = [max(3, min(MAX_PADDING, max(len(line[i]) for line in lines))) for i in range(len(lines[0]))]
     rule = ["-" * width if i < num_left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     padded = [
-        [text.ljust(width) if i < num_left else text.rjust(width) for i, (text, width) in enumerate(zip(line, widths))]
+        [
+            text.ljust(width) if i < num_left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
         for line in (lines[0], rule, *lines[1:])
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in padded)

@@ -86,8 +86,8 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
         Entry(
             "Random",
             f"{number} selections, each kind at an equal share of the attention and of the ffn layers, drawn with the "
-            f"seeds 0 to {number - 1}, all assembled from the same banks of one calibration seed; the CSV file has every "
-            "one",
+            f"seeds 0 to {number - 1}, all assembled from the same banks of one calibration seed; the CSV file has "
+            "every one",
             "20 selections",
         ),
         Entry("Best random", f"the lowest geometric mean over texts: {'; '.join(said)}"),

@@ -1,4 +1,4 @@
-"""Table 3: zero-shot accuracy of every method, with paired differences to a reference, tidy and as the paper prints it."""
+"""Table 3: zero-shot accuracy of every method, with paired differences, tidy and as the paper prints it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -51,7 +51,7 @@ def table3_frame(paths: Sequence[str | Path], reference: str, presentation: Pres
         if known and row["method"] not in (reference, FULL):
             differences = {task: paired_difference(items[*place.values(), task], items[*other, task]) for task in tasks}
             interval = mean_difference(differences, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))
-            comparison = dict(zip(("difference", "difference_low", "difference_high"), interval))
+            comparison = dict(zip(("difference", "difference_low", "difference_high"), interval, strict=True))
             significant = interval.excludes_zero
             if row["task"] != AVERAGE:
                 comparison["mcnemar_p"] = mcnemar(differences[row["task"]])
@@ -153,8 +153,8 @@ def _protocol(frame: pandas.DataFrame) -> Iterable[Entry]:
         yield Entry(
             "Significant",
             "with the same setting and seed, with every seed: of a task by McNemar's exact test at the level "
-            f"{SIGNIFICANT:g}, of the average where the 95 % bootstrap interval over items excludes zero; no correction "
-            "for the number of comparisons",
+            f"{SIGNIFICANT:g}, of the average where the 95 % bootstrap interval over items excludes zero; no "
+            "correction for the number of comparisons",
         )
     truncated = frame.groupby("task")["num_truncated"].max().dropna()
     for task, count in truncated.items():

@@ -91,7 +91,11 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
         Column((heading, label)) for heading in ("Selection, CPU s", "and calibration") for label in PAIR.values()
     ]
     papers = [
-        *(Column((f"paper: {corpus} ↓", label), muted=True) for corpus in PERPLEXITY_CORPORA for label in PAIR.values()),
+        *(
+            Column((f"paper: {corpus} ↓", label), muted=True)
+            for corpus in PERPLEXITY_CORPORA
+            for label in PAIR.values()
+        ),
         *(Column((f"paper: {ZERO_SHOT} ↑", label), muted=True) for label in PAIR.values() if averaged),
         Column(("paper: agreement", "blocks"), muted=True),
         *(Column(("paper: hours", label), muted=True) for label in PAIR.values()),

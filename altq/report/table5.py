@@ -1,7 +1,7 @@
-"""Table 5: the speed of the kernels that ship, tidy and as the paper prints it: speed-up by length, prefill and decode."""
+"""Table 5: the speed of the kernels that ship, tidy and as the paper prints it: by length, phase and device."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,8 +46,8 @@ def write_table5(paths: Iterable[str | Path], csv: str | Path, presentation: Pre
 def table5_frame(paths: Iterable[str | Path]) -> pandas.DataFrame:
     """Tabulate each case that was timed, as `altq benchmark` wrote it, with the `machine` it was measured on.
 
-    ratio: to the first floating-point baseline of its group; ratio_to_fastest: to the fastest of them; limit_ratio: what
-    the machine's own limit allows over that first baseline. ValueError for a time that is none.
+    ratio: to the first floating-point baseline of its group; ratio_to_fastest: to the fastest of them; limit_ratio:
+    what the machine's own limit allows over that first baseline. ValueError for a time that is none.
     """
     frames = []
     for path in map(Path, paths):
@@ -104,7 +104,8 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     return Table(*HEADINGS["table5"], ("Layer", "Method"), tuple(columns), tuple(groups), caption, protocol)
 
 
-def _place(row) -> Place:
+def _place(row: Any) -> Place:
+    """The column of a row of the tidy table, as `itertuples` gives it."""
     return Place(row.device, row.phase, row.tokens if row.phase == "prefill" else row.kv_length)
 
 
@@ -112,7 +113,7 @@ def _by_phase(place: Place) -> tuple[int, int]:
     return list(GPU_LENGTHS).index(place.phase), place.length
 
 
-def _cell(row) -> Cell:
+def _cell(row: Any | None) -> Cell:
     """Print the speed-up and the most that the machine allows; of a baseline its milliseconds, too."""
     if row is None:
         return Cell()
@@ -144,14 +145,14 @@ def _protocol(frame: pandas.DataFrame) -> Iterable[Entry]:
     yield Entry("kernels.rounds", f"{frame['rounds'].max()} rounds, in which the cases of a column are timed by turns")
     yield Entry(
         "Speed-up",
-        "the median of the rounds' own ratios to the first row, after a warm-up; the CSV file has medians, quartiles and "
-        "single linear layers",
+        "the median of the rounds' own ratios to the first row, after a warm-up; the CSV file has medians, quartiles "
+        "and single linear layers",
         "over FP16",
     )
     yield Entry(
         "Limit",
-        "what the slower of reading and multiplying would allow over the first row: for a CPU of its linear layers alone "
-        "at the rates that were measured, for a GPU of the whole layer at those of its data sheet",
+        "what the slower of reading and multiplying would allow over the first row: for a CPU of its linear layers "
+        "alone at the rates that were measured, for a GPU of the whole layer at those of its data sheet",
     )
     if CPU in set(frame["device"]):
         yield Entry(

@@ -88,7 +88,10 @@ def table6_frame(
             {
                 **{name: learned[name] for name in COLUMNS if name in learned},
                 "point": LEARNED,
-                **{f"num_rotation_{half}": of_half.count("rotation") for half, of_half in zip(HALVES, kinds)},
+                **{
+                    f"num_rotation_{half}": of_half.count("rotation")
+                    for half, of_half in zip(HALVES, kinds, strict=True)
+                },
                 "num_blocks": reference.num_blocks,
                 "agreement": 2 * reference.num_blocks,
                 "same_as": "",
@@ -108,13 +111,16 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
         measured = [_column(points, corpus) for corpus in corpora]
         groups.append(
             tuple(
-                Row((setting, presentation.label(model), *_stub(of_point.iloc[0])), (*cells, _agreement(of_point.iloc[0])))
+                Row(
+                    (setting, presentation.label(model), *_stub(of_point.iloc[0])),
+                    (*cells, _agreement(of_point.iloc[0])),
+                )
                 for of_point, cells in zip(points, zip(*measured, strict=True), strict=True)
             )
         )
     caption = (
-        "Perplexity, lower is better; agreement with the learned selection. Bold: the best where its 95 % interval over "
-        "windows is clear of all others."
+        "Perplexity, lower is better; agreement with the learned selection. Bold: the best where its 95 % interval "
+        "over windows is clear of all others."
     )
     protocol = (*presentation.protocol, *READING)
     return Table(*HEADINGS["table6"], ("Setting", "Model", "β", "L"), tuple(columns), tuple(groups), caption, protocol)

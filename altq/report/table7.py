@@ -67,8 +67,8 @@ def table7_frame(
     (nats a token) to all-affine of the same seed and windows, paired, with its interval; empty for all-affine itself.
     better: -1, 0 or 1, worse, undecided or better than it, by whether that interval excludes zero; empty for
     all-affine, and for best_random, which was chosen by these very perplexities. selection_seconds:
-    processor seconds, the mean over seeds. zero_shot: the average accuracy, the mean over seeds with its interval, where
-    it was measured. ValueError where a seed has no all-affine result to be paired with.
+    processor seconds, the mean over seeds. zero_shot: the average accuracy, the mean over seeds with its interval,
+    where it was measured. ValueError where a seed has no all-affine result to be paired with.
     """
     tidy = with_zero_shot(perplexity_frame(results, presentation), zero_shot, presentation)
     seconds = {_place(result): selection_seconds(result) for result in results}
@@ -86,16 +86,16 @@ def table7_frame(
                 f"{method} at {setting} has the seeds {sorted(logs.index)}, {REFERENCE} {sorted(reference.index)}; "
                 "differences are paired by seed"
             )
-        row = dict(zip(key, place)) | {"num_seeds": len(logs), "published": of_place["published"].iloc[0]}
-        row |= dict(zip(COLUMNS[6:9], map(math.exp, mean_interval(logs.tolist()))))
+        row = dict(zip(key, place, strict=True)) | {"num_seeds": len(logs), "published": of_place["published"].iloc[0]}
+        row |= dict(zip(COLUMNS[6:9], map(math.exp, mean_interval(logs.tolist())), strict=True))
         if method != REFERENCE:
             difference = mean_interval([logs[seed] - math.log(reference[seed]) for seed in logs.index])
-            row |= dict(zip(COLUMNS[9:12], difference))
+            row |= dict(zip(COLUMNS[9:12], difference, strict=True))
             row["better"] = None if method == JUDGED else _verdict(difference)
         spent = [seconds[(*place, seed)] for seed in logs.index]
         row["selection_seconds"] = math.fsum(spent) / len(spent)
         if zero_shot:
-            row |= dict(zip(ZERO_SHOT_COLUMNS, mean_interval(of_place["zero_shot"].tolist())))
+            row |= dict(zip(ZERO_SHOT_COLUMNS, mean_interval(of_place["zero_shot"].tolist()), strict=True))
         rows.append(row)
     columns = [*COLUMNS, *(ZERO_SHOT_COLUMNS if zero_shot else ())]
     return pandas.DataFrame(rows, columns=columns).astype({"better": "Int64"})

@@ -214,7 +214,9 @@ def test_the_paper_follows_flatquant_but_for_its_start():
 
 def test_policies_tell_how_they_choose(experiment):
     default = experiment("config.yaml")
-    told = {e.key: e for e in protocol.study(default, default.study.table7, default.study.table7.policies, [0, 1]).protocol}
+    told = {
+        e.key: e for e in protocol.study(default, default.study.table7, default.study.table7.policies, [0, 1]).protocol
+    }
     assert told["seeds"].here == "0, 1" and told["selection.candidates"].here == "affine and rotation"
     assert told["selection.search.steps"] == ("selection.search.steps", "16", "480")
     assert told["probe"].here.startswith("the same from banks with 1 of the 8 steps")

@@ -5,14 +5,12 @@ from results_for_tests import full, result
 from altq.report.accuracy import with_zero_shot
 from altq.report.perplexity import perplexity_frame
 from altq.report.presentation import Entry, Presentation
-from altq.report.table_files import read_tidy
 from altq.report.table1 import wide_table, write_table1
+from altq.report.table_files import read_tidy
 from altq.runtime.files import write_json
 
 PLAIN = Presentation(protocol=(Entry("note", "Made numbers."),))
-PAPERS = Presentation(
-    published_models={"tiny": "LLaMA-2-7B"}, published_corpora={"wiki": "WikiText-2", "docs": "C4"}
-)
+PAPERS = Presentation(published_models={"tiny": "LLaMA-2-7B"}, published_corpora={"wiki": "WikiText-2", "docs": "C4"})
 
 
 def made(number=4):

@@ -7,8 +7,8 @@ import pytest
 from altq.report.perplexity import COLUMNS, format_perplexity, perplexity_frame
 from altq.report.presentation import Entry, Presentation
 from altq.report.table import to_terminal
-from altq.report.table_files import read_tidy
 from altq.report.table2 import wide_table, write_table2
+from altq.report.table_files import read_tidy
 
 PLAIN = Presentation(protocol=(Entry("note", "Made numbers."),))
 PAPERS = Presentation(published_models={"tiny": "LLaMA-2-7B"}, published_corpora={"wiki": "WikiText-2"})

@@ -11,8 +11,8 @@ from altq.experiment.tasks import TASKS
 from altq.report.accuracy import averages, read_accuracies, with_zero_shot
 from altq.report.perplexity import perplexity_frame
 from altq.report.presentation import Presentation
-from altq.report.table_files import read_tidy
 from altq.report.table3 import table3_frame, wide_table, write_table3
+from altq.report.table_files import read_tidy
 
 PLAIN = Presentation()
 HALF = [1, 0] * 20

@@ -3,8 +3,8 @@ from accuracies_for_tests import write_all
 from results_for_tests import result, selection, selection_path, step
 
 from altq.report.presentation import Presentation
-from altq.report.table_files import read_tidy
 from altq.report.table4 import table4_frame, wide_table, write_table4
+from altq.report.table_files import read_tidy
 from altq.runtime.files import write_json
 
 PLAIN = Presentation(published_models={"tiny": "LLaMA-2-7B"})

@@ -6,8 +6,8 @@ import pandas
 import pytest
 
 from altq.report.presentation import Presentation
-from altq.report.table_files import read_tidy
 from altq.report.table5 import table5_frame, wide_table, write_table5
+from altq.report.table_files import read_tidy
 
 PLAIN = Presentation()
 METHODS = {"fp32 torch": 8.0, "INT4": 2.0, "QuaRot": 2.5, "FlatQuant": 2.5, "adaptive": 2.5}

@@ -7,8 +7,8 @@ from results_for_tests import result, step
 
 from altq.report.intervals import mean_interval
 from altq.report.presentation import Presentation
-from altq.report.table_files import read_tidy, write_table
 from altq.report.table7 import table7_frame, wide_table
+from altq.report.table_files import read_tidy, write_table
 
 PLAIN = Presentation()
 AFFINE = [20.0, 24.0, 22.0]
@@ -71,7 +71,7 @@ def test_time_to_select_is_a_mean_over_seeds():
 
 def test_the_paper_stands_beside_each_policy_that_it_has():
     shown = Presentation(published_models={"tiny": "LLaMA-2-7B"}, published_corpora={"wiki": "WikiText-2"})
-    policies = {name: AFFINE for name in ("rotation", "adaptive", "learned", "best_random", "oracle")}
+    policies = dict.fromkeys(("rotation", "adaptive", "learned", "best_random", "oracle"), AFFINE)
     table = wide_table(table7_frame(made(**policies), shown), shown)
     papers = {row.stub[1]: row.cells[-1].text for row in table.rows}
     assert papers == {

@@ -146,7 +146,9 @@ def page(study, project, tmp_path_factory, snakemake):
     assert made.returncode == 0, (made.stdout + made.stderr)[-5000:]
     text = path.read_text(encoding="utf-8")
     decode = json.JSONDecoder().raw_decode
-    results, first = (decode(text, re.search(rf"{name} ?= ?", text).end())[0] for name in ("results", "workflow_desc"))
+    results, first = (
+        decode(text, re.search(f'var {name} = (?=[{{"])', text).end())[0] for name in ("results", "workflow_desc")
+    )
     return text, results, html.unescape(re.sub(r"<[^>]+>", "", first))
 
 
