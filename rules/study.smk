@@ -143,7 +143,7 @@ rule figure1:
     benchmark:
         "results/benchmarks/figure1.tsv"
     params:
-        flags=f"{to_flags(EXPERIMENT.selection.heuristic)} {to_flags(protocol.made(EXPERIMENT, ['learned'], FIRST))}",
+        flags=f"{to_flags(EXPERIMENT.selection.heuristic)} {to_flags(protocol.banks(EXPERIMENT, ['learned'], FIRST))}",
         code=code_hash("altq.commands.figure1"),
     threads: 1
     resources:
@@ -172,7 +172,7 @@ rule figure2:
     benchmark:
         "results/benchmarks/figure2.tsv"
     params:
-        flags=f"{to_flags(EXPERIMENT.selection.heuristic)} {to_flags(protocol.made(EXPERIMENT, ['oracle'], FIRST))}",
+        flags=f"{to_flags(EXPERIMENT.selection.heuristic)} {to_flags(protocol.banks(EXPERIMENT, ['oracle'], FIRST))}",
         code=code_hash("altq.commands.figure2"),
     threads: 1
     resources:

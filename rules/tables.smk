@@ -1,7 +1,7 @@
 # Tables, from the result files alone.
 
 
-def shown(name, file, form, category="Tables"):
+def report_file(name, file, form, category="Tables"):
     """A file of a table or figure that `snakemake --report` lists under the table's heading."""
     labels = {category.lower().removesuffix("s"): str(HEADINGS[name]).removesuffix("."), "as": form}
     return report(f"results/{file}", caption=f"captions/{name}.rst", category=category, labels=labels)
@@ -11,15 +11,15 @@ def protocol_of(name, category="Tables"):
     """The protocol of a table or figure, to read beside it and in the report."""
     return {
         "protocol": f"results/{name}.protocol.md",
-        "page": shown(name, f"{name}.protocol.html", "protocol", category),
+        "page": report_file(name, f"{name}.protocol.html", "protocol", category),
     }
 
 
 def files_of_table(name):
     """The outputs of a table: its numbers, the table to read in three forms, its protocol, and its record."""
     return {
-        "csv": shown(name, f"{name}.csv", "numbers (CSV)"),
-        "png": shown(name, f"{name}.png", "image"),
+        "csv": report_file(name, f"{name}.csv", "numbers (CSV)"),
+        "png": report_file(name, f"{name}.png", "image"),
         "markdown": f"results/{name}.md",
         "latex": f"results/{name}.tex",
         **protocol_of(name),
@@ -31,7 +31,7 @@ def files_of_figure(name, **points):
     """The outputs of a figure: itself in two forms, the points behind it, its protocol, and its record."""
     return {
         "pdf": f"results/{name}.pdf",
-        "png": shown(name, f"{name}.png", "image", "Figures"),
+        "png": report_file(name, f"{name}.png", "image", "Figures"),
         **points,
         **protocol_of(name, "Figures"),
         "record": f"results/{name}.json",
@@ -109,7 +109,7 @@ rule cost:
     benchmark:
         "results/benchmarks/cost.tsv"
     params:
-        flags=to_flags(protocol.made(EXPERIMENT, EXPERIMENT.methods, EXPERIMENT.seeds)),
+        flags=to_flags(protocol.banks(EXPERIMENT, EXPERIMENT.methods, EXPERIMENT.seeds)),
         code=code_hash("altq.commands.cost"),
     threads: 1
     resources:

@@ -1,4 +1,4 @@
-"""Draw Figure 2: what rotation gains over affine at each sublayer, against its kurtosis.
+"""Draw Figure 2: the gain of rotation over affine at each sublayer, against its kurtosis.
 
 Reads the weights' statistics and the reconstruction errors that `altq reconstruction` wrote, which lie below
 <model>/<setting>/seed<k>. Writes the figure as PDF and, beside it, as .png, the points as .csv, their rank correlations

@@ -87,14 +87,14 @@ def read_items(paths: Iterable[str | Path]) -> dict[tuple[Any, ...], pandas.Seri
 
     ValueError for items that are not those of the result beside them.
     """
-    found = {}
+    items = {}
     for path in map(Path, paths):
-        result, items = read_json(path), path.with_suffix(".parquet")
-        if not items.is_file() or sha256(items) != result["items_sha256"]:
-            raise ValueError(f"{items} is not what {path} was made with; evaluate again")
-        table = pandas.read_parquet(items).set_index("item")
-        found[*(result[name] for name in PLACE), result["task"]] = table[TASKS[result["task"]].metric]
-    return found
+        result, parquet = read_json(path), path.with_suffix(".parquet")
+        if not parquet.is_file() or sha256(parquet) != result["items_sha256"]:
+            raise ValueError(f"{parquet} is not what {path} was made with; evaluate again")
+        table = pandas.read_parquet(parquet).set_index("item")
+        items[*(result[name] for name in PLACE), result["task"]] = table[TASKS[result["task"]].metric]
+    return items
 
 
 def with_zero_shot(

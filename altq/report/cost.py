@@ -55,13 +55,13 @@ def cost_frame(records: Mapping[str | Path, Mapping[str, Any]]) -> pandas.DataFr
 
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     """Lay out a group of rows for each model and setting, with means over seeds; states are in the protocol."""
-    shown = [(stage, measure) for stage in ("calibration", "assembly") for measure in MEASURES]
+    measures = [(stage, measure) for stage in ("calibration", "assembly") for measure in MEASURES]
     several_roundings = frame["weights"].nunique() > 1
     groups = [
         tuple(
             Row(
                 (presentation.label(model), setting, method_label(method, weights, several_roundings)),
-                _cells(rows, shown),
+                _cells(rows, measures),
             )
             for (method, weights), rows in of_setting.groupby(["method", "weights"], sort=False)
         )
@@ -70,7 +70,7 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     return Table(
         *HEADINGS["cost"],
         ("Model", "Setting", "Method"),
-        tuple(Column((stage.capitalize(), UNITS[measure])) for stage, measure in shown),
+        tuple(Column((stage.capitalize(), UNITS[measure])) for stage, measure in measures),
         tuple(groups),
         _caption(frame),
         (*presentation.protocol, *_states(frame, presentation), *READING),
@@ -88,24 +88,24 @@ def _row(folder: Path, record: Mapping[str, Any]) -> list[Any]:
     options = record.get("options", {})
     if record.get("command") != "assemble":
         raise ValueError(f"{folder} was not made by `altq assemble`; give checkpoint folders")
-    made = options.get("setting"), options.get("rounding", {}).get("weights")
-    if made != (setting, weights):
-        raise ValueError(f"{folder} holds a checkpoint at {made[0]} with {made[1]}: it was moved; assemble it again")
+    held = options.get("setting"), options.get("rounding", {}).get("weights")
+    if held != (setting, weights):
+        raise ValueError(f"{folder} holds a checkpoint at {held[0]} with {held[1]}: it was moved; assemble it again")
     upstream = record.get("upstream", {})
     # What it was assembled from itself: a selection may have banks and states behind it, too.
     history = {str(folder): record, **{path: upstream.get(path, {}) for path in record.get("inputs", {})}}
-    measured: list[float] = []
+    figures: list[float] = []
     banks = METHODS[method].banks
     expected = {"calibration": None if banks is None else len(banks), "states": 1, "assembly": 1}
     for stage, commands in STAGES.items():
-        found = {path: entry for path, entry in history.items() if entry.get("command") in commands}
-        if expected[stage] is not None and len(found) != expected[stage]:
+        results = {path: entry for path, entry in history.items() if entry.get("command") in commands}
+        if expected[stage] is not None and len(results) != expected[stage]:
             raise ValueError(
-                f"{folder} was made from {len(found)} results of {' or '.join(commands)}, where {method} takes "
+                f"{folder} was made from {len(results)} results of {' or '.join(commands)}, where {method} takes "
                 f"{expected[stage]}; assemble it again"
             )
-        measured += _sum(found)
-    return [model, method, setting, weights, seed, *measured]
+        figures += _sum(results)
+    return [model, method, setting, weights, seed, *figures]
 
 
 def _place(folder: Path) -> tuple[str, str, str, str, int]:
@@ -134,8 +134,8 @@ def _figure(path: str, entry: Mapping[str, Any], name: str) -> float:
     return value
 
 
-def _cells(rows: pandas.DataFrame, shown: Iterable[tuple[str, str]]) -> tuple[Cell, ...]:
-    means = [rows[f"{stage}_{measure}"].mean() for stage, measure in shown]
+def _cells(rows: pandas.DataFrame, measures: Iterable[tuple[str, str]]) -> tuple[Cell, ...]:
+    means = [rows[f"{stage}_{measure}"].mean() for stage, measure in measures]
     return tuple(Cell(f"{mean:.{1 if 0 < mean < 9.95 else 0}f}") for mean in means)
 
 

@@ -75,7 +75,7 @@ def perplexity_columns(frame: pandas.DataFrame, presentation: Presentation) -> l
 
 
 def paper_places(frame: pandas.DataFrame) -> list[tuple[str, str]]:
-    """List the places for which the paper prints a perplexity: none where neither model nor text are its own."""
+    """List the places for which the paper prints a perplexity, where both the model and the text are its own."""
     printed = frame.loc[frame["published"].notna()]
     return [place for place in places_of(frame) if place in set(zip(printed["corpus"], printed["model"], strict=True))]
 

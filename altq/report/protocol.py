@@ -56,8 +56,8 @@ def study(experiment: Experiment, table: Table, methods: Iterable[str], seeds: I
     return _presentation(_covering(experiment, methods, seeds), measured)
 
 
-def made(experiment: Experiment, methods: Iterable[str], seeds: Iterable[int]) -> Presentation:
-    """Present how banks and selections of these methods were made, for the cost and the figures."""
+def banks(experiment: Experiment, methods: Iterable[str], seeds: Iterable[int]) -> Presentation:
+    """Present how banks and selections of these methods come about, for the cost and the figures."""
     return _presentation(_covering(experiment, methods, seeds), [])
 
 
@@ -130,33 +130,33 @@ def calibration(experiment: Experiment) -> list[Entry]:
     """Say what was calibrated on what and how: text, our own recipe where a method is made by it, and rounding."""
     options, recipe = experiment.calibration, experiment.recipe
     published = experiment.corpora[options.corpus].published
-    told = [
+    rows = [
         Entry("calibration.corpus", published or options.corpus, PAPER_CALIBRATION.corpus),
         *entries("calibration", "calibration", options, PAPER_CALIBRATION, WORDS["calibration"]),
         Entry("seeds", ", ".join(map(str, experiment.seeds))),
     ]
     if kinds := _own_kinds(experiment):
         methods = [METHODS[method].label for method in experiment.methods if _own_kinds(experiment, [method])]
-        told.append(Entry("recipe", f"of {listed(methods)}, against the full-precision model"))
+        rows.append(Entry("recipe", f"of {listed(methods)}, against the full-precision model"))
         names = [name for name in WORDS["recipe"] if matters(recipe, name, kinds)]
-        told += entries("recipe", "recipe", recipe, PAPER_RECIPE, names)
+        rows += entries("recipe", "recipe", recipe, PAPER_RECIPE, names)
     # GPTQ cannot sum over more windows than there are.
     rounding = experiment.rounding.model_copy(update={"windows": min(experiment.rounding.windows, options.num_windows)})
     names = [name for name in WORDS["rounding"] if name == "weights" or rounding.weights == "gptq"]
-    return told + entries("rounding", "rounding", rounding, PAPER_ROUNDING, names)
+    return rows + entries("rounding", "rounding", rounding, PAPER_ROUNDING, names)
 
 
 def policies(experiment: Experiment) -> list[Entry]:
     """Say how the methods choose that look at something."""
     selection = experiment.selection
-    told = []
+    rows = []
     if any(METHODS[method].banks is None for method in experiment.methods if method != FULL):
-        told.append(Entry("selection.candidates", listed(selection.candidates), "affine and rotation"))
+        rows.append(Entry("selection.candidates", listed(selection.candidates), "affine and rotation"))
     if "adaptive" in experiment.methods:
         for half in HALVES:
             ours, papers = (getattr(options, half) for options in (selection.heuristic, PAPER_HEURISTIC))
             names = [name for name in WORDS["heuristic"] if getattr(ours, name) is not None]
-            told += [
+            rows += [
                 Entry(
                     f"selection.heuristic.{half}.{name}",
                     in_words("heuristic", name, getattr(ours, name)),
@@ -167,10 +167,10 @@ def policies(experiment: Experiment) -> list[Entry]:
                 for name in names
             ]
     if "learned" in experiment.methods:
-        told.append(Entry("learned", "differentiable search (Eq. 5-7)", SAME))
-        told += entries("selection.search", "search", selection.search, PAPER_SEARCH, WORDS["search"])
+        rows.append(Entry("learned", "differentiable search (Eq. 5-7)", SAME))
+        rows += entries("selection.search", "search", selection.search, PAPER_SEARCH, WORDS["search"])
     if {"oracle", "probe"} & set(experiment.methods):
-        told.append(Entry("selection.held_out_windows", f"{selection.held_out_windows}, none of which calibration saw"))
+        rows.append(Entry("selection.held_out_windows", f"{selection.held_out_windows}, none of which calibration saw"))
     probe_steps = experiment.recipe_of("probe-affine").steps
     meanings = {
         "oracle": "the kind with the lower reconstruction error on the held-out windows, weights rounded to nearest",
@@ -179,7 +179,7 @@ def policies(experiment: Experiment) -> list[Entry]:
         "predicted": "the kind with the higher signal-to-quantization-noise ratio in closed form, from second moments "
         "of the inputs and of the gradients that stand for the weights that read them",
     }
-    return told + [Entry(name, meanings[name]) for name in experiment.methods if name in meanings]
+    return rows + [Entry(name, meanings[name]) for name in experiment.methods if name in meanings]
 
 
 def baselines(experiment: Experiment) -> list[Entry]:
@@ -188,7 +188,7 @@ def baselines(experiment: Experiment) -> list[Entry]:
     if not methods:
         return []
     options = experiment.calibration
-    told = [
+    rows = [
         Entry(
             "baselines",
             f"{listed(METHODS[method].label for method in methods)}, run by this code on the same "
@@ -197,7 +197,7 @@ def baselines(experiment: Experiment) -> list[Entry]:
         ),
     ]
     if experiment.rounding.weights == "gptq":
-        told.append(
+        rows.append(
             Entry(
                 "GPTQ",
                 "the same for all methods: it sees quantized activations, and its tokens are weighted as "
@@ -205,7 +205,7 @@ def baselines(experiment: Experiment) -> list[Entry]:
             )
         )
     if set(END_TO_END) & set(methods):
-        told.append(
+        rows.append(
             Entry(
                 "Hadamard", "a matrix of an order that has no Hadamard matrix is completed by a random orthogonal one"
             )
@@ -217,16 +217,16 @@ def baselines(experiment: Experiment) -> list[Entry]:
         beside = entries(f"baselines.{method}", section, ours, theirs, names)
         if section == "recipe" and (ours.steps or ours.clip_search):
             beside += entries(f"baselines.{method}", "calibration", options, PAPER_CALIBRATION, ["loss"])
-        told += [entry for entry in beside if entry.departs]
-        told += [Entry(METHODS[method].label, here, authors) for here, authors in DIFFERENCES[method]]
-    return told
+        rows += [entry for entry in beside if entry.departs]
+        rows += [Entry(METHODS[method].label, here, authors) for here, authors in DIFFERENCES[method]]
+    return rows
 
 
 def _own_kinds(experiment: Experiment, methods: Iterable[str] | None = None) -> set[str]:
     """The kinds that our own recipe calibrates for these methods, or for all of the experiment."""
     methods = experiment.methods if methods is None else methods
-    banks = [experiment.banks_of(method) for method in methods if method != FULL]
-    return {kind for of_method in banks for kind, bank in of_method.items() if bank not in BASELINES}
+    of_methods = [experiment.banks_of(method) for method in methods if method != FULL]
+    return {kind for of_method in of_methods for kind, bank in of_method.items() if bank not in BASELINES}
 
 
 def _is_papers(model: ModelDescription) -> bool:

@@ -46,13 +46,13 @@ def calibration_seconds(result: Mapping[str, Any], selection: Selection) -> floa
 def _assembled_from(result: Mapping[str, Any], command: str) -> list[str]:
     """List the inputs of a result's checkpoint that a command made; ValueError where there is none."""
     history = result["provenance"]["upstream"]
-    found = [
+    inputs = [
         path
         for checkpoint in result["provenance"]["inputs"]
         if history[checkpoint].get("command") == "assemble"
         for path in history[checkpoint]["inputs"]
         if history[path].get("command") == command
     ]
-    if not found:
+    if not inputs:
         raise ValueError(f"a result of {result['method']} has no history of `altq {command}`; evaluate it again")
-    return found
+    return inputs

@@ -17,13 +17,15 @@ MAX_HEADING, MAX_CAPTION = 72, 270
 
 @dataclass(frozen=True)
 class Cell:
+    """A number as it is printed."""
+
     text: str = ABSENT
     bold: bool = False
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers with its headings from top to bottom. Muted columns are for orientation, set in grey."""
+    """A column of numbers with its headings from top to bottom. Muted columns, the paper's, are set in grey."""
 
     headings: tuple[str, ...]
     muted: bool = False
@@ -31,6 +33,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
+    """A row of cells; `stub` names it, a text for each column of names."""
+
     stub: tuple[str, ...]
     cells: tuple[Cell, ...]
 
@@ -47,7 +51,7 @@ class Span(NamedTuple):
 class Table:
     """Groups of rows under columns of numbers; `stub` heads the columns that name a row; the caption stands below.
 
-    name: what the paper calls it, e.g. "Table 2". protocol: how its numbers came about, which is a table of its own, so
+    name: the paper's, e.g. "Table 2". protocol: how its numbers came about, which is a table of its own, so
     that the caption stays short.
     """
 
@@ -83,7 +87,7 @@ class Table:
         return len(self.columns[0].headings)
 
     def spans(self, level: int) -> list[Span]:
-        """Headings of one level; neighbours under the same headings share one. The last level heads single columns."""
+        """List the headings of one level; neighbours under the same headings share one, but for the last level's."""
         if level == self.num_levels - 1:
             return [Span(column.headings[-1], i, i) for i, column in enumerate(self.columns)]
         spans = []

@@ -53,13 +53,13 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
         if model in {model for _, model in paper_places(frame)}
     ]
     settings = [setting for setting in frame["setting"].unique() if setting != str(FULL_PRECISION)]
-    groups, said = [], []
+    groups, winners = [], []
     for setting in settings:
         of_setting = frame.loc[frame["setting"].isin([setting, str(FULL_PRECISION)])]
         best = {}
         for model, rows in of_setting.loc[_is_random(of_setting)].groupby("model", sort=False):
             best[model] = best_of(rows.to_dict("records"))
-            said.append(f"{presentation.label(model)} at {setting}: {best[model]}")
+            winners.append(f"{presentation.label(model)} at {setting}: {best[model]}")
         values = {name: [_perplexities(of_setting, name, best, *place) for place in places] for name in ROWS}
         average = {name: [_accuracies(of_setting, name, best, model) for model in averaged] for name in ROWS}
         groups.append(
@@ -85,12 +85,11 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
         *presentation.protocol,
         Entry(
             "Random",
-            f"{number} selections, each kind at an equal share of the attention and of the ffn layers, drawn with the "
-            f"seeds 0 to {number - 1}, all assembled from the same banks of one calibration seed; the CSV file has "
-            "every one",
-            "20 selections",
+            "each kind at an equal share of the attention and of the ffn layers, drawn with the seeds 0 to "
+            f"{number - 1}, all assembled from the same banks of one calibration seed; the CSV file has every one",
         ),
-        Entry("Best random", f"the lowest geometric mean over texts: {'; '.join(said)}"),
+        Entry("selection.num_random", f"{number}", "20"),
+        Entry("Best random", f"the lowest geometric mean over texts: {'; '.join(winners)}"),
     )
     columns = (
         *perplexity_columns(frame, presentation),

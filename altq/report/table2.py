@@ -80,7 +80,9 @@ def _caption(frame: pandas.DataFrame, several_roundings: bool) -> str:
 def _counterparts(frame: pandas.DataFrame) -> list[Entry]:
     """Say which rows of the paper stand beside which methods, where it is not the row of the same name."""
     methods = frame["method"].unique() if paper_places(frame) else []
-    told = [Entry(METHODS[name].label, "in grey", counterpart_name(name)) for name in methods if name in COUNTERPARTS]
+    entries = [
+        Entry(f"{METHODS[name].label}, in grey", counterpart_name(name)) for name in methods if name in COUNTERPARTS
+    ]
     if "affine" in methods:
-        told.append(Entry(METHODS["affine"].label, "FlatQuant's transform with our recipe: nothing in grey"))
-    return told
+        entries.append(Entry(f"{METHODS['affine'].label}, in grey", "none: FlatQuant's transform with our recipe"))
+    return entries

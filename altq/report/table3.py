@@ -41,14 +41,14 @@ def table3_frame(paths: Sequence[str | Path], reference: str, presentation: Pres
     """
     frame, items = read_accuracies(paths, presentation), read_items(paths)
     average = averages(frame, presentation)
-    compared: list[dict[str, Any]] = []
+    comparisons: list[dict[str, Any]] = []
     for row in pandas.concat([frame, average], ignore_index=True).to_dict("records"):
         place = {name: row[name] for name in PLACE}
         other = tuple((place | {"method": reference}).values())
         tasks = list(frame["task"].unique()) if row["task"] == AVERAGE else [row["task"]]
-        known = all((*other, task) in items for task in tasks)
+        has_pairs = all((*other, task) in items for task in tasks)
         comparison = {}
-        if known and row["method"] not in (reference, FULL):
+        if has_pairs and row["method"] not in (reference, FULL):
             differences = {task: paired_difference(items[*place.values(), task], items[*other, task]) for task in tasks}
             interval = mean_difference(differences, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))
             comparison = dict(zip(("difference", "difference_low", "difference_high"), interval, strict=True))
@@ -57,9 +57,9 @@ def table3_frame(paths: Sequence[str | Path], reference: str, presentation: Pres
                 comparison["mcnemar_p"] = mcnemar(differences[row["task"]])
                 significant = comparison["mcnemar_p"] < SIGNIFICANT
             comparison["better"] = int(np.sign(interval.value)) if significant else 0
-        compared.append({"reference": reference, **comparison})
+        comparisons.append({"reference": reference, **comparison})
     columns = ("reference", "difference", "difference_low", "difference_high", "mcnemar_p", "better")
-    joined = pandas.concat([frame, average], ignore_index=True).join(pandas.DataFrame(compared, columns=columns))
+    joined = pandas.concat([frame, average], ignore_index=True).join(pandas.DataFrame(comparisons, columns=columns))
     of_method = joined.groupby(["setting", "method", "weights", "model"], sort=False).ngroup()
     return joined.iloc[of_method.argsort(kind="stable")].reset_index(drop=True).astype({"better": "Int64"})
 
@@ -140,8 +140,9 @@ def _protocol(frame: pandas.DataFrame) -> Iterable[Entry]:
     """Say what the accuracies are, of how many items, and by which tests they are compared."""
     tasks = frame.loc[frame["task"] != AVERAGE].drop_duplicates(["task"])
     for row in tasks.itertuples():
-        counted = f"{row.metric}, {int(row.num_items)} of {int(row.num_available)} items, the same for every method"
-        yield Entry(TASKS[row.task].label, counted, f"{row.metric}, all items")
+        items, available = int(row.num_items), int(row.num_available)
+        count = f"{row.metric}, {items} of {available} items, the same for every method"
+        yield Entry(TASKS[row.task].label, count, SAME if items == available else f"{row.metric}, all items")
     error = 100 * frame.loc[frame["task"] == AVERAGE, "stderr"].max()
     yield Entry(
         "Avg.",
@@ -157,6 +158,6 @@ def _protocol(frame: pandas.DataFrame) -> Iterable[Entry]:
             "correction for the number of comparisons",
         )
     truncated = frame.groupby("task")["num_truncated"].max().dropna()
-    for task, count in truncated.items():
-        if count:
-            yield Entry("Truncated", f"{int(count)} items of {TASKS[task].label} lose their first tokens")
+    for task, number in truncated.items():
+        if number:
+            yield Entry("Truncated", f"{int(number)} items of {TASKS[task].label} lose their first tokens")

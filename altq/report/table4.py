@@ -21,12 +21,12 @@ READING = (
     Entry(
         "Agreement",
         "decisions that are the same, of all, of attention and of ffn, and blocks with both halves the same",
-        "layers",
+        "layers that are the same",
     ),
     Entry("By chance", "of two selections that take each kind as often as these in each half, at random places"),
     Entry(
         "Selection",
-        "processor seconds of all that is done before the choice is known (search: the states are not counted; "
+        "processor seconds of all that is done before the choice (search: the states are not counted; "
         "heuristic: statistics of the weights)",
         "hours with calibration",
     ),
@@ -39,37 +39,39 @@ READING = (
 
 
 def write_table4(
-    results: Iterable[Path],
+    result_files: Iterable[Path],
     zero_shot: Sequence[Path],
-    selections: Iterable[Path],
+    selection_files: Iterable[Path],
     csv: Path,
     presentation: Presentation,
 ) -> None:
     """Read results and selections; write `csv`, and beside it the table as .md, .tex and .png with its protocol."""
-    frame = with_zero_shot(table4_frame(results, selections, presentation), zero_shot, presentation)
+    frame = with_zero_shot(table4_frame(result_files, selection_files, presentation), zero_shot, presentation)
     write_table(frame, wide_table(frame, presentation), csv)
 
 
-def table4_frame(results: Iterable[Path], selections: Iterable[Path], presentation: Presentation) -> pandas.DataFrame:
+def table4_frame(
+    result_files: Iterable[Path], selection_files: Iterable[Path], presentation: Presentation
+) -> pandas.DataFrame:
     """Tabulate perplexities with seconds of processor time and the agreement of both methods' selections.
 
     agreement: decisions that are the same, of 2 num_blocks, and how many are expected by chance; agreement_attention,
     agreement_ffn and agreement_blocks (both halves the same): of num_blocks.
     """
-    given, read = read_selections(selections), read_results(results)
-    frame = perplexity_frame(read, presentation)
-    by_place = {tuple(result[name] for name in ("setting", "method", "model", "corpus")): result for result in read}
+    selections, results = read_selections(selection_files), read_results(result_files)
+    frame = perplexity_frame(results, presentation)
+    by_place = {tuple(result[name] for name in ("setting", "method", "model", "corpus")): result for result in results}
     added = []
     for row in frame.itertuples():
         result = by_place[row.setting, row.method, row.model, row.corpus]
         learned, heuristic = (
-            selection_of(by_place[row.setting, method, row.model, row.corpus], given) for method in PAIR
+            selection_of(by_place[row.setting, method, row.model, row.corpus], selections) for method in PAIR
         )
         agreed = agreement(learned, heuristic)
         added.append(
             {
                 "selection_seconds": selection_seconds(result),
-                "calibration_seconds": calibration_seconds(result, selection_of(result, given)),
+                "calibration_seconds": calibration_seconds(result, selection_of(result, selections)),
                 "num_blocks": agreed.num_blocks,
                 "agreement": agreed.decisions,
                 "agreement_by_chance": agreed.by_chance,
@@ -104,20 +106,20 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
         (setting, model): _paper(setting, presentation.published_models.get(model), averaged)
         for setting, model in frame[["setting", "model"]].drop_duplicates().itertuples(index=False)
     }
-    told = [i for i in range(len(papers)) if any(cells[i].text != ABSENT for cells in printed.values())]
+    numbered = [i for i in range(len(papers)) if any(cells[i].text != ABSENT for cells in printed.values())]
     groups = [
         tuple(
             Row(
                 (setting, presentation.label(model)),
-                (*_cells(rows, corpora, averaged), *(printed[setting, model][i] for i in told)),
+                (*_cells(rows, corpora, averaged), *(printed[setting, model][i] for i in numbered)),
             )
             for model, rows in of_setting.groupby("model", sort=False)
         )
         for setting, of_setting in frame.groupby("setting", sort=False)
     ]
     caption = "Agreement: decisions that are the same, and by chance. Seconds of processor time."
-    caption += f" {PAPERS_NUMBERS}" if told else ""
-    columns += [papers[i] for i in told]
+    caption += f" {PAPERS_NUMBERS}" if numbered else ""
+    columns += [papers[i] for i in numbered]
     protocol = (*presentation.protocol, *READING)
     return Table(*HEADINGS["table4"], ("Setting", "Model"), tuple(columns), tuple(groups), caption, protocol)
 

@@ -29,11 +29,11 @@ READING = (
     Entry(
         "β",
         "share of the L rotated layers that comes from the upper tail of the kurtosis, attention / ffn, as it came out",
-        "an appendix announces this ablation and is missing",
     ),
     Entry("L", "rotated layers of each half, attention / ffn"),
     Entry("Agreement", "decisions that the learned selection has alike"),
     Entry("Points that select alike", "evaluated once, under the name of the first"),
+    Entry("The paper", "announces this ablation for an appendix that its text does not have"),
 )
 
 

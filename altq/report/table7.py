@@ -41,7 +41,7 @@ READING = (
     Entry("Seeds", "of calibration; the test text is the same in all"),
     Entry(
         "Selection",
-        "processor seconds of all that is done before the choice is known, states not counted; next to none where "
+        "processor seconds of all that is done before the choice, states not counted; next to none where "
         "nothing is looked at",
     ),
     Entry(

@@ -245,7 +245,7 @@ def test_zero_shot_is_told_where_it_is_measured(experiment):
 
 
 def test_what_evaluates_nothing_tells_nothing_of_evaluation(experiment):
-    told = {entry.key for entry in protocol.made(experiment("config.yaml"), ["learned"], [0]).protocol}
+    told = {entry.key for entry in protocol.banks(experiment("config.yaml"), ["learned"], [0]).protocol}
     assert "selection.search.steps" in told and not any(key.startswith(("evaluation", "zero_shot")) for key in told)
 
 

@@ -38,7 +38,7 @@ def test_the_rows_of_the_paper():
         "Best random": ["8.00", "16.00"],
     }
     told = {entry.key: entry.here for entry in table.protocol}
-    assert told["Random"].startswith("4 selections") and "tiny at W3A3K3V3: random3" in told["Best random"]
+    assert told["selection.num_random"] == "4" and "tiny at W3A3K3V3: random3" in told["Best random"]
     assert told["note"] == "Made numbers." and "4 selections" in table.caption
 
 

@@ -140,7 +140,7 @@ def test_the_baselines_are_rows_with_the_papers_numbers_beside_them():
         ("Rotation", "–"),
     ]  # fmt: skip
     assert bold(table) == {(("W4A4K4V4", "SmoothQuant"), 0)}
-    assert table.protocol == (Entry("Rotation", "in grey", "the fixed rotation of the paper's Table 1"),)
+    assert table.protocol == (Entry("Rotation, in grey", "the fixed rotation of the paper's Table 1"),)
 
 
 def test_settings_and_methods_keep_their_order_and_full_precision_leads():
@@ -179,7 +179,7 @@ def test_the_papers_columns_are_grey_and_never_bold():
     ]
     assert [row.cells[1].text for row in table.rows] == ["5.47", "–", "–", "5.61", "–", "–", "7.22"]
     assert all(i == 0 for _, i in bold(table)) and "Grey: the paper's own numbers." in table.caption
-    assert [entry.key for entry in table.protocol] == ["Affine"]
+    assert [entry.key for entry in table.protocol] == ["Affine, in grey"]
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ def test_truncated_items_are_said(tmp_path):
     path = write_accuracy(tmp_path, "affine", "lambada_openai", HALF, truncated=3)
     protocol = wide_table(table3_frame([path], "flatquant", PLAIN), PLAIN).protocol
     assert ("Truncated", "3 items of LAMBADA lose their first tokens", "–") in protocol
+    assert ("LAMBADA", "acc, 40 of 1000 items, the same for every method", "acc, all items") in protocol
 
 
 def test_what_cannot_be_tabulated_is_refused(results, tmp_path):
