@@ -25,7 +25,7 @@ from altq.experiment.recipe import Recipe
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
 from altq.runtime.flags import add_options, read_options
-from altq.selection.fixed import fixed_selection
+from altq.selection.selection import fixed_selection
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ FLOORS = (
     {"experiment"},
     {"runtime"},
     {"models", "transforms", "quantizers"},
-    {"sources", "statistics", "calibration"},
+    {"sources", "calibration"},
     {"selection"},
     {"checkpoint"},
     {"evaluation", "resources", "report"},
@@ -26,7 +26,6 @@ BORROWED = {
         "selection.selection",
     },
     "resources": {"models.skeleton", "sources.wheel"},  # the doctor tries them
-    "statistics": {"models"},
     "sources": {"models.family"},
     "transforms": {"runtime"},
     "evaluation": {"checkpoint", "models", "transforms", "quantizers"},

@@ -7,6 +7,7 @@ the residual stream beside its entries. index.json, written last, says what the 
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.experiment.setting import Setting
 from altq.models.sublayer import Sublayer
+from altq.quantizers.quantizer import Quantizers
 from altq.runtime.files import read_json, write_json
 from altq.runtime.tensor_files import write_tensors
 from altq.transforms.storage import restore, store
@@ -31,7 +33,7 @@ RESIDUAL_FILE = "residual.safetensors"
 
 @dataclass(frozen=True)
 class Entry:
-    """The transforms of one sublayer, its clipping factors, and its quantizers' options: see `QuantizedSublayer`."""
+    """The transforms of one sublayer, its clipping factors, and its quantizers' options: see `Quantizers.at`."""
 
     transforms: dict[str, Transform]
     clips: dict[str, Tensor]
@@ -40,8 +42,8 @@ class Entry:
 
     def restore(self, sublayer: Sublayer, setting: Setting) -> QuantizedSublayer:
         """A full-precision sublayer, whose linears are replaced, quantized with these."""
-        options = {"signed": self.signed, "asymmetric": self.asymmetric}
-        quantized = QuantizedSublayer(sublayer, self.transforms, setting, **options)
+        quantizers = Quantizers.at(setting, signed=self.signed, asymmetric=self.asymmetric)
+        quantized = QuantizedSublayer(sublayer, self.transforms, quantizers)
         quantized.load_clipping_factors(self.clips)
         return quantized
 
@@ -57,6 +59,17 @@ def write_index(folder: str | Path, content: dict[str, Any]) -> None:
 
 def read_index(folder: str | Path) -> dict[str, Any]:
     return read_json(Path(folder) / INDEX_FILE)
+
+
+def banks_by_kind(folders: Iterable[Path]) -> dict[str, Path]:
+    """The folders of banks by the kind that each holds; ValueError where two hold the same."""
+    banks: dict[str, Path] = {}
+    for folder in folders:
+        kind = read_index(folder)["kind"]
+        if kind in banks:
+            raise ValueError(f"banks {banks[kind]} and {folder} both hold {kind}; give one of them")
+        banks[kind] = folder
+    return banks
 
 
 def write_residual(folder: str | Path, rotation: Tensor) -> None:
@@ -78,7 +91,7 @@ def write_entry(path: Path, quantized: QuantizedSublayer, record: dict[str, Any]
         structure[site], parts = store(transform)
         tensors |= {f"transform.{site}.{name}": tensor for name, tensor in parts.items()}
     # One key: safetensors writes several in any order, and the same entry should have the same bytes.
-    described = {"structure": structure, "options": quantized.options, "record": record}
+    described = {"structure": structure, "options": quantized.quantizers.options, "record": record}
     write_tensors(path, tensors, {"entry": json.dumps(described, sort_keys=True)})
 
 

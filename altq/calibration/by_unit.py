@@ -22,6 +22,7 @@ from altq.experiment.recipe import Recipe
 from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
+from altq.quantizers.quantizer import Quantizers
 from altq.runtime.files import fingerprint
 from altq.runtime.progress import progress
 
@@ -124,5 +125,6 @@ def start_sublayers(
         generator = torch.Generator().manual_seed(seed * 100_003 + s)
         sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
         transforms = start_sublayer(sublayer, seen, kind, recipe, generator)
-        started.append(QuantizedSublayer(sublayer, transforms, setting, signed=recipe.signed_scale))
+        quantizers = Quantizers.at(setting, signed=recipe.signed_scale)
+        started.append(QuantizedSublayer(sublayer, transforms, quantizers))
     return started

@@ -21,7 +21,7 @@ from altq.calibration.states import States, spread, windows_of_step
 from altq.calibration.sublayer import module_key
 from altq.calibration.whole_model import WholeModel
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
-from altq.experiment.setting import FULL_PRECISION_BITS, Setting
+from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
 from altq.quantizers.clipping import search_row_clip
 from altq.runtime.files import atomic, fingerprint
@@ -75,7 +75,7 @@ def calibrate_end_to_end(
         if loss >= start_loss:
             log.warning("%d steps did not lower the loss on the windows it is measured on", recipe.steps)
     write_residual(folder, whole.rotation.cpu())
-    _write_entries(whole, setting, recipe, folder)
+    _write_entries(whole, recipe, folder)
     write_index(folder, made_from | {"start_loss": start_loss, "losses": losses, "loss": loss, "drift": drift})
     training.forget()
 
@@ -217,17 +217,17 @@ def _rotations(whole: WholeModel) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _write_entries(whole: WholeModel, setting: Setting, recipe: EndToEndRecipe, folder: Path) -> None:
+def _write_entries(whole: WholeModel, recipe: EndToEndRecipe, folder: Path) -> None:
     """Write every sublayer as it is now, its weights' clipping searched where the recipe says so."""
     for s, quantized in enumerate(whole.sublayers):
         whole.rotate(s)
-        quantized.setting = setting
+        quantized.quantizers = whole.quantizers
         for site, transform in quantized.transforms.items():
             if isinstance(transform, HeadRotation):
                 quantized.transforms[site] = transform.as_affine()
-        if recipe.weight_clip and setting.weights != FULL_PRECISION_BITS:
+        if recipe.weight_clip and not whole.quantizers.weights.is_identity:
             for name, weight in quantized.folded_weights().items():
-                clip = search_row_clip(weight.contiguous(), None, setting.weights, signed=quantized.signed)
+                clip = search_row_clip(weight.contiguous(), None, whole.quantizers.weights)
                 quantized.weight_clip[module_key(name)].set(clip)
         write_entry(entry_path(folder, s), quantized.cpu(), {"sublayer": s})
         whole.release()

@@ -18,7 +18,6 @@ from altq.calibration.states import spread, windows_of_step
 from altq.calibration.sublayer import QuantizedSublayer, module_key
 from altq.calibration.unit import Problem, Unit
 from altq.experiment.recipe import Recipe
-from altq.experiment.setting import FULL_PRECISION_BITS
 from altq.quantizers.clipping import search_factor, search_row_clip
 from altq.transforms.rotation import project_orthogonal
 
@@ -83,17 +82,16 @@ def start_clips(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tenso
 def search_clips(unit: Unit, problem: Problem, observed: Sequence[dict[str, Tensor]], windows: Tensor) -> None:
     """Clipping by search: weights row by row from second moments, then inputs and cache by the unit's error."""
     for quantized, seen in zip(unit.sublayers, observed, strict=True):
-        if quantized.setting.weights != FULL_PRECISION_BITS:
+        if not quantized.quantizers.weights.is_identity:
             _search_weight_clips(quantized, seen)
     unit.prepare()
     for quantized in unit.sublayers:
-        setting = quantized.setting
-        bits = {site: setting.activations for site in quantized.sites} | {"key": setting.keys, "value": setting.values}
         for clips in (quantized.activation_clip, quantized.cache_clip):
             for site, clip in clips.items():
-                if bits[site] != FULL_PRECISION_BITS:
+                quantizer = quantized.quantizers.of_site(site)
+                if not quantizer.is_identity:
                     loss = _loss_with(clip.set, unit, problem, windows)
-                    clip.set(search_factor(loss, start=_usual_clip(bits[site])))
+                    clip.set(search_factor(loss, start=_usual_clip(quantizer.bits)))
 
 
 def _search_weight_clips(quantized: QuantizedSublayer, observed: dict[str, Tensor]) -> None:
@@ -101,7 +99,7 @@ def _search_weight_clips(quantized: QuantizedSublayer, observed: dict[str, Tenso
         moment = quantized.transformed_moment(site, observed[f"{site}.moment"][0])
         for name in names:
             weight = quantized.folded_weight(name).contiguous()
-            best = search_row_clip(weight, moment, quantized.setting.weights, signed=quantized.signed)
+            best = search_row_clip(weight, moment, quantized.quantizers.weights)
             quantized.weight_clip[module_key(name)].set(best)
 
 

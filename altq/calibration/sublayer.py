@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from altq.experiment.setting import FULL_PRECISION_BITS, Setting
 from altq.models.joints import SharedInput, attach_cache_joint
 from altq.models.sublayer import Sublayer
 from altq.quantizers.clipping import Clip
-from altq.quantizers.uniform import fake_quantize, fake_quantize_asymmetric, symmetric_scale
+from altq.quantizers.quantizer import Quantizers
 from altq.runtime.precision import reduced_linear
 from altq.transforms.heads import HeadAffine
 from altq.transforms.identity import Identity
@@ -23,22 +22,17 @@ class QuantizedSublayer(nn.Module):
 
     Whoever runs the sublayer's block keeps this object, too: the block does not.
 
-    transforms: site -> transform. Attention: `qkv`, `o`, `key`, `value`; ffn: `gate_up`, `down`. Scales of either sign
-    where `signed`; activations with a zero point where `asymmetric`.
+    transforms: site -> transform. Attention: `qkv`, `o`, `key`, `value`; ffn: `gate_up`, `down`.
     """
 
     def __init__(
         self,
         sublayer: Sublayer,
         transforms: dict[str, Transform],
-        setting: Setting,
-        *,
-        signed: bool,
-        asymmetric: bool = False,
+        quantizers: Quantizers,
     ) -> None:
         super().__init__()
-        self.setting = setting
-        self.signed, self.asymmetric = signed, asymmetric
+        self.quantizers = quantizers
         self.transforms = nn.ModuleDict(transforms)
         half = sublayer.half
         self.sites = half.input_sites
@@ -61,31 +55,16 @@ class QuantizedSublayer(nn.Module):
     def sublayer(self) -> Sublayer:
         return self._sublayer[0]
 
-    @property
-    def options(self) -> dict[str, bool]:
-        """What the quantizers are told besides bits and clipping."""
-        return {"signed": self.signed, "asymmetric": self.asymmetric}
-
     def read(self, site: str, x: Tensor) -> Tensor:
         """The transformed and quantized input that the projections of a site share."""
-        x = self.transforms[site].apply_to(x)
-        bits = self.setting.activations
-        if bits == FULL_PRECISION_BITS:
-            return x
-        clip = self.activation_clip[site]()
-        if self.asymmetric:
-            return fake_quantize_asymmetric(x, bits, clip.expand(2))
-        return fake_quantize(x, symmetric_scale(x, bits, clip, signed=self.signed), bits)
+        return self.quantizers.activations.fake(self.transforms[site].apply_to(x), self.activation_clip[site]())
 
     def cache(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys in the key transform's basis, keys and values quantized; the value's basis is folded."""
         transform = self.transforms["key"]
         query, key = transform.apply_to_queries(query), transform.apply_to_keys(key)
-        return query, self._quantize_cache("key", key), self._quantize_cache("value", value)
-
-    def _quantize_cache(self, site: str, x: Tensor) -> Tensor:
-        bits = self.setting.keys if site == "key" else self.setting.values
-        return x if bits == FULL_PRECISION_BITS else fake_quantize_asymmetric(x, bits, self.cache_clip[site]())
+        key = self.quantizers.keys.fake(key, self.cache_clip["key"]())
+        return query, key, self.quantizers.values.fake(value, self.cache_clip["value"]())
 
     def folded_weight(self, name: str) -> Tensor:
         """The weight [d_out, d_in] of a projection folded, with gradients for the transforms."""
@@ -115,17 +94,11 @@ class QuantizedSublayer(nn.Module):
         transform = self.transforms[site]
         return transform.apply_to(transform.apply_to(moment).T)
 
-    def quantized_weight_scale(self, name: str, weight: Tensor) -> Tensor:
-        """The scale of each row of a folded weight, [d_out, 1]."""
-        clip = self.weight_clip[module_key(name)]()
-        return symmetric_scale(weight, self.setting.weights, clip, signed=self.signed)
-
     def prepare(self) -> None:
         """Fold and quantize the weights once for the forward passes that follow."""
         for name, weight in self.folded_weights().items():
-            if self.setting.weights != FULL_PRECISION_BITS:
-                weight = weight.contiguous()
-                weight = fake_quantize(weight, self.quantized_weight_scale(name, weight), self.setting.weights)
+            if not self.quantizers.weights.is_identity:
+                weight = self.quantizers.weights.fake(weight.contiguous(), self.weight_clip[module_key(name)]())
             self.projections[name].weight = weight
         for name, bias in fold_biases(self.transforms, self.sites, self.biases).items():
             self.projections[name].bias = bias

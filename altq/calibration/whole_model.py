@@ -19,6 +19,7 @@ from altq.experiment.setting import FULL_PRECISION_BITS, Setting
 from altq.models.residual import fold_gain, require_rotatable, rotate_projections
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
+from altq.quantizers.quantizer import Quantizer, Quantizers
 from altq.runtime.precision import reduced_linear
 from altq.transforms.hadamard import randomized_hadamard
 from altq.transforms.heads import HeadRotation
@@ -46,6 +47,7 @@ class WholeModel(nn.Module):
         super().__init__()
         config, family = skeleton.config, skeleton.family
         require_rotatable(family)
+        self.quantizers = Quantizers.at(setting, signed=False, asymmetric=recipe.asymmetric)
         masters = {"device": device, "dtype": torch.promote_types(skeleton.dtype, torch.float32)}
         self.rotation = stiefel_parameter(randomized_hadamard(config.hidden_size, generator).to(**masters))
         self.sublayers = nn.ModuleList()
@@ -56,9 +58,8 @@ class WholeModel(nn.Module):
                 sublayer = Sublayer(block, family, name)
                 transforms = start_rotated_sublayer(sublayer, config.num_key_value_heads, recipe, generator)
                 transforms = {site: transform.to(**masters) for site, transform in transforms.items()}
-                unrounded = replace(setting, weights=FULL_PRECISION_BITS)
-                options = {"signed": False, "asymmetric": recipe.asymmetric}
-                self.sublayers.append(QuantizedSublayer(sublayer, transforms, unrounded, **options).to(**masters))
+                quantizers = replace(self.quantizers, weights=Quantizer(FULL_PRECISION_BITS))
+                self.sublayers.append(QuantizedSublayer(sublayer, transforms, quantizers).to(**masters))
         self._weights = [(quantized.weights, quantized.biases) for quantized in self.sublayers]
         for quantized in self.sublayers:
             for clip in quantized.activation_clip.values():

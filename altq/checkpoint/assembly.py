@@ -17,20 +17,20 @@ from torch import Tensor
 
 from altq.calibration.bank import Entry, read_entry, read_index, read_residual
 from altq.calibration.states import WINDOWS_PER_BATCH, States, batches, token_weights
-from altq.calibration.sublayer import QuantizedSublayer, fold_biases, fold_weight, identity_transforms
+from altq.calibration.sublayer import QuantizedSublayer, fold_biases, fold_weight, identity_transforms, module_key
 from altq.checkpoint.format import CHECKPOINT_FILE, finish_checkpoint, part_path, write_part
 from altq.checkpoint.quantized_model import read_input
 from altq.experiment.kinds import HALVES, sublayer_name
 from altq.experiment.rounding import RoundingOptions
-from altq.experiment.setting import FULL_PRECISION_BITS, Setting
+from altq.experiment.setting import Setting
 from altq.models.residual_stream import ResidualStream
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
 from altq.models.weights import CONFIG_FILE
-from altq.quantizers.gptq import factorize_hessian, gptq_round
+from altq.quantizers.gptq import HessianFactor, factorize_hessian, gptq_round
 from altq.quantizers.integer import Codes, dequantized
 from altq.quantizers.packing import pack_codes
-from altq.quantizers.uniform import quantize
+from altq.quantizers.quantizer import Quantizer
 from altq.runtime.files import read_json
 from altq.runtime.precision import reduced_products
 from altq.runtime.progress import progress
@@ -51,10 +51,14 @@ def assemble(
     rounding: RoundingOptions,
     folder: str | Path,
     made_from: str,
+    *,
+    method: str | None = None,
+    seed: int = 0,
 ) -> None:
     """Write the quantized checkpoint of a selection to `folder`, quantization.json last.
 
-    banks: kind -> folder of its bank; `identity` needs none. One block is in memory at a time. A run of the same
+    banks: kind -> folder of its bank; `identity` needs none. method, seed: what results are to say of the
+    checkpoint; without a method the selection's policy. One block is in memory at a time. A run of the same
     `made_from` that was stopped goes on at the sublayer where it stopped. ValueError where the selection is of another
     model or names a kind without a bank, or where banks do not share the rotation of the residual stream.
     """
@@ -83,7 +87,10 @@ def assemble(
         prefix = skeleton.weights.block_prefix(s // 2)
         write_part(part_path(folder, s + 1, num_sublayers), {prefix + name: part for name, part in parts.items()})
         sites = {site: store(online(t))[0] for site, t in quantized.transforms.items()}
-        return {"names": [prefix + name for name in parts], "structure": {"sites": sites, **quantized.options}}
+        return {
+            "names": [prefix + name for name in parts],
+            "structure": {"sites": sites, **quantized.quantizers.options},
+        }
 
     made: list[dict[str, Any]] = stream.notes.setdefault("sublayers", [])
     for s in progress(range(stream.step, num_sublayers), f"assembling {chosen.policy} at {setting}"):
@@ -92,7 +99,10 @@ def assemble(
     names_of = {part_path(folder, s + 1, num_sublayers).name: part["names"] for s, part in enumerate(made)}
     structures = [part["structure"] for part in made]
     description = {
+        "method": method or chosen.policy,
         "setting": str(setting),
+        "weights": rounding.weights,
+        "seed": seed,
         "policy": chosen.policy,
         "blocks": [dict(zip(HALVES, structures[s : s + 2])) for s in range(0, num_sublayers, 2)],
     }
@@ -162,20 +172,20 @@ def round_sublayer(
     weights: Tensor,
     arguments: dict[str, Any],
     rounding: RoundingOptions,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Round the weights of a sublayer: projection -> (codes int8 [d_out, d_in], scale [d_out, 1]).
+) -> dict[str, Codes | Tensor]:
+    """Round the weights of a sublayer: projection -> its codes, int8 [d_out, d_in], and their scales [d_out, 1].
 
     They are folded in float64. GPTQ visits the two sites in order and sums each Hessian over the inputs that the
     rounded model sees: hidden [windows, length, hidden], its tokens weighted by [windows, length, 1]. Fills in
     `outputs`, the same after the rounded sublayer; where no Hessian is summed nothing reads it, and it is `hidden` as
-    it was. At 16 bits the scale is empty and the codes are the folded weights themselves.
+    it was. At 16 bits the folded weight [d_out, d_in] stands in the place of codes.
     """
-    bits = quantized.setting.weights
+    quantizer = quantized.quantizers.weights
     exact = copy.deepcopy(quantized.transforms).double()
     for name, bias in fold_biases(quantized.transforms, quantized.sites, quantized.biases).items():
         quantized.projections[name].bias = bias
-    sums_hessians = rounding.weights == "gptq" and bits != FULL_PRECISION_BITS
-    rounded = {}
+    sums_hessians = rounding.weights == "gptq" and not quantizer.is_identity
+    rounded: dict[str, Codes | Tensor] = {}
     for site, names in quantized.sites.items():
         factor = None
         if sums_hessians:
@@ -185,23 +195,27 @@ def round_sublayer(
             del hessian
         for name in names:
             weight = fold_weight(exact, quantized.sites, name, quantized.weights[name].double()).float().contiguous()
-            if bits == FULL_PRECISION_BITS:
-                rounded[name] = weight, torch.empty(0)
-                quantized.projections[name].weight = weight
-                continue
-            scale = quantized.quantized_weight_scale(name, weight)
-            if factor is None:
-                codes = quantize(weight, scale, bits).to(torch.int8)
-            else:
-                # GPTQ wants positive scales: the sign moves to the weight, and the codes are the same.
-                codes = gptq_round(weight * scale.sign(), scale.abs(), bits, factor, block_size=rounding.block_size)
-            rounded[name] = codes, scale
-            quantized.projections[name].weight = codes * scale
+            clip = quantized.weight_clip[module_key(name)]()
+            rounded[name] = _round(weight, quantizer, clip, factor, block_size=rounding.block_size)
+            quantized.projections[name].weight = dequantized(rounded[name])
     if sums_hessians:
         _advance(quantized, inputs, hidden, outputs)
     else:
         outputs.copy_(hidden)
     return rounded
+
+
+def _round(
+    weight: Tensor, quantizer: Quantizer, clip: Tensor, factor: HessianFactor | None, *, block_size: int
+) -> Codes | Tensor:
+    """The int8 codes of a folded weight [d_out, d_in], to nearest where there is no factor of a Hessian."""
+    if factor is not None:
+        # GPTQ wants positive scales: the sign moves to the weight, and the codes are the same.
+        scale = quantizer.scale(weight, clip)
+        codes = gptq_round(weight * scale.sign(), scale.abs(), quantizer.bits, factor, block_size=block_size)
+        return Codes(codes, scale)
+    nearest = quantizer.codes(weight, clip)
+    return Codes(nearest.codes.to(torch.int8), nearest.scale) if isinstance(nearest, Codes) else nearest
 
 
 def site_inputs(
@@ -212,10 +226,8 @@ def site_inputs(
     The first site needs nothing but the norm, the last one all but its own projection.
     """
     sublayer = quantized.sublayer
-    read = partial(
-        read_input, quantized.transforms[site], quantized.activation_clip[site](), quantized.setting.activations,
-        **quantized.options,
-    )  # fmt: skip
+    clip, quantizer = quantized.activation_clip[site](), quantized.quantizers.activations
+    read = partial(read_input, quantized.transforms[site], clip, quantizer)
     inputs = []
     for rows in batches(len(hidden)):
         x = sublayer.norm(hidden[rows])
@@ -246,23 +258,22 @@ def _advance(quantized: QuantizedSublayer, inputs: list[Codes | Tensor], hidden:
 
 
 def export_sublayer(
-    quantized: QuantizedSublayer, rounded: dict[str, tuple[Tensor, Tensor]], norm_offset: float
+    quantized: QuantizedSublayer, rounded: dict[str, Codes | Tensor], norm_offset: float
 ) -> dict[str, Tensor]:
     """The tensors of a sublayer as the checkpoint holds them, by their name below the block."""
-    bits = quantized.setting.weights
     half = quantized.sublayer.half
     scalings = {site: scaling_of(transform) for site, transform in quantized.transforms.items()}
     # A diagonal behind up's rows changes their scales and none of their codes.
     rows_before_down = {half.input_sites["gate_up"][-1]: scalings["down"]} if "down" in scalings else {}
     tensors: dict[str, Tensor] = {}
-    for name, (codes, scale) in rounded.items():
+    for name, weight in rounded.items():
         rows = rows_before_down.get(name)
-        if bits == FULL_PRECISION_BITS:
-            tensors[f"{name}.weight"] = codes if rows is None else codes * rows.unsqueeze(1)
+        if isinstance(weight, Codes):
+            tensors[f"{name}.codes"] = pack_codes(weight.codes, quantized.quantizers.weights.bits)
+            tensors[f"{name}.length"] = torch.tensor(weight.codes.shape[1])
+            tensors[f"{name}.scale"] = weight.scale if rows is None else weight.scale * rows.unsqueeze(1)
         else:
-            tensors[f"{name}.codes"] = pack_codes(codes, bits)
-            tensors[f"{name}.length"] = torch.tensor(codes.shape[1])
-            tensors[f"{name}.scale"] = scale if rows is None else scale * rows.unsqueeze(1)
+            tensors[f"{name}.weight"] = weight if rows is None else weight * rows.unsqueeze(1)
     for name, bias in fold_biases(quantized.transforms, quantized.sites, quantized.biases).items():
         rows = rows_before_down.get(name)
         tensors[f"{name}.bias"] = bias if rows is None else bias * rows

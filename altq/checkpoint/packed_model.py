@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from altq.checkpoint.format import CHECKPOINT_FILE
 from altq.checkpoint.quantized_model import CacheReader, Operand, Products, QuantizedSkeleton, Site, weight_codes
-from altq.experiment.setting import FULL_PRECISION_BITS, Setting
 from altq.models.family import family_of
 from altq.models.joints import Projection
+from altq.quantizers.quantizer import Quantizer, Quantizers
 from altq.transforms.balance import Balance
 from altq.transforms.heads import HeadMixing, HeadTransform
 from altq.transforms.identity import Identity
@@ -42,33 +42,36 @@ class PackedCacheReader(CacheReader):
     """The same joint with the kernels' quantizers of keys and values."""
 
     def __init__(
-        self, transform: HeadTransform, clips: dict[str, Tensor], setting: Setting, *, variant: str | None
+        self, transform: HeadTransform, clips: dict[str, Tensor], quantizers: Quantizers, *, variant: str | None
     ) -> None:
-        super().__init__(transform, clips, setting)
+        super().__init__(transform, clips, quantizers)
         ranges = {site: clip.expand(len(self.factors), 1, 2).squeeze(1) for site, clip in clips.items()}
-        self._keys = CacheQuantizer(_width(setting.keys), ranges["key"], self.factors, variant=variant)
-        self._values = CacheQuantizer(_width(setting.values), ranges["value"], variant=variant)
+        self._keys = CacheQuantizer(_width(quantizers.keys), ranges["key"], self.factors, variant=variant)
+        self._values = CacheQuantizer(_width(quantizers.values), ranges["value"], variant=variant)
 
     def keys_and_values(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         return self._keys(key), self._values(value)
 
 
-def _width(bits: int) -> int | None:
-    return None if bits == FULL_PRECISION_BITS else bits
+def _width(quantizer: Quantizer) -> int | None:
+    return None if quantizer.is_identity else quantizer.bits
 
 
 def _packed_products(site: Site, *, variant: str | None) -> Products:
     """One layer for all projections of a site; each takes its columns of the outputs."""
-    bits = site.setting
-    if FULL_PRECISION_BITS in (bits.weights, bits.activations):
-        raise ValueError(f"setting {bits}: packed products need quantized weights and activations")
-    weights = [weight_codes(name, site.tensors, bits.weights) for name in site.names]
+    quantizers = site.quantizers
+    if quantizers.weights.is_identity or quantizers.activations.is_identity:
+        raise ValueError(
+            f"packed products need quantized weights and activations; here weights have {quantizers.weights.bits} bits "
+            f"and activations {quantizers.activations.bits}"
+        )
+    weights = [weight_codes(name, site.tensors, quantizers.weights.bits) for name in site.names]
     left, right = _factors(site.transform)
     layer = QuantizedLinear(
         torch.cat([codes for codes, _ in weights]),
         torch.cat([scale for _, scale in weights]),
-        weight_bits=bits.weights,
-        activations=Activations(bits.activations, site.clip, **site.options),
+        weight_bits=quantizers.weights.bits,
+        activations=Activations(quantizers.activations.bits, site.clip, **quantizers.options),
         left=left,
         right=right,
         bias=_bias(site, [len(codes) for codes, _ in weights]),

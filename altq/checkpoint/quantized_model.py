@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from altq.checkpoint.format import CHECKPOINT_FILE, CheckpointWeights
 from altq.experiment.kinds import HALVES
-from altq.experiment.setting import FULL_PRECISION_BITS, Setting
+from altq.experiment.setting import Setting
 from altq.models.joints import CacheJoint, SharedInput, attach_cache_joint
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
-from altq.quantizers.integer import Codes, dequantized, integer_linear, quantize_tokens
+from altq.quantizers.integer import Codes, quantized_linear
 from altq.quantizers.packing import unpack_codes
-from altq.quantizers.uniform import fake_quantize_asymmetric
+from altq.quantizers.quantizer import Quantizer, Quantizers
 from altq.transforms.heads import HeadTransform
 from altq.transforms.storage import restore
 from altq.transforms.transform import Transform
@@ -40,9 +39,8 @@ class Site(NamedTuple):
     names: tuple[str, ...]
     transform: Transform
     clip: Tensor
-    options: dict[str, bool]  # signed, asymmetric
+    quantizers: Quantizers
     tensors: dict[str, Tensor]
-    setting: Setting
 
 
 class Operand(NamedTuple):
@@ -62,13 +60,12 @@ class Products(NamedTuple):
 
 def integer_products(site: Site) -> Products:
     """Products of codes held as floats: what the packed kernels compute, in plain torch."""
-    setting = site.setting
-    is_integer = FULL_PRECISION_BITS not in (setting.weights, setting.activations)
-    read = partial(read_input, site.transform, site.clip, setting.activations, **site.options)
+    read = partial(read_input, site.transform, site.clip, site.quantizers.activations)
     operands = [
-        Operand(_weight(name, site.tensors, setting.weights), site.tensors.get(f"{name}.bias")) for name in site.names
+        Operand(_weight(name, site.tensors, site.quantizers.weights), site.tensors.get(f"{name}.bias"))
+        for name in site.names
     ]
-    return Products(read, integer_linear if is_integer else _float_linear, operands)
+    return Products(read, quantized_linear, operands)
 
 
 def weight_codes(name: str, tensors: dict[str, Tensor], bits: int) -> tuple[Tensor, Tensor]:
@@ -77,21 +74,16 @@ def weight_codes(name: str, tensors: dict[str, Tensor], bits: int) -> tuple[Tens
     return unpack_codes(tensors[f"{name}.codes"], bits, length), tensors[f"{name}.scale"]
 
 
-def _weight(name: str, tensors: dict[str, Tensor], bits: int) -> Tensor | Codes:
-    if bits == FULL_PRECISION_BITS:
+def _weight(name: str, tensors: dict[str, Tensor], quantizer: Quantizer) -> Tensor | Codes:
+    if quantizer.is_identity:
         return tensors[f"{name}.weight"]
-    codes, scale = weight_codes(name, tensors, bits)
+    codes, scale = weight_codes(name, tensors, quantizer.bits)
     return Codes(codes.float(), scale)
 
 
-def read_input(transform: Transform, clip: Tensor, bits: int, x: Tensor, **options: bool) -> Tensor | Codes:
+def read_input(transform: Transform, clip: Tensor, quantizer: Quantizer, x: Tensor) -> Tensor | Codes:
     """What the projections of a site share: its input, transformed and quantized."""
-    x = transform.apply_to(x)
-    return x if bits == FULL_PRECISION_BITS else quantize_tokens(x, bits, clip, **options)
-
-
-def _float_linear(x: Tensor | Codes, weight: Tensor | Codes) -> Tensor:
-    return F.linear(dequantized(x), dequantized(weight))
+    return quantizer.codes(transform.apply_to(x), clip)
 
 
 class CacheReader:
@@ -101,9 +93,9 @@ class CacheReader:
     (altq/checkpoint/decoding_cache.py), and are left as they are.
     """
 
-    def __init__(self, transform: HeadTransform, clips: dict[str, Tensor], setting: Setting) -> None:
+    def __init__(self, transform: HeadTransform, clips: dict[str, Tensor], quantizers: Quantizers) -> None:
         self.factors, self.dual_factors = transform.factors.detach(), transform.dual_factors.detach()
-        self.clips, self.setting = clips, setting
+        self.clips, self.quantizers = clips, quantizers
         self.holds_read_cache = False
         self._query_factors = self.dual_factors  # one for each query head, once their number is seen
 
@@ -117,12 +109,8 @@ class CacheReader:
 
     def keys_and_values(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Transformed, quantized and dequantized, each token and head by itself: [b, kv_heads, t, d]."""
-        key = key @ self.factors
-        if self.setting.keys != FULL_PRECISION_BITS:
-            key = fake_quantize_asymmetric(key, self.setting.keys, self.clips["key"])
-        if self.setting.values != FULL_PRECISION_BITS:
-            value = fake_quantize_asymmetric(value, self.setting.values, self.clips["value"])
-        return key, value
+        key = self.quantizers.keys.fake(key @ self.factors, self.clips["key"])
+        return key, self.quantizers.values.fake(value, self.clips["value"])
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -170,13 +158,13 @@ class QuantizedSkeleton(Skeleton):
     def _quantize(self, sublayer: Sublayer, tensors: dict[str, Tensor], structures: dict[str, Any]) -> None:
         """Install the joints of one sublayer from the tensors of its block and the structure of its sites."""
         structure = structures[sublayer.name]
-        options = {name: structure[name] for name in ("signed", "asymmetric")}
+        quantizers = Quantizers.at(self.setting, signed=structure["signed"], asymmetric=structure["asymmetric"])
         transforms = {
             site: restore(description, _below(f"{site}.transform.", tensors))
             for site, description in structure["sites"].items()
         }
         made = {
-            site: self._products(Site(names, transforms[site], tensors[f"{site}.clip"], options, tensors, self.setting))
+            site: self._products(Site(names, transforms[site], tensors[f"{site}.clip"], quantizers, tensors))
             for site, names in sublayer.half.input_sites.items()
         }
         projections = sublayer.install(
@@ -188,4 +176,4 @@ class QuantizedSkeleton(Skeleton):
                 projections[name].weight, projections[name].bias = operand
         if sublayer.name == "attention":
             clips = {site: tensors[f"{site}.clip"] for site in ("key", "value")}
-            attach_cache_joint(sublayer.module, self._cache_reader(transforms["key"], clips, self.setting))
+            attach_cache_joint(sublayer.module, self._cache_reader(transforms["key"], clips, quantizers))

@@ -1,7 +1,7 @@
 """What differs between model families, as data: where the norms and projections of a block are.
 
 A family is never a branch in the code. transformers' own block is the forward pass; a description only names its
-parts (DESIGN.md, "How a model is driven").
+parts (docs/architecture.md).
 """
 
 from dataclasses import dataclass

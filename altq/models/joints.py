@@ -1,4 +1,4 @@
-"""The two joints through which everything we do reaches transformers' own blocks (DESIGN.md).
+"""The two joints through which everything we do reaches transformers' own blocks.
 
 A projection reads its input through a joint that it shares with the projections beside it; queries, keys and values
 pass through a joint after rotary embedding. Nothing else of a block is touched.

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from altq.quantizers.uniform import quantize, symmetric_scale
+from altq.quantizers.quantizer import Quantizer
+from altq.quantizers.uniform import quantize
 from altq.runtime.precision import reduced_products
 
 LARGEST = 0.9999
@@ -33,7 +34,7 @@ class Clip(nn.Module):
 
 
 @torch.no_grad()
-def search_row_clip(weight: Tensor, moment: Tensor | None, bits: int, *, signed: bool) -> Tensor:
+def search_row_clip(weight: Tensor, moment: Tensor | None, quantizer: Quantizer) -> Tensor:
     """For each row of weight [d_out, d_in] the factor that minimises dW M dW^T, M [d_in, d_in]: [d_out, 1].
 
     Without a moment, M = I: the row's squared error.
@@ -41,8 +42,8 @@ def search_row_clip(weight: Tensor, moment: Tensor | None, bits: int, *, signed:
     best_error = torch.full_like(weight[:, :1], torch.inf)
     best = torch.ones_like(best_error)
     for factor in torch.linspace(1.0, SMALLEST, NUM_FACTORS).tolist():
-        scale = symmetric_scale(weight, bits, factor, signed=signed)
-        difference = quantize(weight, scale, bits).mul_(scale).sub_(weight)
+        scale = quantizer.scale(weight, factor)
+        difference = quantize(weight, scale, quantizer.bits).mul_(scale).sub_(weight)
         product = difference
         if moment is not None:
             with reduced_products():

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
-from altq.quantizers.uniform import asymmetric_range, quantize, quantize_asymmetric, symmetric_scale
 from altq.runtime.precision import reduced_products
 
 
@@ -21,17 +20,10 @@ def dequantized(x: Codes | Tensor) -> Tensor:
     return x.codes * x.scale if isinstance(x, Codes) else x
 
 
-def quantize_tokens(x: Tensor, bits: int, clip: Tensor, *, signed: bool, asymmetric: bool) -> Codes:
-    """Codes with a scale for each token, and with a zero point (taken off the codes) where asymmetric: [..., d]."""
-    if asymmetric:
-        scale, zero = asymmetric_range(x, bits, clip.expand(2))
-        return Codes(quantize_asymmetric(x, scale, zero, bits), scale)
-    scale = symmetric_scale(x, bits, clip, signed=signed)
-    return Codes(quantize(x, scale, bits), scale)
-
-
-def integer_linear(x: Codes, weight: Codes) -> Tensor:
-    """x W^T from codes [..., d_in] and [d_out, d_in]: exact up to the scales, since small integers have no rounding."""
+def quantized_linear(x: Codes | Tensor, weight: Codes | Tensor) -> Tensor:
+    """x W^T of [..., d_in] and [d_out, d_in]; of codes exact up to the scales, since small integers have no rounding."""
+    if not (isinstance(x, Codes) and isinstance(weight, Codes)):
+        return F.linear(dequantized(x), dequantized(weight))
     with reduced_products():
         product = F.linear(x.codes, weight.codes)
     return product.mul_(x.scale).mul_(weight.scale.T)

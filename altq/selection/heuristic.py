@@ -1,6 +1,7 @@
-"""Outlier-guided selection: rotation at both tails of the kurtosis, affine between them (Eq. 8-15).
+"""Outlier-guided selection: rotation at both tails of the kurtosis, affine between them (Eq. 9-15, in their order).
 
-Where the paper leaves room, shared/paper/DECISIONS.md decides; the docstrings say how.
+The kurtosis itself, Eq. 8, is in altq/selection/kurtosis.py. Where the paper leaves room the docstrings say how it is
+filled.
 """
 
 import math
@@ -14,8 +15,8 @@ import numpy as np
 
 from altq.experiment.kinds import HALVES
 from altq.experiment.policies import HeuristicOptions, TailOptions
+from altq.selection.kurtosis import Moments, merge_all
 from altq.selection.selection import Layer, Selection
-from altq.statistics.moments import Moments, merge_all
 
 EPSILON = 1e-12  # Eq. 9
 
@@ -35,6 +36,30 @@ class Tails:
     tau_low: float
 
 
+def kurtosis_scores(statistics: Mapping[str, Any], half: str, score: str) -> list[float]:
+    """One score for each block: the kurtosis of the projections of the half's selected site, summed or taken as one."""
+    scores = []
+    for sublayer in statistics["sublayers"]:
+        if sublayer["half"] != half:
+            continue
+        site = sublayer["selected_site"]
+        projections = [projection for _, projection in sorted(sublayer["sites"][site].items())]
+        if score == "sum":
+            scores.append(math.fsum(projection["excess_kurtosis"] for projection in projections))
+        else:
+            together = merge_all([Moments.from_json(projection) for projection in projections])
+            scores.append(together.excess_kurtosis(f"block {sublayer['block']}, {site} taken together"))
+    return scores
+
+
+def robust_z(outliers: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Robust z-scores, median and median absolute deviation of |kurtosis| (Eq. 9); all z are 0 where the MAD is 0."""
+    median = float(np.median(outliers))
+    mad = float(np.median(np.abs(outliers - median)))
+    z = np.zeros_like(outliers) if mad == 0 else (outliers - median) / (1.4826 * mad + EPSILON)
+    return z, median, mad
+
+
 def share_of(share: float, count: int) -> int:
     """`share` of `count`, rounded half up (the rounding of Eq. 10 and of L).
 
@@ -52,14 +77,6 @@ def num_rotations(options: TailOptions, num_layers: int, model: str) -> int:
             f"them; give a count of at most {num_layers}, or a share"
         )
     return count
-
-
-def robust_z(outliers: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Robust z-scores, median and median absolute deviation of |kurtosis| (Eq. 9); all z are 0 where the MAD is 0."""
-    median = float(np.median(outliers))
-    mad = float(np.median(np.abs(outliers - median)))
-    z = np.zeros_like(outliers) if mad == 0 else (outliers - median) / (1.4826 * mad + EPSILON)
-    return z, median, mad
 
 
 def upper_share(z: np.ndarray, options: TailOptions) -> float:
@@ -103,24 +120,8 @@ def find_tails(scores: Sequence[float], options: TailOptions, num_rotation: int)
     )
 
 
-def kurtosis_scores(statistics: Mapping[str, Any], half: str, score: str) -> list[float]:
-    """One score for each block: the kurtosis of the projections of the half's selected site, summed or taken as one."""
-    scores = []
-    for sublayer in statistics["sublayers"]:
-        if sublayer["half"] != half:
-            continue
-        site = sublayer["selected_site"]
-        projections = [projection for _, projection in sorted(sublayer["sites"][site].items())]
-        if score == "sum":
-            scores.append(math.fsum(projection["excess_kurtosis"] for projection in projections))
-        else:
-            together = merge_all([Moments.from_json(projection) for projection in projections])
-            scores.append(together.excess_kurtosis(f"block {sublayer['block']}, {site} taken together"))
-    return scores
-
-
 def heuristic_selection(statistics: Mapping[str, Any], options: HeuristicOptions) -> Selection:
-    """The paper's selection for one model from its weight statistics (statistics/kurtosis.py).
+    """The paper's selection for one model from its weight statistics (altq/selection/weight_statistics.py).
 
     ValueError if more layers are to be rotated than there are; a warning where the MAD is 0 and rank order decides.
     """

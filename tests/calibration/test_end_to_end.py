@@ -17,6 +17,7 @@ from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.models.skeleton import Skeleton
 from altq.quantizers.clipping import search_row_clip
+from altq.quantizers.quantizer import Quantizer
 from altq.runtime import precision
 from altq.transforms.rotation import orthogonality_error
 
@@ -79,7 +80,7 @@ def not_rotated(monkeypatch):
 def test_the_loss_falls_at_every_step(loud, not_rotated, tmp_path, monkeypatch, recipe, share):
     # A bend in the place of the quantizer: it is as bad for loud channels, and its gradient is exact. That of rounding
     # is none, and on a model of random weights its steps go up and down.
-    monkeypatch.setattr("altq.calibration.sublayer.fake_quantize_asymmetric", lambda x, *_: 2 * torch.tanh(x / 2))
+    monkeypatch.setattr("altq.quantizers.quantizer.fake_quantize_asymmetric", lambda x, *_: 2 * torch.tanh(x / 2))
     index = read_index(calibrate(loud, tmp_path, recipe, setting=Setting(4, 4, 16, 16)))
     assert index["losses"][0] == pytest.approx(index["start_loss"], rel=1e-3)  # the same windows, no step yet
     losses = index["losses"]
@@ -355,7 +356,7 @@ def test_rows_are_clipped_by_their_squared_error(workspace, tmp_path, monkeypatc
                 "down_proj": entry.transforms["down"].fold(mlp.down_proj.weight),
             }
         for name, weight in folded.items():
-            expected = search_row_clip(weight, None, 4, signed=False)
+            expected = search_row_clip(weight, None, Quantizer(4))
             # Rounding may tip the balance between two factors in a row or two.
             assert torch.isclose(entry.clips[f"weight.{name}"], expected, atol=2e-4).float().mean() > 0.9
             assert len(expected.unique()) > 2

@@ -16,6 +16,7 @@ from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
 from altq.quantizers.clipping import LARGEST
+from altq.quantizers.quantizer import Quantizers
 from altq.quantizers.uniform import quantize, symmetric_scale
 from altq.transforms.rotation import Rotation, orthogonality_error
 
@@ -44,7 +45,7 @@ def build(workspace, members, kind="affine", setting=SETTING, *, signed=True, **
         sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
         generator = torch.Generator().manual_seed(s)
         transforms = start_sublayer(sublayer, states.observed(s), kind, recipe(**options), generator)
-        sublayers.append(QuantizedSublayer(sublayer, transforms, setting, signed=signed))
+        sublayers.append(QuantizedSublayer(sublayer, transforms, Quantizers.at(setting, signed=signed)))
     unit = Unit(sublayers, skeleton.block_arguments(states.length)[members[0] // 2])
     problem = Problem(states.state(members[0]), states.state(members[-1] + 1), states.loss)
     return unit, problem, [states.observed(s) for s in members]

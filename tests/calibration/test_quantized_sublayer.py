@@ -11,6 +11,7 @@ from altq.experiment.kinds import HALVES
 from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
+from altq.quantizers.quantizer import Quantizers
 from altq.transforms.scaling import Scaling
 
 
@@ -24,7 +25,7 @@ def install(workspace, skeleton, model, kinds, *, setting=FULL_PRECISION, **opti
         observed = {name: tensor.to(skeleton.dtype) for name, tensor in states.observed(s).items()}
         transforms = start_sublayer(sublayer, observed, kind, recipe(**options), generator)
         transforms = {site: transform.to(skeleton.dtype) for site, transform in transforms.items()}
-        quantized = QuantizedSublayer(sublayer, transforms, setting, signed=True)
+        quantized = QuantizedSublayer(sublayer, transforms, Quantizers.at(setting, signed=True))
         with torch.no_grad():
             for module in quantized.modules():
                 if isinstance(module, Scaling):  # they may start at one

@@ -12,6 +12,7 @@ from altq.experiment.kinds import HALVES
 from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.models.sublayer import Sublayer
 from altq.quantizers.clipping import LARGEST
+from altq.quantizers.quantizer import Quantizers
 from altq.transforms.heads import HeadAffine
 from altq.transforms.identity import Identity
 from altq.transforms.scaling import Scaling
@@ -129,7 +130,7 @@ def test_at_16_bits_the_smoothed_model_is_the_model(workspace):
         entry = read_entry(bank, s)
         sublayer = Sublayer(blocks[s // 2], skeleton.family, HALVES[s % 2])
         transforms = {site: transform.double() for site, transform in entry.transforms.items()}
-        quantized = QuantizedSublayer(sublayer, transforms, FULL_PRECISION, signed=entry.signed)
+        quantized = QuantizedSublayer(sublayer, transforms, Quantizers.at(FULL_PRECISION, signed=entry.signed))
         kept.append(quantized)
         plain = {name: weight.clone() for name, weight in quantized.weights.items()}
         with torch.no_grad():

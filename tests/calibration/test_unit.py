@@ -14,6 +14,7 @@ from altq.experiment.kinds import HALVES
 from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.models.sublayer import Sublayer
 from altq.quantizers.clipping import Clip
+from altq.quantizers.quantizer import Quantizers
 
 pytestmark = pytest.mark.usefixtures("double_transforms")
 
@@ -34,7 +35,7 @@ def double_unit(workspace, block_id=1, kind="affine", setting=SETTING, halves=HA
         observed = {name: tensor.double() for name, tensor in observed.items()}
         generator = torch.Generator().manual_seed(0)
         transforms = start_sublayer(sublayer, observed, kind, recipe(**options), generator)
-        sublayers.append(QuantizedSublayer(sublayer, transforms, setting, signed=True))
+        sublayers.append(QuantizedSublayer(sublayer, transforms, Quantizers.at(setting, signed=True)))
     arguments = skeleton.block_arguments(states.length)[block_id]
     return Unit(sublayers, arguments).double(), original, block, arguments
 

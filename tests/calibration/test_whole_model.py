@@ -8,7 +8,7 @@ from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from altq.calibration import sublayer, whole_model
+from altq.calibration import whole_model
 from altq.calibration.losses import cross_entropy
 from altq.calibration.whole_model import WholeModel
 from altq.checkpoint.quantized_model import read_input
@@ -16,6 +16,7 @@ from altq.experiment.baselines import OSTQUANT, QUAROT, SPINQUANT
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.models.skeleton import Skeleton
+from altq.quantizers import quantizer
 from altq.quantizers.clipping import LARGEST
 from altq.quantizers.integer import dequantized
 from altq.quantizers.uniform import code_range
@@ -155,11 +156,11 @@ def test_quantizers_are_those_of_the_recipe(folders):
     whole = whole_model_of(folders["llama_gqa"], W4A4K4V4, EndToEndRecipe(**options))
     expected = {"activation": 0.8, "cache": 0.7, "weight": LARGEST}
     for quantized in whole.sublayers:
-        assert quantized.asymmetric and not quantized.signed
+        assert quantized.quantizers.options == {"signed": False, "asymmetric": True}
         for name, factor in quantized.clipping_factors().items():
             given = torch.full_like(factor, expected[name.partition(".")[0]])
             torch.testing.assert_close(factor, given, rtol=1e-6, atol=0, msg=name)
-    assert not whole_model_of(folders["llama_gqa"], W4A4K4V4, EndToEndRecipe()).sublayers[0].asymmetric
+    assert not whole_model_of(folders["llama_gqa"], W4A4K4V4, EndToEndRecipe()).quantizers.activations.asymmetric
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -173,7 +174,7 @@ def test_what_a_site_reads_is_what_a_checkpoint_s_codes_stand_for(folders, asymm
             transform, clip = quantized.transforms[site], quantized.activation_clip[site]()
             x = torch.randn(3, 5, transform.size, generator=generator) + 0.5
             with torch.no_grad():
-                read = read_input(transform, clip, bits, x, signed=False, asymmetric=asymmetric)
+                read = read_input(transform, clip, whole.quantizers.activations, x)
                 assert torch.equal(quantized.read(site, x), dequantized(read))
             reach = (-(2**bits) + 1, 2**bits - 1) if asymmetric else code_range(bits)
             assert read.codes.min() >= reach[0] and read.codes.max() <= reach[1]
@@ -229,7 +230,7 @@ def test_gradients_through_checkpointing_are_those_without(folders, monkeypatch,
 def test_gradients_are_finite_differences_where_quantizers_are_smooth(folders, double_norms, monkeypatch, recipe):
     # Rounding has no derivative to compare with. A bend in its place has: what is left is everything else, the
     # folding, the rotations back, the heads and the recomputation.
-    monkeypatch.setattr(sublayer, "fake_quantize_asymmetric", lambda x, bits, clip: torch.tanh(x) * clip[..., 1:])
+    monkeypatch.setattr(quantizer, "fake_quantize_asymmetric", lambda x, bits, clip: torch.tanh(x) * clip[..., 1:])
     whole = move(whole_model_of(folders["llama_gqa"], W4A4K4V4, recipe))
     gradients, generator = gradients_of(whole), torch.Generator().manual_seed(5)
     parameters = dict(whole.named_parameters())

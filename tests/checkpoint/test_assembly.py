@@ -33,6 +33,7 @@ from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
 from altq.quantizers.packing import packed_length
+from altq.quantizers.quantizer import Quantizers
 from altq.runtime import precision
 from altq.runtime.files import read_json
 
@@ -78,7 +79,7 @@ def fake_quantized_states(workspace, setting, kinds, rounding):
     for s, kind in enumerate(kinds):
         sublayer = Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
         entry = read_entry(workspace.folder / "bank" / str(setting) / kind, s)
-        quantized = QuantizedSublayer(sublayer, entry.transforms, setting, signed=entry.signed)
+        quantized = QuantizedSublayer(sublayer, entry.transforms, Quantizers.at(setting, signed=entry.signed))
         quantized.load_clipping_factors(entry.clips)
         weights = token_weights(states.loss, states.state(s + 1))
         round_sublayer(quantized, hidden, torch.empty_like(hidden), weights, arguments[s // 2], rounding)
@@ -156,7 +157,7 @@ def test_gptq_has_less_output_error_than_round_to_nearest(tmp_path):
         for rounding in (RTN, GPTQ):
             sublayer = Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
             entry = read_entry(bank, s)
-            quantized = QuantizedSublayer(sublayer, entry.transforms, setting, signed=entry.signed)
+            quantized = QuantizedSublayer(sublayer, entry.transforms, Quantizers.at(setting, signed=entry.signed))
             quantized.load_clipping_factors(entry.clips)
             with torch.no_grad():
                 folded = quantized.folded_weights()
@@ -362,7 +363,7 @@ def test_a_rotated_checkpoint_computes_what_calibration_computes(workspaces, ful
         entry = read_entry(bank, s)
         assert entry.asymmetric == options.get("asymmetric", True)
         kept = {"signed": entry.signed, "asymmetric": entry.asymmetric}
-        quantized = QuantizedSublayer(sublayer, entry.transforms, setting, **kept)
+        quantized = QuantizedSublayer(sublayer, entry.transforms, Quantizers.at(setting, **kept))
         quantized.load_clipping_factors(entry.clips)
         weights = token_weights(states.loss, states.state(s + 1))
         round_sublayer(quantized, hidden, torch.empty_like(hidden), weights, arguments[s // 2], rounding)

@@ -14,8 +14,8 @@ from altq.experiment.policies import SearchOptions
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
-from altq.selection.reconstruction import reconstruction_errors
-from altq.selection.search import search_model
+from altq.selection.learned import search_model
+from altq.selection.oracle import reconstruction_errors
 
 SETTING = Setting.parse("W4A4K4V4")
 FIT = Fit(1.0, 1.0, 0, False)

@@ -52,7 +52,7 @@ def test_other_widths(setting, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"), [(Setting(16, 4, 4, 4), "W16A4K4V4"), (Setting(5, 4, 4, 4), "not of 5")]
+    ("setting", "message"), [(Setting(16, 4, 4, 4), "weights have 16 bits"), (Setting(5, 4, 4, 4), "not of 5")]
 )
 def test_widths_that_the_kernels_do_not_know(setting, message, tmp_path):
     workspace = Workspace("llama_gqa", tmp_path)

@@ -54,7 +54,7 @@ def test_attention_has_no_concatenated_score():
 
 
 def test_selection_imports_nothing_heavy():
-    modules = "altq.experiment.policies, altq.selection.selection, altq.selection.heuristic, altq.selection.fixed"
+    modules = "altq.experiment.policies, altq.selection.selection, altq.selection.heuristic"
     heavy = "{'torch', 'transformers', 'pandas', 'matplotlib'}"
     code = f"import sys, {modules}; print({heavy} & set(sys.modules) or 'none')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from altq.quantizers.clipping import LARGEST, NUM_FACTORS, SMALLEST, Clip, search_factor, search_row_clip
+from altq.quantizers.quantizer import Quantizer
 from altq.quantizers.uniform import quantize, symmetric_scale
 
 
@@ -35,7 +36,7 @@ def test_row_clips_equal_brute_force(bits, signed, seed):
         difference = quantize(row, scale, bits) * scale - row
         return (difference @ moment @ difference.T).item()
 
-    best = search_row_clip(weight, moment, bits, signed=signed)
+    best = search_row_clip(weight, moment, Quantizer(bits, signed=signed))
     assert best.shape == (6, 1)
     grid = [1.0 - 0.05 * i for i in range(15)]
     for row, factor in zip(weight.split(1), best):
@@ -52,14 +53,14 @@ def test_the_grid_is_what_its_description_says():
 def test_row_clips_do_not_depend_on_the_other_rows():
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(5, 16, generator=generator, dtype=torch.float64) ** 3
-    best = search_row_clip(weight, torch.eye(16, dtype=torch.float64), 3, signed=True)
+    best = search_row_clip(weight, torch.eye(16, dtype=torch.float64), Quantizer(3, signed=True))
     assert len(best.unique()) > 1
     for row, factor in zip(weight.split(1), best.split(1)):
-        assert torch.equal(search_row_clip(row, torch.eye(16, dtype=torch.float64), 3, signed=True), factor)
+        assert torch.equal(search_row_clip(row, torch.eye(16, dtype=torch.float64), Quantizer(3, signed=True)), factor)
 
 
 def test_a_row_of_zeros_keeps_its_full_range():
-    best = search_row_clip(torch.zeros(2, 4), torch.eye(4), 4, signed=False)
+    best = search_row_clip(torch.zeros(2, 4), torch.eye(4), Quantizer(4, signed=False))
     assert best.tolist() == [[1.0], [1.0]]
 
 

@@ -12,9 +12,9 @@ from altq.report.figure1 import write_figure1
 from altq.report.figure2 import write_figure2
 from altq.report.presentation import Entry, Presentation
 from altq.runtime.files import write_json
+from altq.selection.kurtosis import Moments
 from altq.selection.random import random_selection
 from altq.selection.scores import Scores
-from altq.statistics.moments import Moments
 
 OPTIONS = HeuristicOptions()
 PLAIN = Presentation(protocol=(Entry("seeds", "0"),), labels={"tiny": "Tiny"})

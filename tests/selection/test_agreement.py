@@ -1,8 +1,7 @@
 import pytest
 
 from altq.selection.agreement import agreement
-from altq.selection.fixed import fixed_selection
-from altq.selection.selection import Layer, Selection
+from altq.selection.selection import Layer, Selection, fixed_selection
 
 
 def selection(*kinds, model="m"):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from altq.experiment.policies import AttentionOptions, FfnOptions, HeuristicOptions
 from altq.selection.heuristic import find_tails, heuristic_selection, num_rotations, share_of, upper_share
-from altq.statistics.moments import Moments
+from altq.selection.kurtosis import Moments
 
 
 def entry(values):

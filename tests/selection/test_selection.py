@@ -3,8 +3,7 @@ import json
 import pytest
 
 from altq.experiment.kinds import KINDS
-from altq.selection.fixed import fixed_selection
-from altq.selection.selection import Layer, Selection
+from altq.selection.selection import Layer, Selection, fixed_selection
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,9 +57,3 @@ def test_a_bad_file_is_named(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as caught:
         Selection.read(path)
     assert str(path) in str(caught.value)
-
-
-def test_the_kinds_that_may_be_selected_are_those_that_exist():
-    from altq.transforms import start
-
-    assert KINDS == start.KINDS

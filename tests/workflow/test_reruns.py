@@ -215,7 +215,7 @@ def test_another_candidate_needs_its_bank_and_leaves_the_others_alone(finished):
 
 
 def test_code_of_the_search_reruns_what_is_learned(finished):
-    planned = finished.planned_after_edit("altq/selection/search.py", "\nADDED = 1\n", None, "all", *STUDY)
+    planned = finished.planned_after_edit("altq/selection/learned.py", "\nADDED = 1\n", None, "all", *STUDY)
     assert planned == learned()
 
 
@@ -324,7 +324,7 @@ def test_code_of_calibration_by_unit_reruns_its_banks(finished):
 
 def test_the_two_ways_of_calibrating_do_not_import_each_other():
     by_unit, end_to_end = (
-        {module.removeprefix("altq.calibration.") for module in stage_modules(f"altq.commands.{command}")}
+        {module.removeprefix("altq.calibration.") for module in stage_modules(command)}
         for command in ("calibrate", "calibrate_end_to_end")
     )
     assert {"by_unit", "unit", "fit"} <= by_unit - end_to_end

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from altq.quantizers.integer import quantize_tokens
+from altq.quantizers.quantizer import Quantizer
 from altq.transforms.balance import Balance
 from altq.transforms.kronecker import apply_kronecker
 from kernels.cpu import Activations, QuantizedLinear
@@ -76,7 +76,7 @@ def test_codes_are_altqs_own(variant, signed, bits, size):
         *made(32, size), weight_bits=4, activations=Activations(bits, clip, signed), variant=variant
     )
     codes, scale = layer.quantize(x)
-    own = quantize_tokens(x, bits, clip, signed=signed, asymmetric=False)
+    own = Quantizer(bits, signed=signed).codes(x, clip)
     assert torch.equal(scale, own.scale) and torch.equal(codes.float(), own.codes)
     packed, scales = transform_quantize(x, None, None, clip, bits=bits, width=8, signed=signed)
     assert torch.equal(scales[0], scale[:, 0])
@@ -91,7 +91,7 @@ def test_zero_points(variant, bits):
     activations = Activations(bits, clip, asymmetric=True)
     layer = QuantizedLinear(weights, weight_scale, weight_bits=4, activations=activations, variant=variant)
     codes, scale = layer.quantize(x)
-    own = quantize_tokens(x, bits, clip, signed=False, asymmetric=True)
+    own = Quantizer(bits, signed=False, asymmetric=True).codes(x, clip)
     assert torch.equal(scale, own.scale) and torch.equal(codes.float(), own.codes)
     assert torch.equal(layer(x), expected(codes, scale, weights, weight_scale))
 

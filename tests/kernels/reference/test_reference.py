@@ -5,7 +5,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from altq.quantizers import packing as altq_packing
-from altq.quantizers.integer import integer_linear, quantize_tokens
+from altq.quantizers.integer import quantized_linear
+from altq.quantizers.quantizer import Quantizer
 from altq.quantizers.uniform import fake_quantize_asymmetric
 from altq.transforms.kronecker import apply_kronecker
 from kernels.reference.attention import decode_attention
@@ -55,7 +56,7 @@ def test_codes_and_scales_are_altqs(bits, signed):
     x, clips = normal(7, 24), torch.tensor([1.0, 0.8])
     packed, scales = transform_quantize(x, None, None, clips, bits=bits, signed=signed)
     for output, clip in enumerate(clips):
-        expected = quantize_tokens(x, bits, clip, signed=signed, asymmetric=False)
+        expected = Quantizer(bits, signed=signed).codes(x, clip)
         assert torch.equal(unpack(packed[output], bits, signed=True), expected.codes.short())
         torch.testing.assert_close(scales[output], expected.scale[:, 0], rtol=1e-6, atol=0)
 
@@ -70,15 +71,13 @@ def test_a_row_of_zeros_has_scale_1_and_one_that_is_not_finite_scale_nan():
 
 def test_the_linear_is_altqs():
     clip = torch.tensor(0.9)
-    x, weight = (
-        quantize_tokens(t, 4, clip, signed=True, asymmetric=False) for t in (normal(3, 32), normal(8, 32, seed=1))
-    )
+    x, weight = (Quantizer(4, signed=True).codes(t, clip) for t in (normal(3, 32), normal(8, 32, seed=1)))
     bias, residual = normal(8, seed=2), normal(3, 8, seed=3)
     packed = [pack(t.codes.to(torch.int8), 4) for t in (x, weight)]
     y = linear(
         packed[0][None], x.scale.T, packed[1], weight.scale[:, 0], bias=bias, residual=residual, dtype=torch.float32
     )
-    torch.testing.assert_close(y, integer_linear(x, weight) + bias + residual)
+    torch.testing.assert_close(y, quantized_linear(x, weight) + bias + residual)
 
 
 @pytest.mark.parametrize("bits", BITS)

@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altq.statistics.moments import Moments, merge_all
+from altq.selection.kurtosis import Moments, merge_all
 
 
 def test_hand_computed_kurtosis():

@@ -8,7 +8,7 @@ from models_for_tests import Workspace, recipe
 
 from altq.experiment.setting import Setting
 from altq.quantizers.uniform import fake_quantize, symmetric_scale
-from altq.selection.sqnr import concentration, expected_squared_maximum, predict, predict_model
+from altq.selection.predicted import concentration, expected_squared_maximum, predict, predict_model
 from altq.transforms.balance import balance_matrix
 from altq.transforms.identity import Identity
 from altq.transforms.rotation import Rotation, random_orthogonal

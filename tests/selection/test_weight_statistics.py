@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from altq.models.weights import ModelWeights
-from altq.statistics import kurtosis
-from altq.statistics.kurtosis import tensor_moments, weight_statistics
+from altq.selection import weight_statistics as kurtosis
+from altq.selection.weight_statistics import tensor_moments, weight_statistics
 
 SHAPES = {
     "self_attn.q_proj": (8, 6),

@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 from stopped_for_tests import Stopped, stop_after
 from torch import nn
 
-import altq.selection.search as module
+import altq.selection.learned as module
 from altq.calibration.states import record_states
 from altq.calibration.unit import Problem
 from altq.experiment.policies import SearchOptions
 from altq.experiment.setting import Setting
+from altq.selection.learned import Mixture, curve, search_model, search_sublayer, searched_seconds
 from altq.selection.scores import Scores, best_selection
-from altq.selection.search import Mixture, curve, search_model, search_sublayer, searched_seconds
 
 SETTING = Setting.parse("W3A3K3V3")
 

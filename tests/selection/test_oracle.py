@@ -11,7 +11,7 @@ from altq.experiment.kinds import HALVES
 from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
-from altq.selection.reconstruction import reconstruction_errors
+from altq.selection.oracle import reconstruction_errors
 
 SETTING = Setting.parse("W4A4K4V4")
 

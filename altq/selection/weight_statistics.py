@@ -7,7 +7,7 @@ import torch
 
 from altq.models.family import Half
 from altq.models.weights import ModelWeights
-from altq.statistics.moments import Moments, merge_all
+from altq.selection.kurtosis import Moments, merge_all
 
 CHUNK_ELEMENTS = 1 << 20  # 8 MB in float64, so that a chunk and its squares stay in the cache
 

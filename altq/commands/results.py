@@ -1,0 +1,62 @@
+"""Commands that look at results: print a table, check that all are whole."""
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from altq.report.presentation import Presentation
+from altq.report.protocol_table import protocol_file
+from altq.report.table import to_terminal
+from altq.report.table_files import read_tidy
+from altq.runtime.files import read_json
+from altq.runtime.integrity import Results, to_text
+
+
+def show_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("csv", type=Path, nargs="?", default=Path("results/table2.csv"), help="the tidy table")
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """Print a table of the results on the terminal.
+
+    Reads a tidy table (results/table2.csv, results/cost.csv and so on) and the .json beside it, as its command wrote
+    them.
+
+      altq show results/table2.csv
+    """
+    for path in (arguments.csv, arguments.csv.with_suffix(".json")):
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; `snakemake --cores all {arguments.csv}` makes it")
+    record = read_json(arguments.csv.with_suffix(".json"))
+    if "presentation" not in record:
+        raise ValueError(f"{arguments.csv} was written by another version of altq; make it again")
+    presentation = Presentation.model_validate(record["presentation"])
+    wide_table = import_module(f"altq.report.{record['provenance']['command']}").wide_table
+    table, protocol = wide_table(read_tidy(arguments.csv), presentation), protocol_file(arguments.csv)
+    print(to_terminal(table, str(protocol), ansi=sys.stdout.isatty()), end="")
+
+
+def verify_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("results"), help="results folder")
+
+
+def verify(arguments: argparse.Namespace) -> None:
+    """Check that results are whole and still what they were made from; exit with 1 where some are not.
+
+    Reads every record under a results folder, and recomputes the hashes of all files and inputs that they name. Finds
+    files that are cut off, incomplete folders, inputs that changed or are gone, and all that rests on such. Writes
+    nothing; prints a line for each finding and the command that makes the files anew.
+
+      altq verify results
+    """
+    results = Results(arguments.folder)
+    findings = results.findings()
+    print(to_text(findings), end="")
+    if findings:
+        wrong = len({finding.path for finding in findings})
+        raise ValueError(
+            f"{wrong} results are not what their records say, of {len(results.records())} that have one; delete them "
+            "and run the workflow again, which makes what is missing and all that rests on it"
+        )
+    print(f"{len(results.records())} results are whole and what they were made from.")
