@@ -11,6 +11,11 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
+
+# The first page of `snakemake --report`.
+report: "rules/captions/workflow.rst"
+
+
 from altq.runtime.code_hash import code_hash
 from altq.commands.command import source_flags
 from altq.experiment.experiment import Experiment
@@ -18,7 +23,8 @@ from altq.experiment.baselines import END_TO_END
 from altq.experiment.methods import BANKS, FULL, MEASURED, METHODS, NUMBERED, PROBE, method_of, method_of_policy
 from altq.runtime.flags import to_flags
 from altq.runtime.files import read_json
-from altq.report.protocol import captions, study_captions, zero_shot_captions
+from altq.report import protocol
+from altq.report.presentation import HEADINGS
 from altq.resources.needs import Needs
 from altq.experiment.kinds import KINDS
 from altq.experiment.setting import FULL_PRECISION

@@ -61,29 +61,56 @@ INPUTS = {
     "table7": results_of_table(STUDY.table7, STUDY.table7.policies, STUDY.table7.seeds),
 }
 
-# By table: what its command is told besides.
+# By table or figure: what its command is told besides.
 OPTIONS = {
-    "table1": to_flags(study_captions(EXPERIMENT, STUDY.table1, ["affine", "rotation", "best_random"], FIRST)),
-    "table2": to_flags(captions(EXPERIMENT)),
-    "table3": f"--reference {EXPERIMENT.zero_shot.reference} {to_flags(zero_shot_captions(EXPERIMENT))}",
-    "table4": to_flags(study_captions(EXPERIMENT, STUDY.table4, ["learned", "adaptive"], FIRST)),
+    "table1": to_flags(protocol.study(EXPERIMENT, STUDY.table1, ["affine", "rotation", "best_random"], FIRST)),
+    "table2": to_flags(protocol.table2(EXPERIMENT)),
+    "table3": f"--reference {EXPERIMENT.zero_shot.reference} {to_flags(protocol.table3(EXPERIMENT))}",
+    "table4": to_flags(protocol.study(EXPERIMENT, STUDY.table4, ["learned", "adaptive"], FIRST)),
     "table5": "",
     "table6": to_flags(EXPERIMENT.grid)
     + " "
-    + to_flags(study_captions(EXPERIMENT, STUDY.table6, ["learned", "adaptive"], FIRST)),
-    "table7": to_flags(study_captions(EXPERIMENT, STUDY.table7, STUDY.table7.policies, STUDY.table7.seeds)),
+    + to_flags(protocol.study(EXPERIMENT, STUDY.table6, ["learned", "adaptive"], FIRST)),
+    "table7": to_flags(protocol.study(EXPERIMENT, STUDY.table7, STUDY.table7.policies, STUDY.table7.seeds)),
+    "figure1": f"{to_flags(EXPERIMENT.selection.heuristic)} {to_flags(protocol.banks(EXPERIMENT, ['learned'], FIRST))}",
+    "figure2": f"{to_flags(EXPERIMENT.selection.heuristic)} {to_flags(protocol.banks(EXPERIMENT, ['oracle'], FIRST))}",
+    "cost": to_flags(protocol.banks(EXPERIMENT, EXPERIMENT.methods, EXPERIMENT.seeds)),
 }
 
 
-def files_of_table(name):
-    """The outputs of a table: its numbers, the table to read in three forms, and its record."""
-    shown = {"caption": f"captions/{name}.rst", "category": "Tables"}
-    number = name.removeprefix("table")
+def report_file(name, file, form, category="Tables"):
+    """A file of a table or figure that `snakemake --report` lists under the table's heading."""
+    labels = {category.lower().removesuffix("s"): str(HEADINGS[name]).removesuffix("."), "as": form}
+    return report(f"results/{file}", caption=f"captions/{name}.rst", category=category, labels=labels)
+
+
+def protocol_of(name, category="Tables"):
+    """The protocol of a table or figure, to read beside it and in the report."""
     return {
-        "csv": report(f"results/{name}.csv", labels={"table": number, "as": "CSV"}, **shown),
-        "png": report(f"results/{name}.png", labels={"table": number, "as": "image"}, **shown),
+        "protocol": f"results/{name}.protocol.md",
+        "page": report_file(name, f"{name}.protocol.html", "protocol", category),
+    }
+
+
+def files_of_table(name):
+    """The outputs of a table: its numbers, the table to read in three forms, its protocol, and its record."""
+    return {
+        "csv": report_file(name, f"{name}.csv", "numbers (CSV)"),
+        "png": report_file(name, f"{name}.png", "image"),
         "markdown": f"results/{name}.md",
         "latex": f"results/{name}.tex",
+        **protocol_of(name),
+        "record": f"results/{name}.json",
+    }
+
+
+def files_of_figure(name, **points):
+    """The outputs of a figure: itself in two forms, the points behind it, its protocol, and its record."""
+    return {
+        "pdf": f"results/{name}.pdf",
+        "png": report_file(name, f"{name}.png", "image", "Figures"),
+        **points,
+        **protocol_of(name, "Figures"),
         "record": f"results/{name}.json",
     }
 
@@ -120,10 +147,7 @@ rule figure1:
         statistics=expand(rules.statistics.output, model=EXPERIMENT.models),
         selections=selections(["learned"], EXPERIMENT.settings_of(STUDY.figures), FIRST),
     output:
-        pdf="results/figure1.pdf",
-        png=report("results/figure1.png", caption="captions/figure1.rst", category="Figures", labels={"figure": "1"}),
-        points="results/figure1.csv",
-        record="results/figure1.json",
+        **files_of_figure("figure1", points="results/figure1.csv"),
     log:
         log_of("figure1"),
     benchmark:
@@ -134,13 +158,13 @@ rule figure1:
         **NEEDS.resources("figure1"),
     params:
         inputs=lambda wildcards, input: flags_of(input),
-        options=to_flags(EXPERIMENT.selection.heuristic),
+        options=verbatim(OPTIONS["figure1"]),
         code=code_hash("figure1"),
     shell:
         altq("{rule}", "{params.inputs} {params.options} --output {output.pdf}")
 
 
-# What rotation gains over affine at each sublayer, against its kurtosis.
+# The gain of rotation over affine at each sublayer, against its kurtosis.
 use rule figure1 as figure2 with:
     input:
         statistics=expand(rules.statistics.output, model=EXPERIMENT.models),
@@ -152,22 +176,18 @@ use rule figure1 as figure2 with:
             policy="oracle",
         ),
     output:
-        pdf="results/figure2.pdf",
-        png=report("results/figure2.png", caption="captions/figure2.rst", category="Figures", labels={"figure": "2"}),
-        points="results/figure2.csv",
-        correlation="results/figure2-correlation.csv",
-        record="results/figure2.json",
+        **files_of_figure("figure2", points="results/figure2.csv", correlation="results/figure2-correlation.csv"),
     log:
         log_of("figure2"),
     benchmark:
         benchmark_of("figure2")
     params:
         inputs=lambda wildcards, input: flags_of(input),
-        options=to_flags(EXPERIMENT.selection.heuristic),
+        options=verbatim(OPTIONS["figure2"]),
         code=code_hash("figure2"),
 
 
-# What each checkpoint cost: time and memory of calibration, states and assembly, from its history.
+# The cost of each checkpoint: time and memory of calibration, states and assembly, from its history.
 rule cost:
     input:
         expand(
@@ -179,11 +199,7 @@ rule cost:
             seed=EXPERIMENT.seeds,
         ),
     output:
-        csv=report(
-            "results/cost.csv", caption="captions/cost.rst", category="Tables", labels={"table": "cost", "as": "CSV"}
-        ),
-        markdown="results/cost.md",
-        record="results/cost.json",
+        **files_of_table("cost"),
     log:
         log_of("cost"),
     benchmark:
@@ -193,6 +209,7 @@ rule cost:
     resources:
         **NEEDS.resources("cost"),
     params:
+        options=verbatim(OPTIONS["cost"]),
         code=code_hash("cost"),
     shell:
-        altq("cost", "--checkpoints $(dirname {input}) --output {output.csv}")
+        altq("cost", "--checkpoints $(dirname {input}) {params.options} --output {output.csv}")

@@ -8,16 +8,18 @@ from altq.commands.command import add_output
 from altq.experiment.policies import HeuristicOptions
 from altq.report.figure1 import write_figure1
 from altq.report.figure2 import write_figure2
+from altq.report.presentation import Presentation
+from altq.report.protocol_table import PROTOCOL_FILES
 from altq.runtime.files import write_json
 from altq.runtime.flags import add_options, read_options
 from altq.runtime.provenance import provenance
 
-Write = Callable[[list[Path], list[Path], HeuristicOptions, Path], None]
-"""Writes a figure from statistics, what is drawn of each model and setting, the heuristic's options and the path."""
+Write = Callable[[list[Path], list[Path], HeuristicOptions, Path, Presentation], None]
+"""Writes a figure from statistics, the files that are drawn, the heuristic's options, the path and the presentation."""
 
 
 def _add_figure(parser: argparse.ArgumentParser, drawn: str, beside: Sequence[str] = ()) -> None:
-    """--statistics, the flag of the files that are drawn, --output and the heuristic's options.
+    """Add --statistics, the flag of the files that are drawn, --output, the heuristic's options and presentation.
 
     beside: what is written beside a figure besides what is for each.
     """
@@ -25,16 +27,17 @@ def _add_figure(parser: argparse.ArgumentParser, drawn: str, beside: Sequence[st
     parser.add_argument(
         drawn, type=Path, nargs="+", required=True, metavar="FILE", help="a row of panels each", dest="drawn"
     )
-    add_output(parser, ".pdf file", beside=(".png", ".csv", ".json", *beside))
+    add_output(parser, ".pdf file", beside=(".png", ".csv", ".json", *PROTOCOL_FILES, *beside))
     add_options(parser, HeuristicOptions)
+    add_options(parser, Presentation)
 
 
 def _draw(command: str, arguments: argparse.Namespace, write: Write) -> None:
     """Let `write` write the figure, and beside it a .json with provenance."""
-    options = read_options(arguments, HeuristicOptions)
-    write(arguments.statistics, arguments.drawn, options, arguments.output)
+    options, presentation = read_options(arguments, HeuristicOptions), read_options(arguments, Presentation)
+    write(arguments.statistics, arguments.drawn, options, arguments.output, presentation)
     record = provenance(command, options.model_dump(), [*arguments.statistics, *arguments.drawn])
-    write_json(arguments.output.with_suffix(".json"), {"provenance": record})
+    write_json(arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record})
 
 
 def figure1_flags(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +48,7 @@ def figure1(arguments: argparse.Namespace) -> None:
     """Draw Figure 1: kurtosis of each layer, and the kind that the differentiable search chose.
 
     Reads the weights' statistics and the learned selections, which lie below <model>/<setting>/seed<k>. Writes the
-    figure as PDF and, beside it, as .png, the points as .csv, and a .json with provenance.
+    figure as PDF and, beside it, as .png, the points as .csv, the protocol behind it, and a .json with provenance.
 
       altq figure1 --statistics results/statistics/smollm2.json \\
           --selections results/selections/smollm2/*/seed0/learned.json --output results/figure1.pdf
@@ -58,11 +61,11 @@ def figure2_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def figure2(arguments: argparse.Namespace) -> None:
-    """Draw Figure 2: what rotation gains over affine at each sublayer, against its kurtosis.
+    """Draw Figure 2: the gain of rotation over affine at each sublayer, against its kurtosis.
 
     Reads the weights' statistics and the reconstruction errors that `altq reconstruction` wrote, which lie below
     <model>/<setting>/seed<k>. Writes the figure as PDF and, beside it, as .png, the points as .csv, their rank
-    correlations as -correlation.csv, and a .json with provenance.
+    correlations as -correlation.csv, the protocol behind it, and a .json with provenance.
 
       altq figure2 --statistics results/statistics/smollm2.json \\
           --scores results/scores/smollm2/*/seed0/oracle/scores.json --output results/figure2.pdf

@@ -5,9 +5,10 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from altq.report.perplexity import Presentation, read_tidy
-from altq.report.protocol import Captions
+from altq.report.presentation import Presentation
+from altq.report.protocol_table import protocol_file
 from altq.report.table import to_terminal
+from altq.report.table_files import read_tidy
 from altq.runtime.files import read_json
 from altq.runtime.integrity import Results, to_text
 
@@ -28,9 +29,12 @@ def show(arguments: argparse.Namespace) -> None:
         if not path.is_file():
             raise ValueError(f"{path} is missing; `snakemake --cores all {arguments.csv}` makes it")
     record = read_json(arguments.csv.with_suffix(".json"))
-    presentation = Presentation(**dict(Captions.model_validate(record.get("captions", {}))))
+    if "presentation" not in record:
+        raise ValueError(f"{arguments.csv} was written by another version of altq; make it again")
+    presentation = Presentation.model_validate(record["presentation"])
     wide_table = import_module(f"altq.report.{record['provenance']['command']}").wide_table
-    print(to_terminal(wide_table(read_tidy(arguments.csv), presentation), ansi=sys.stdout.isatty()), end="")
+    table, protocol = wide_table(read_tidy(arguments.csv), presentation), protocol_file(arguments.csv)
+    print(to_terminal(table, str(protocol), ansi=sys.stdout.isatty()), end="")
 
 
 def verify_flags(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,7 @@ from altq.commands.command import add_output
 from altq.experiment.methods import METHODS
 from altq.experiment.policies import Grid
 from altq.report.cost import write_cost
-from altq.report.perplexity import Presentation
-from altq.report.protocol import Captions
+from altq.report.presentation import Presentation
 from altq.report.table1 import write_table1
 from altq.report.table2 import write_table2
 from altq.report.table3 import write_table3
@@ -18,16 +17,17 @@ from altq.report.table4 import write_table4
 from altq.report.table5 import write_table5
 from altq.report.table6 import write_table6
 from altq.report.table7 import write_table7
+from altq.report.table_files import TABLE_FILES
 from altq.runtime.files import write_json
 from altq.runtime.flags import add_options, read_options
 from altq.runtime.provenance import provenance, read_record
 
 
 def _add_table(parser: argparse.ArgumentParser) -> None:
-    """--results, --output and the captions."""
+    """Add --results, --output and the presentation."""
     parser.add_argument("--results", type=Path, nargs="+", required=True, metavar="FILE", help="results to show")
-    add_output(parser, ".csv file", beside=(".md", ".tex", ".png", ".json"))
-    add_options(parser, Captions)
+    add_output(parser, ".csv file", beside=TABLE_FILES)
+    add_options(parser, Presentation)
 
 
 def _add_zero_shot(parser: argparse.ArgumentParser) -> None:
@@ -48,14 +48,14 @@ def _write(
     inputs: Sequence[Path] = (),
     options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Let `write` write the table as captions say, and beside it a .json with captions and provenance.
+    """Let `write` write the table, and beside it a .json with its presentation and provenance.
 
-    inputs: what is read besides --results. options: what the command was told besides the captions.
+    inputs: the files that are read besides --results. options: the command's own, besides the presentation.
     """
-    captions = read_options(arguments, Captions)
-    write(Presentation(**dict(captions)))
+    presentation = read_options(arguments, Presentation)
+    write(presentation)
     record = provenance(command, options or {}, [*arguments.results, *inputs])
-    write_json(arguments.output.with_suffix(".json"), {"captions": captions.model_dump(), "provenance": record})
+    write_json(arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record})
 
 
 def table1_flags(parser: argparse.ArgumentParser) -> None:
@@ -67,8 +67,8 @@ def table1(arguments: argparse.Namespace) -> None:
     """Write Table 1: one kind everywhere against random selections.
 
     Reads the files that `altq perplexity` and, for its average, `altq zero-shot` wrote. Writes the tidy table as CSV, a
-    row for every selection and text, and, beside it, the paper's summary as .md, .tex and .png, and a .json with
-    captions and provenance.
+    row for every selection and text, and, beside it, the paper's summary as .md, .tex and .png, the protocol behind it,
+    and a .json with provenance.
 
       altq table1 --results results/perplexity/smollm2/{full,affine,rotation,random*}/*/*/seed0/*.json \\
           --output results/table1.csv
@@ -88,7 +88,8 @@ def table2(arguments: argparse.Namespace) -> None:
     """Write Table 2: perplexity of every method at every setting.
 
     Reads the files that `altq perplexity` wrote. Writes the tidy table as CSV and, beside it, the paper's wide layout
-    as .md, .tex and .png, and a .json with captions and provenance, from which `altq show` prints the table again.
+    as .md, .tex and .png, the protocol behind it, and a .json with provenance, from which `altq show` prints the table
+    again.
 
       altq table2 --results results/perplexity/smollm2/*/*/*/*/*.json --output results/table2.csv
     """
@@ -110,7 +111,7 @@ def table3(arguments: argparse.Namespace) -> None:
     """Write Table 3: zero-shot accuracy of every method.
 
     Reads the files that `altq zero-shot` wrote. Writes the tidy table as CSV, with paired differences to the method
-    --reference, and, beside it, the paper's wide layout as .md, .tex and .png, and a .json with captions and
+    --reference, and, beside it, the paper's wide layout as .md, .tex and .png, the protocol behind it, and a .json with
     provenance.
 
       altq table3 --results results/zero_shot/smollm2/*/*/*/*/*.json --reference flatquant --output results/table3.csv
@@ -132,8 +133,8 @@ def table4(arguments: argparse.Namespace) -> None:
     """Write Table 4: the learned selection against the heuristic.
 
     Reads the perplexities of the methods `learned` and `adaptive` and their selections; and, for its average, what
-    `altq zero-shot` wrote of them. Writes the tidy table as CSV and, beside it, one to read as .md, .tex and .png, and
-    a .json with captions and provenance.
+    `altq zero-shot` wrote of them. Writes the tidy table as CSV and, beside it, one to read as .md, .tex and .png, the
+    protocol behind it, and a .json with provenance.
 
       altq table4 --results results/perplexity/smollm2/{learned,adaptive}/W3A3K3V3/gptq/seed0/*.json \\
           --selections results/selections/smollm2/heuristic.json \\
@@ -154,7 +155,7 @@ def table5(arguments: argparse.Namespace) -> None:
     """Write Table 5: how fast the kernels are.
 
     Reads the measurements that `altq benchmark` wrote, on a CPU and perhaps on a GPU. Writes the tidy table as CSV and,
-    beside it, one to read as .md, .tex and .png, and a .json with captions and provenance.
+    beside it, one to read as .md, .tex and .png, the protocol behind it, and a .json with provenance.
 
       altq table5 --results results/kernels/cpu.csv --output results/table5.csv
     """
@@ -179,7 +180,7 @@ def table6(arguments: argparse.Namespace) -> None:
 
     Reads the perplexities of the learned selection and of every distinct selection of the grid, these selections, and
     what `altq distinct` wrote (its folder is named after the model). Writes the tidy table as CSV and, beside it, one
-    to read as .md, .tex and .png, and a .json with captions and provenance.
+    to read as .md, .tex and .png, the protocol behind it, and a .json with provenance.
 
       altq table6 --results results/perplexity/smollm2/{learned,adaptive,grid*}/W3A3K3V3/gptq/seed0/*.json \\
           --selections results/selections/smollm2/grid*.json results/selections/smollm2/W3A3K3V3/seed0/learned.json \\
@@ -204,8 +205,8 @@ def table7(arguments: argparse.Namespace) -> None:
     """Write Table 7: every policy on every setting, over calibration seeds, with paired differences to affine.
 
     Reads the files that `altq perplexity` and, for its average, `altq zero-shot` wrote, of three calibration seeds or
-    more. Writes the tidy table as CSV and, beside it, one to read as .md, .tex and .png, and a .json with captions and
-    provenance.
+    more. Writes the tidy table as CSV and, beside it, one to read as .md, .tex and .png, the protocol behind it, and a
+    .json with provenance.
 
       altq table7 --results results/perplexity/smollm2/{affine,rotation,adaptive,oracle}/*/gptq/seed*/*.json \\
           --output results/table7.csv
@@ -222,19 +223,22 @@ def cost_flags(parser: argparse.ArgumentParser) -> None:
         "--checkpoints", type=Path, nargs="+", required=True, metavar="FOLDER",
         help="checkpoint folders: checkpoints/<model>/<method>/<setting>/<weights>/seed<k>",
     )  # fmt: skip
-    add_output(parser, ".csv file", beside=(".md", ".json"))
+    add_output(parser, ".csv file", beside=TABLE_FILES)
+    add_options(parser, Presentation)
 
 
 def cost(arguments: argparse.Namespace) -> None:
-    """Write what each checkpoint cost: seconds, processor seconds and peak memory of its stages.
+    """Write the cost of each checkpoint: seconds, processor seconds and peak memory of its stages.
 
     Reads the history (provenance.json) of checkpoint folders. Writes the tidy table as CSV and, beside it, one to read
-    as .md and a .json with provenance. A row has three columns (seconds, processor seconds, MB of main memory) for each
-    stage: calibration of the banks that the method reads (0 where it reads none), the states, which all methods share,
-    and assembly. A job that was stopped and went on counts its last process only.
+    as .md, .tex and .png, the protocol behind it, and a .json with provenance. A row has three columns (seconds,
+    processor seconds, MB of main memory) for each stage: calibration of the banks that the method reads (0 where it
+    reads none), the states, which all methods share, and assembly. A job that was stopped and went on counts its last
+    process only.
 
       altq cost --checkpoints results/checkpoints/smollm2/*/*/*/seed* --output results/cost.csv
     """
-    write_cost({folder: read_record(folder) for folder in arguments.checkpoints}, arguments.output)
+    presentation = read_options(arguments, Presentation)
+    write_cost({folder: read_record(folder) for folder in arguments.checkpoints}, arguments.output, presentation)
     record = provenance("cost", {}, arguments.checkpoints)
-    write_json(arguments.output.with_suffix(".json"), {"provenance": record})
+    write_json(arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record})

@@ -74,16 +74,30 @@ BASELINES: dict[str, Recipe | EndToEndRecipe] = {
 
 END_TO_END = tuple(name for name, recipe in BASELINES.items() if isinstance(recipe, EndToEndRecipe))
 
-DIFFERENCES = {
-    "smoothquant": "scalings at o (one for all heads that share a value head) and down, too; its authors quantize to 8 "
-    "bits, the weights to nearest, and no cache",
-    "quarot": "a Hadamard matrix of its own for each value head; weight rows clipped by squared error instead of a "
-    "power of 2.4",
-    "spinquant": "an orthogonal matrix across heads at o instead of a scale for each head; weight rows clipped as "
-    "QuaRot's",
-    "ostquant": "an orthogonal matrix across heads at o instead of a scale for each head; Hadamard starts without "
-    "principal components; no scaling of queries and keys; weight rows clipped as QuaRot's",
-    "flatquant": "free factors instead of its decomposition by singular values; one clipping factor for projections "
-    "that share an input; keys and values with a matrix for each head; steps that do not lower the loss are taken back",
+DIFFERENCES: dict[str, tuple[tuple[str, str], ...]] = {
+    "smoothquant": (
+        ("scalings at o (one for all heads that share a value head) and down, too", "none at o and down"),
+        ("the setting's bits", "8 bits, weights to nearest, no quantized cache"),
+    ),
+    "quarot": (
+        ("a Hadamard matrix of its own for each value head", "the same for all value heads"),
+        ("weight rows clipped by the squared error", "weight rows clipped by its power of 2.4"),
+    ),
+    "spinquant": (
+        ("an orthogonal matrix across heads at o", "a scale for each head"),
+        ("weight rows clipped by the squared error", "weight rows clipped by its power of 2.4"),
+    ),
+    "ostquant": (
+        ("an orthogonal matrix across heads at o", "a scale for each head"),
+        ("Hadamard starts", "starts from principal components and Hadamard matrices"),
+        ("queries and keys are not scaled", "queries and keys are scaled"),
+        ("weight rows clipped by the squared error", "weight rows clipped by its power of 2.4"),
+    ),
+    "flatquant": (
+        ("free factors", "factors decomposed by singular values"),
+        ("one clipping factor for projections that share an input", "a clipping factor for each projection"),
+        ("keys and values with a matrix for each head", "one matrix for all heads"),
+        ("steps that do not lower the loss are taken back", "all steps are kept"),
+    ),
 }
-"""What differs from the authors' method here besides budget and text, for the tables' captions."""
+"""What differs from the authors' method besides budget and text, for the protocols: (here, by its authors)."""

@@ -89,7 +89,7 @@ class Experiment(Section):
     evaluation: EvaluationOptions
     zero_shot: ZeroShotOptions = ZeroShotOptions()
     kernels: KernelOptions = KernelOptions()
-    notes: list[str] = Field(default=[], description="sentences for the tables' captions: departures from the paper")
+    notes: list[str] = Field(default=[], description="sentences that begin the protocol of every table")
 
     @field_validator("tasks")
     @classmethod

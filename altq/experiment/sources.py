@@ -231,7 +231,7 @@ class TaskDescription(_Sourced):
     sha256: Sha256 | None = Field(default=None, description="SHA-256 of the file at path.")
     made: int | None = Field(default=None, ge=2, description="Number of items of random words, to try the workflow.")
     departure: str | None = Field(
-        default=None, description="How these items differ from the harness's; said in tables."
+        default=None, description="How these items differ from the harness's; said in protocols."
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Zero-shot results as a tidy table, their averages, and how accuracies are printed."""
+"""Zero-shot results as a tidy table, their averages over tasks, and how accuracies are printed."""
 
 import math
 import statistics
@@ -10,7 +10,8 @@ import numpy as np
 import pandas
 
 from altq.experiment.tasks import TASKS
-from altq.report.perplexity import Presentation, in_order
+from altq.report.perplexity import in_order
+from altq.report.presentation import Presentation, numeral
 from altq.report.published import published
 from altq.runtime.files import read_json, sha256
 
@@ -20,13 +21,13 @@ COLUMNS = (
     "acc", "acc_stderr", "acc_norm", "acc_norm_stderr", "published",
 )  # fmt: skip
 AVERAGE = "average"
-"""Stands for a task in the rows of averages over tasks."""
+"""The `task` of rows that hold averages over tasks."""
 ZERO_SHOT = "zero-shot average"
-"""What the paper calls it in its other tables."""
+"""The heading of that average in tables of perplexities, as the paper has it."""
 
 
 def read_accuracies(paths: Iterable[str | Path], presentation: Presentation) -> pandas.DataFrame:
-    """The tidy table, one row for each result; accuracies are shares, from 0 to 1.
+    """Read zero-shot results into the tidy table, one row for each; accuracies are shares, from 0 to 1.
 
     accuracy, stderr: of the metric that enters the paper's average; acc, acc_norm: of both, the latter empty where the
     harness has none. published: the paper's, of the same method, model and task, as a share. ValueError for a file that
@@ -49,58 +50,63 @@ def read_accuracies(paths: Iterable[str | Path], presentation: Presentation) -> 
             raise ValueError(f"{path} has an accuracy of {row['accuracy']}; evaluate again")
         row["published"] = _published(result, TASKS[result["task"]].label, presentation)
         rows.append(row)
-    frame = pandas.DataFrame(rows, columns=list(COLUMNS)).astype({name: float for name in COLUMNS[-6:]})
+    frame = pandas.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COLUMNS[-6:], float))
     tasks = pandas.CategoricalDtype(list(TASKS), ordered=True)
     frame = frame.sort_values("task", kind="stable", key=lambda names: names.astype(tasks))
     return in_order(frame, ["setting", "method", "weights", "model", "task", "seed"])
 
 
-def averages(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """A row for each method, setting and so on, with `task` average: the mean over tasks of each accuracy.
+def averages(frame: pandas.DataFrame, presentation: Presentation) -> pandas.DataFrame:
+    """Average each accuracy over tasks: a row, with `task` average, for each method, setting and so on.
 
     accuracy: the paper's (acc_norm where a task has it); acc: acc for every task. stderr: of that mean, tasks being
-    independent. ValueError where a task is missing for some and not for others.
+    independent. published: the average as the paper prints it, where all of its tasks are here. ValueError where a task
+    is missing for some and not for others.
     """
     tasks = set(frame["task"])
     rows = []
     for place, of_place in frame.groupby(list(PLACE), sort=False):
         if missing := tasks - set(of_place["task"]):
             raise ValueError(f"{', '.join(map(str, place))} lacks {', '.join(sorted(missing))}; evaluate them")
-        row = dict(zip(PLACE, place)) | {"task": AVERAGE, "metric": AVERAGE, "num_items": of_place["num_items"].sum()}
+        row = dict(zip(PLACE, place, strict=True)) | {
+            "task": AVERAGE,
+            "metric": AVERAGE,
+            "num_items": of_place["num_items"].sum(),
+        }
         for name, stderr in (("accuracy", "stderr"), ("acc", "acc_stderr")):
             row[name] = of_place[name].mean()
             row[stderr] = math.sqrt((of_place[stderr] ** 2).sum()) / len(of_place)
         if len(of_place) == len(TASKS):
-            row["published"] = of_place["published"].mean()
+            row["published"] = _published(row, AVERAGE, presentation)
         rows.append(row)
     return pandas.DataFrame(rows, columns=list(frame.columns))
 
 
 def read_items(paths: Iterable[str | Path]) -> dict[tuple[Any, ...], pandas.Series]:
-    """Whether each item was answered right, by the metric that enters the average: (*PLACE, task) -> 0 or 1, by item.
+    """Read whether each item was answered right, by the average's metric: (*PLACE, task) -> 0 or 1, by item.
 
     ValueError for items that are not those of the result beside them.
     """
-    found = {}
+    items = {}
     for path in map(Path, paths):
-        result, items = read_json(path), path.with_suffix(".parquet")
-        if not items.is_file() or sha256(items) != result["items_sha256"]:
-            raise ValueError(f"{items} is not what {path} was made with; evaluate again")
-        table = pandas.read_parquet(items).set_index("item")
-        found[*(result[name] for name in PLACE), result["task"]] = table[TASKS[result["task"]].metric]
-    return found
+        result, parquet = read_json(path), path.with_suffix(".parquet")
+        if not parquet.is_file() or sha256(parquet) != result["items_sha256"]:
+            raise ValueError(f"{parquet} is not what {path} was made with; evaluate again")
+        table = pandas.read_parquet(parquet).set_index("item")
+        items[*(result[name] for name in PLACE), result["task"]] = table[TASKS[result["task"]].metric]
+    return items
 
 
 def with_zero_shot(
     frame: pandas.DataFrame, paths: Sequence[str | Path], presentation: Presentation
 ) -> pandas.DataFrame:
-    """A tidy table of perplexities with the zero-shot average (the paper's, a share) of each row's place beside it.
+    """Add the zero-shot average of each row's place, a share, to a tidy table of perplexities.
 
-    The same for every text; nothing is added where there are no results. ValueError where a row has none.
+    All texts of a place have the same; nothing is added where `paths` is empty. ValueError where a row has none.
     """
     if not paths:
         return frame
-    average = averages(read_accuracies(paths, presentation))[[*PLACE, "accuracy"]]
+    average = averages(read_accuracies(paths, presentation), presentation)[[*PLACE, "accuracy"]]
     joined = frame.merge(average.rename(columns={"accuracy": "zero_shot"}), on=list(PLACE), how="left")
     if joined["zero_shot"].isna().any():
         place = joined.loc[joined["zero_shot"].isna(), list(PLACE)].iloc[0]
@@ -109,15 +115,14 @@ def with_zero_shot(
 
 
 def zero_shot_models(frame: pandas.DataFrame) -> list[str]:
-    """The models whose zero-shot average stands beside the perplexities; none where it was not measured."""
+    """List the models with a zero-shot average beside their perplexities; none where it was not measured."""
     return list(frame["model"].unique()) if "zero_shot" in frame else []
 
 
 def format_accuracy(values: Sequence[float]) -> str:
-    """The mean of shares in per cent, with their standard deviation where there are several."""
-    mean = 100 * statistics.fmean(values)
+    """Print the mean of shares in per cent, with their standard deviation where there are several."""
     spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{mean:.2f}{spread}"
+    return numeral(100 * statistics.fmean(values), ".2f") + spread
 
 
 def _published(result: Mapping[str, Any], column: str, presentation: Presentation) -> float:

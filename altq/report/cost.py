@@ -1,4 +1,4 @@
-"""What each checkpoint cost: time and memory of its stages, from its history alone."""
+"""The cost of each checkpoint: time and memory of its stages, from its history alone."""
 
 import math
 import re
@@ -9,25 +9,35 @@ from typing import Any
 import pandas
 
 from altq.experiment.methods import METHODS
-from altq.report.labels import method_label
-from altq.report.perplexity import Presentation
-from altq.report.table import Cell, Column, Row, Table, to_markdown
-from altq.runtime.files import write_text
+from altq.report.presentation import HEADINGS, Entry, Presentation, method_label
+from altq.report.table import Cell, Column, Row, Table
+from altq.report.table_files import write_table
 
 PLACE = ("model", "method", "setting", "weights", "seed")
 STAGES = {"calibration": ("calibrate", "calibrate-end-to-end"), "states": ("states",), "assembly": ("assemble",)}
 """The commands of each stage."""
 
 MEASURES = {"seconds": "seconds", "processor_seconds": "processor_seconds", "memory_mb": "peak_memory"}
-"""What is measured of a stage, and what its record calls it; a record's memory is in bytes, MB are 10^6."""
+"""The measures of a stage, by ours, with the names in its record; a record's memory is in bytes, MB are 10^6."""
 
 COLUMNS = (*PLACE, *(f"{stage}_{measure}" for stage in STAGES for measure in MEASURES))
 _PLACE = re.compile(r".*/checkpoints/" + "/".join(f"(?P<{name}>[^/]+)" for name in PLACE[:-1]) + r"/seed(?P<seed>\d+)")
-HEADINGS = {"seconds": "s", "processor_seconds": "CPU s", "memory_mb": "MB"}
+UNITS = {"seconds": "s", "processor_seconds": "CPU s", "memory_mb": "MB"}
+READING = (
+    Entry("s", "seconds by the clock, which other work on the machine prolongs"),
+    Entry("CPU s", "seconds of processor time"),
+    Entry("MB", "main memory at its peak"),
+    Entry(
+        "Calibration",
+        "of the banks that the method reads, also where another method reads them; what a selection took stands in "
+        "Tables 4 and 7",
+    ),
+    Entry("Stopped jobs", "count with their last process only"),
+)
 
 
 def cost_frame(records: Mapping[str | Path, Mapping[str, Any]]) -> pandas.DataFrame:
-    """The tidy table, a row for each checkpoint, from the records of how they were made, by their folders.
+    """Tabulate a row for each checkpoint from the records of how they were made, by their folders.
 
     Calibration is summed over the banks that a method reads (memory: the highest), also where another method reads
     them too; it is 0 where there are none. States are the same in every row of a model and seed. ValueError for a
@@ -44,35 +54,33 @@ def cost_frame(records: Mapping[str | Path, Mapping[str, Any]]) -> pandas.DataFr
 
 
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
-    """The table to read: a group of rows for each model and setting, means over seeds; states are in a note."""
-    shown = [(stage, measure) for stage in ("calibration", "assembly") for measure in MEASURES]
+    """Lay out a group of rows for each model and setting, with means over seeds; states are in the protocol."""
+    measures = [(stage, measure) for stage in ("calibration", "assembly") for measure in MEASURES]
     several_roundings = frame["weights"].nunique() > 1
     groups = [
         tuple(
             Row(
                 (presentation.label(model), setting, method_label(method, weights, several_roundings)),
-                _cells(rows, shown),
+                _cells(rows, measures),
             )
             for (method, weights), rows in of_setting.groupby(["method", "weights"], sort=False)
         )
         for (model, setting), of_setting in frame.groupby(["model", "setting"], sort=False)
     ]
     return Table(
-        "Cost",
-        "What it took to make each quantized model.",
+        *HEADINGS["cost"],
         ("Model", "Setting", "Method"),
-        tuple(Column((stage.capitalize(), HEADINGS[measure])) for stage, measure in shown),
+        tuple(Column((stage.capitalize(), UNITS[measure])) for stage, measure in measures),
         tuple(groups),
-        tuple(_notes(frame)),
+        _caption(frame),
+        (*presentation.protocol, *_states(frame, presentation), *READING),
     )
 
 
-def write_cost(records: Mapping[str | Path, Mapping[str, Any]], csv: str | Path) -> None:
-    """Write the tidy table as `csv` and, beside it, the one to read as .md."""
+def write_cost(records: Mapping[str | Path, Mapping[str, Any]], csv: str | Path, presentation: Presentation) -> None:
+    """Write the tidy table as `csv`, and beside it the one to read as .md, .tex and .png with its protocol."""
     frame = cost_frame(records)
-    csv = Path(csv)
-    write_text(csv.with_suffix(".md"), to_markdown(wide_table(frame, Presentation())))
-    write_text(csv, frame.to_csv(index=False, lineterminator="\n"))
+    write_table(frame, wide_table(frame, presentation), csv)
 
 
 def _row(folder: Path, record: Mapping[str, Any]) -> list[Any]:
@@ -80,28 +88,28 @@ def _row(folder: Path, record: Mapping[str, Any]) -> list[Any]:
     options = record.get("options", {})
     if record.get("command") != "assemble":
         raise ValueError(f"{folder} was not made by `altq assemble`; give checkpoint folders")
-    made = options.get("setting"), options.get("rounding", {}).get("weights")
-    if made != (setting, weights):
-        raise ValueError(f"{folder} holds a checkpoint at {made[0]} with {made[1]}: it was moved; assemble it again")
+    held = options.get("setting"), options.get("rounding", {}).get("weights")
+    if held != (setting, weights):
+        raise ValueError(f"{folder} holds a checkpoint at {held[0]} with {held[1]}: it was moved; assemble it again")
     upstream = record.get("upstream", {})
     # What it was assembled from itself: a selection may have banks and states behind it, too.
     history = {str(folder): record, **{path: upstream.get(path, {}) for path in record.get("inputs", {})}}
-    measured: list[float] = []
+    figures: list[float] = []
     banks = METHODS[method].banks
     expected = {"calibration": None if banks is None else len(banks), "states": 1, "assembly": 1}
     for stage, commands in STAGES.items():
-        found = {path: entry for path, entry in history.items() if entry.get("command") in commands}
-        if expected[stage] is not None and len(found) != expected[stage]:
+        results = {path: entry for path, entry in history.items() if entry.get("command") in commands}
+        if expected[stage] is not None and len(results) != expected[stage]:
             raise ValueError(
-                f"{folder} was made from {len(found)} results of {' or '.join(commands)}, where {method} takes "
+                f"{folder} was made from {len(results)} results of {' or '.join(commands)}, where {method} takes "
                 f"{expected[stage]}; assemble it again"
             )
-        measured += _sum(found)
-    return [model, method, setting, weights, seed, *measured]
+        figures += _sum(results)
+    return [model, method, setting, weights, seed, *figures]
 
 
 def _place(folder: Path) -> tuple[str, str, str, str, int]:
-    """Model, method, setting, weights and seed of a checkpoint, from where it lies."""
+    """Read model, method, setting, weights and seed of a checkpoint from its path."""
     match = _PLACE.fullmatch(folder.absolute().as_posix())
     if not match or match["method"] not in METHODS:
         raise ValueError(
@@ -112,7 +120,7 @@ def _place(folder: Path) -> tuple[str, str, str, str, int]:
 
 
 def _sum(entries: Mapping[str, Mapping[str, Any]]) -> tuple[float, float, float]:
-    """Seconds and processor seconds of all, and the highest memory (MB)."""
+    """Sum seconds and processor seconds, and find the highest memory (MB)."""
     seconds, processor_seconds, memory = (
         [_figure(path, entry, name) for path, entry in entries.items()] for name in MEASURES.values()
     )
@@ -126,22 +134,22 @@ def _figure(path: str, entry: Mapping[str, Any], name: str) -> float:
     return value
 
 
-def _cells(rows: pandas.DataFrame, shown: Iterable[tuple[str, str]]) -> tuple[Cell, ...]:
-    means = [rows[f"{stage}_{measure}"].mean() for stage, measure in shown]
+def _cells(rows: pandas.DataFrame, measures: Iterable[tuple[str, str]]) -> tuple[Cell, ...]:
+    means = [rows[f"{stage}_{measure}"].mean() for stage, measure in measures]
     return tuple(Cell(f"{mean:.{1 if 0 < mean < 9.95 else 0}f}") for mean in means)
 
 
-def _notes(frame: pandas.DataFrame) -> Iterable[str]:
-    states = [
-        f"{model} {rows['states_seconds'].mean():.0f} s ({rows['states_processor_seconds'].mean():.0f} CPU s, "
-        f"{rows['states_memory_mb'].mean():.0f} MB)"
-        for model, rows in frame.drop_duplicates(["model", "seed"]).groupby("model", sort=False)
-    ]
-    yield f"Before calibration come the states, once for all rows of a model and seed: {'; '.join(states)}."
-    yield (
-        "s: seconds by the clock, which other work on the machine prolongs; CPU s: seconds of processor time; MB: main "
-        "memory at its peak. A bank counts in every method that reads it; what a selection took stands in Tables 4 and 7. A job that was stopped and went on counts "
-        "its last process only."
-    )
-    if (seeds := frame["seed"].nunique()) > 1:
-        yield f"Means over {seeds} seeds."
+def _caption(frame: pandas.DataFrame) -> str:
+    seeds = frame["seed"].nunique()
+    means = f"Means over {seeds} seeds. " if seeds > 1 else ""
+    return f"{means}A bank counts in every method that reads it; the states, which all share, are in the protocol."
+
+
+def _states(frame: pandas.DataFrame, presentation: Presentation) -> Iterable[Entry]:
+    """Say what the states took, once for all rows of a model and seed."""
+    for model, rows in frame.drop_duplicates(["model", "seed"]).groupby("model", sort=False):
+        yield Entry(
+            f"States of {presentation.label(model)}",
+            f"{rows['states_seconds'].mean():.0f} s ({rows['states_processor_seconds'].mean():.0f} CPU s, "
+            f"{rows['states_memory_mb'].mean():.0f} MB), before calibration, once for all rows of a model and seed",
+        )

@@ -1,5 +1,6 @@
-"""What figures share: how kinds are drawn, and files that are the same bytes for the same data."""
+"""The style of the figures: how kinds are drawn, panels, and files that are the same bytes for the same data."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from altq.report.presentation import Heading, Presentation
+from altq.report.protocol_table import write_protocol
 from altq.runtime.files import atomic
 
 MARKERS = {
@@ -34,19 +38,38 @@ STYLE = {
     "svg.hashsalt": "altq",
 }
 DOTS_PER_INCH = 200
+_PLACE = re.compile(r".*/(?P<model>[^/]+)/(?P<setting>W\d+A\d+K\d+V\d+)/seed(?P<seed>\d+)/.+")
+
+
+def place_of(path: Path) -> tuple[str, str, int]:
+    """Read (model, setting, seed) from the path <model>/<setting>/seed<k>/... of a selection or of scores.
+
+    ValueError for a path that does not say them.
+    """
+    match = _PLACE.fullmatch(path.absolute().as_posix())
+    if not match:
+        raise ValueError(f"{path} is not of the form <model>/<setting>/seed<k>/..., which says what it is of")
+    return match["model"], match["setting"], int(match["seed"])
 
 
 @contextmanager
 def panels(rows: int, columns: int, size: tuple[float, float]) -> Iterator[tuple[Figure, list[list[Axes]]]]:
-    """A figure of panels, each `size` (width, height) in inches, in the common style."""
+    """Make a figure of panels, each `size` (width, height) in inches, in the common style."""
     with rc_context(STYLE):
         figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         yield figure, figure.subplots(rows, columns, squeeze=False).tolist()
 
 
-def write_figure(figure: Figure, path: Path) -> None:
-    """Write `path`, a PDF file, and the same as PNG beside it, both without a date."""
+def number_blocks(axes: Axes) -> None:
+    """Label the horizontal axis as that of blocks, which have whole numbers."""
+    axes.set_xlabel("block")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def write_figure(figure: Figure, path: Path, heading: Heading, presentation: Presentation) -> None:
+    """Write `path`, a PDF file, the same as PNG beside it, both without a date, and the protocol of both."""
+    write_protocol(str(heading), presentation.protocol, path)
     for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "Producer": None})):
         with atomic(path.with_suffix(suffix)) as partial, open(partial, "wb") as file:
             figure.savefig(file, format=suffix[1:], dpi=DOTS_PER_INCH, metadata=metadata)

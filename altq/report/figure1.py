@@ -8,23 +8,29 @@ import pandas
 
 from altq.experiment.kinds import HALVES
 from altq.experiment.policies import HeuristicOptions
-from altq.report.figure import HALF_NAMES, MARKERS, panels, write_figure
-from altq.report.places import place_of
+from altq.report.figure import HALF_NAMES, MARKERS, number_blocks, panels, place_of, write_figure
+from altq.report.presentation import HEADINGS, Presentation
 from altq.runtime.files import read_json, write_text
 from altq.selection.heuristic import kurtosis_scores
 from altq.selection.selection import Selection
 
 
-def write_figure1(statistics: Iterable[Path], selections: Iterable[Path], options: HeuristicOptions, pdf: Path) -> None:
-    """Write `pdf`, beside it .png and the points as .csv; a row of panels for each model and setting."""
-    known = {content["model"]: content for content in map(read_json, statistics)}
-    frame = pandas.concat([_points(path, known, options) for path in selections], ignore_index=True)
+def write_figure1(
+    statistics: Iterable[Path],
+    selections: Iterable[Path],
+    options: HeuristicOptions,
+    pdf: Path,
+    presentation: Presentation,
+) -> None:
+    """Write `pdf`, beside it .png, the points as .csv and the protocol; a row of panels for each model and setting."""
+    by_model = {content["model"]: content for content in map(read_json, statistics)}
+    frame = pandas.concat([_points(path, by_model, options) for path in selections], ignore_index=True)
     write_text(pdf.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n"))
-    _draw(frame, pdf)
+    _draw(frame, pdf, presentation)
 
 
 def _points(path: Path, statistics: Mapping[str, Any], options: HeuristicOptions) -> pandas.DataFrame:
-    """A row for each sublayer: its kurtosis score, as the heuristic's options say, and the kind that was chosen."""
+    """Tabulate each sublayer: its kurtosis score, as the heuristic's options say, and the kind that was chosen."""
     model, setting, seed = place_of(path)
     selection = Selection.read(path)
     scores = {h: kurtosis_scores(statistics[model], h, getattr(options, h).score) for h in HALVES}
@@ -36,11 +42,11 @@ def _points(path: Path, statistics: Mapping[str, Any], options: HeuristicOptions
     return pandas.DataFrame(rows)
 
 
-def _draw(frame: pandas.DataFrame, pdf: Path) -> None:
+def _draw(frame: pandas.DataFrame, pdf: Path, presentation: Presentation) -> None:
     groups = list(frame.groupby(["model", "setting"], sort=False))
     with panels(len(groups), len(HALVES), (3.6, 2.3)) as (figure, axes):
-        for line, ((model, setting), rows) in zip(axes, groups):
-            for panel, half in zip(line, HALVES):
+        for line, ((model, setting), rows) in zip(axes, groups, strict=True):
+            for panel, half in zip(line, HALVES, strict=True):
                 points = rows.loc[rows["half"] == half]
                 panel.plot(points["block"], points["kurtosis"], color="#bbbbbb", linewidth=0.8, zorder=1)
                 for kind, chosen in points.groupby("kind"):
@@ -49,8 +55,8 @@ def _draw(frame: pandas.DataFrame, pdf: Path) -> None:
                         chosen["block"], chosen["kurtosis"], marker=marker, color=colour, s=16, zorder=2,
                         label=f"{kind} ({len(chosen)})",
                     )  # fmt: skip
-                panel.set_title(f"{HALF_NAMES[half]}, {model} at {setting}", loc="left")
-                panel.set_xlabel("block")
+                panel.set_title(f"{HALF_NAMES[half]}, {presentation.label(model)} at {setting}", loc="left")
+                number_blocks(panel)
                 panel.set_ylabel("excess kurtosis")
                 panel.legend(loc="best", handletextpad=0.2)
-        write_figure(figure, pdf)
+        write_figure(figure, pdf, HEADINGS["figure1"], presentation)

@@ -1,4 +1,4 @@
-"""Two methods on the same items: McNemar's test, and the interval of the difference of averages over tasks."""
+"""Paired comparison on the same items: McNemar's test, and the interval of a difference of averages over tasks."""
 
 from collections.abc import Mapping
 
@@ -12,20 +12,20 @@ NUM_RESAMPLES = 5000
 
 
 def paired_difference(ours: pandas.Series, reference: pandas.Series) -> np.ndarray:
-    """-1, 0 or 1 for each item: [items]; ValueError unless both were asked the same items."""
+    """Compare item by item, -1, 0 or 1: [items]; ValueError unless both were asked the same items."""
     if set(ours.index) != set(reference.index):
         raise ValueError(f"{len(ours)} and {len(reference)} items are not the same; evaluate both on the same requests")
     return (ours - reference.loc[ours.index]).to_numpy()
 
 
 def mcnemar(difference: np.ndarray) -> float:
-    """The exact two-sided p-value that neither is better: a binomial test over items that just one answers right."""
+    """Test that neither is better: the exact two-sided p-value over items that just one answers right."""
     wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
     return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 def mean_difference(differences: Mapping[str, np.ndarray], generator: np.random.Generator) -> Interval:
-    """The mean over tasks of the mean difference, with its 95 % percentile bootstrap interval.
+    """Average the mean difference over tasks, with a 95 % percentile bootstrap interval.
 
     Items are drawn again within each task, so that each keeps its weight. ValueError where a task has no item.
     """

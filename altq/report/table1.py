@@ -9,7 +9,7 @@ from altq.experiment.methods import FULL
 from altq.experiment.setting import FULL_PRECISION
 from altq.report.accuracy import ZERO_SHOT, format_accuracy, with_zero_shot, zero_shot_models
 from altq.report.perplexity import (
-    Presentation,
+    PAPERS_NUMBERS,
     format_mean,
     paper_columns,
     paper_places,
@@ -17,13 +17,13 @@ from altq.report.perplexity import (
     perplexity_frame,
     places_of,
     read_results,
-    write_table,
 )
+from altq.report.presentation import HEADINGS, Entry, Presentation
 from altq.report.published import published
 from altq.report.table import Cell, Column, Row, Table
+from altq.report.table_files import write_table
 from altq.selection.random import best_of
 
-TITLE = "Perplexity (lower is better) of one kind everywhere and of random selections."
 ROWS = {
     FULL: "Full precision",
     "affine": "Affine everywhere",
@@ -31,29 +31,35 @@ ROWS = {
     "random": "Random, mean ± deviation",
     "best_random": "Best random",
 }
-"""The rows of a setting, by the paper's names of them."""
+"""The rows of a setting, by the paper's names."""
 
 
 def write_table1(paths: Iterable[Path], zero_shot: Sequence[Path], csv: Path, presentation: Presentation) -> None:
-    """Read the results and write `csv`, a row for each, and beside it the summary as .md, .tex and .png."""
+    """Write `csv`, a row for each result, and beside it the summary as .md, .tex and .png with its protocol."""
     frame = with_zero_shot(perplexity_frame(read_results(paths), presentation, table="table1"), zero_shot, presentation)
     write_table(frame, wide_table(frame, presentation), csv)
 
 
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
-    """A group of rows for each setting: full precision, each kind everywhere, the random ones and the best of them.
+    """Lay out a group of rows for each setting: full precision, each kind everywhere, the mean and the best random.
 
     The best is one selection for each model: that with the lowest geometric mean over texts.
     """
     places, averaged = places_of(frame), zero_shot_models(frame)
+    papers = [(presentation.published_corpora[c], presentation.published_models[m]) for c, m in paper_places(frame)]
+    papers += [
+        (ZERO_SHOT, presentation.published_models[model])
+        for model in averaged
+        if model in {model for _, model in paper_places(frame)}
+    ]
     settings = [setting for setting in frame["setting"].unique() if setting != str(FULL_PRECISION)]
-    groups, said = [], []
+    groups, winners = [], []
     for setting in settings:
         of_setting = frame.loc[frame["setting"].isin([setting, str(FULL_PRECISION)])]
         best = {}
         for model, rows in of_setting.loc[_is_random(of_setting)].groupby("model", sort=False):
             best[model] = best_of(rows.to_dict("records"))
-            said.append(f"{presentation.label(model)} at {setting}: {best[model]}")
+            winners.append(f"{presentation.label(model)} at {setting}: {best[model]}")
         values = {name: [_perplexities(of_setting, name, best, *place) for place in places] for name in ROWS}
         average = {name: [_accuracies(of_setting, name, best, model) for model in averaged] for name in ROWS}
         groups.append(
@@ -63,7 +69,7 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
                     (
                         *(Cell(format_mean(cell)) if cell else Cell() for cell in values[name]),
                         *(Cell(format_accuracy(cell)) if cell else Cell() for cell in average[name]),
-                        *_paper(setting, name, presentation.orientation, bool(averaged)),
+                        *_paper(setting, name, papers),
                     ),
                 )
                 for name, label in ROWS.items()
@@ -71,21 +77,28 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
             )
         )
     number = int(_is_random(frame).groupby([frame["setting"], frame["model"], frame["corpus"]]).sum().max())
-    notes = (
-        *presentation.notes,
-        f"Random: {number} selections, each kind at an equal share of the attention and of the ffn layers, drawn with "
-        f"the seeds 0 to {number - 1}; all are assembled from the same banks of one calibration seed, and the CSV file "
-        "has every one. Best random is chosen by these very perplexities (their geometric mean over texts), so that it "
-        f"is better than what the choice would reach on other text: {'; '.join(said)}.",
-        "Columns headed “paper” are the paper's own numbers, for its models and texts, for orientation only.",
+    caption = (
+        f"Perplexity, lower is better. Random: mean and standard deviation of {number} selections. Best random was "
+        "chosen by these very perplexities, which flatters it."
+    )
+    protocol = (
+        *presentation.protocol,
+        Entry(
+            "Random",
+            "each kind at an equal share of the attention and of the ffn layers, drawn with the seeds 0 to "
+            f"{number - 1}, all assembled from the same banks of one calibration seed; the CSV file has every one",
+        ),
+        Entry("selection.num_random", f"{number}", "20"),
+        Entry("Best random", f"the lowest geometric mean over texts: {'; '.join(winners)}"),
     )
     columns = (
         *perplexity_columns(frame, presentation),
         *(Column((f"{ZERO_SHOT} ↑", presentation.label(model))) for model in averaged),
-        *paper_columns(presentation),
-        *(Column((f"paper: {ZERO_SHOT} ↑", model), muted=True) for model in presentation.orientation if averaged),
+        *paper_columns(frame, presentation),
+        *(Column((f"paper: {ZERO_SHOT} ↑", model), muted=True) for column, model in papers if column == ZERO_SHOT),
     )
-    return Table("Table 1", TITLE, ("Setting", "Selection"), columns, tuple(groups), notes)
+    caption += f" {PAPERS_NUMBERS}" if papers else ""
+    return Table(*HEADINGS["table1"], ("Setting", "Selection"), columns, tuple(groups), caption, protocol)
 
 
 def _is_random(frame: pandas.DataFrame) -> pandas.Series:
@@ -93,13 +106,13 @@ def _is_random(frame: pandas.DataFrame) -> pandas.Series:
 
 
 def _perplexities(frame: pandas.DataFrame, name: str, best: dict[str, str], corpus: str, model: str) -> list[float]:
-    """What a row of the table says of a text and model: one perplexity, or those of all random selections."""
+    """List the perplexities behind a row of the table at one text and model: one, or those of all random selections."""
     rows = _rows(frame, name, best, model)
     return rows.loc[rows["corpus"] == corpus, "perplexity"].tolist()
 
 
 def _accuracies(frame: pandas.DataFrame, name: str, best: dict[str, str], model: str) -> list[float]:
-    """The same of the zero-shot average."""
+    """List the zero-shot averages behind a row of the table at one model."""
     return _rows(frame, name, best, model).drop_duplicates("method")["zero_shot"].tolist()
 
 
@@ -110,11 +123,10 @@ def _rows(frame: pandas.DataFrame, name: str, best: dict[str, str], model: str) 
     return rows.loc[rows["method"] == (best.get(model) if name == "best_random" else name)]
 
 
-def _paper(setting: str, name: str, models: Sequence[str], with_average: bool) -> list[Cell]:
-    """The paper's numbers of a row, for full precision in every group."""
+def _paper(setting: str, name: str, columns: Iterable[tuple[str, str]]) -> list[Cell]:
+    """Print the paper's numbers of a row at (column, model) of its own names; full precision stands in every group."""
     cells = []
-    places = paper_places(models) + ([(ZERO_SHOT, model) for model in models] if with_average else [])
-    for column, model in places:
+    for column, model in columns:
         entry = published("table1", str(FULL_PRECISION) if name == FULL else setting, name, model, column)
         spread = "" if entry is None or entry.std is None else f" ± {entry.std:.2f}"
         cells.append(Cell() if entry is None else Cell(f"{entry.value:.2f}{spread}"))

@@ -1,107 +1,88 @@
 """Table 2: perplexity of every method at every setting, tidy (CSV) and in the paper's wide layout."""
 
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas
 
 from altq.experiment.methods import FULL, METHODS
 from altq.experiment.setting import FULL_PRECISION
-from altq.report.labels import ROUNDINGS, method_label
+from altq.report.intervals import mark_best
 from altq.report.perplexity import (
-    Presentation,
+    PAPERS_NUMBERS,
     format_mean,
-    format_perplexity,
+    paper_cells,
     paper_columns,
     paper_places,
     perplexity_columns,
     perplexity_frame,
     places_of,
     read_results,
-    write_table,
+    window_interval,
 )
-from altq.report.published import COUNTERPARTS, counterpart_name, published_perplexity
+from altq.report.presentation import HEADINGS, ROUNDINGS, Entry, Presentation, method_label
+from altq.report.published import COUNTERPARTS, counterpart_name
 from altq.report.table import Cell, Row, Table
-
-TITLE = "Perplexity (lower is better) of quantized models."
+from altq.report.table_files import write_table
 
 
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
-    """The paper's layout: a group of rows for each setting, columns corpus by model, the best of a setting in bold."""
-    places, references = places_of(frame), paper_places(presentation.orientation)
-    columns = perplexity_columns(frame, presentation) + paper_columns(presentation)
+    """Lay out a group of rows for each setting and columns corpus by model, as the paper does.
+
+    The best of a setting is bold where its interval over windows is clear of all others.
+    """
+    places, printed = places_of(frame), paper_places(frame)
+    columns = perplexity_columns(frame, presentation) + paper_columns(frame, presentation)
     several_roundings = frame.loc[frame["method"] != FULL, "weights"].nunique() > 1
     groups = []
     for setting, of_setting in frame.groupby("setting", sort=False):
         full = setting == str(FULL_PRECISION)
-        kinds = list(of_setting.groupby(["method", "weights"], sort=False))
-        values = [[_values(rows, corpus, model) for corpus, model in places] for _, rows in kinds]
-        best = [_best(column) for column in zip(*values, strict=True)]
+        methods = list(of_setting.groupby(["method", "weights"], sort=False))
+        measured = [_column([rows for _, rows in methods], *place) for place in places]
         groups.append(
             tuple(
                 Row(
-                    stub=("" if full else setting, method_label(method, weights, several_roundings)),
-                    cells=(
-                        *(_cell(value, None if full else winner) for value, winner in zip(line, best, strict=True)),
-                        *(_reference(setting, method, model, corpus) for corpus, model in references),
-                    ),
+                    ("" if full else setting, method_label(method, weights, several_roundings)),
+                    (*cells, *paper_cells(rows, printed)),
                 )
-                for ((method, weights), _), line in zip(kinds, values, strict=True)
+                for ((method, weights), rows), cells in zip(methods, zip(*measured, strict=True), strict=True)
             )
         )
-    notes = (*presentation.notes, *_reading_notes(frame, presentation, several_roundings))
-    return Table("Table 2", TITLE, ("Setting", "Method"), tuple(columns), tuple(groups), notes)
+    caption = _caption(frame, several_roundings)
+    protocol = (*presentation.protocol, *_counterparts(frame))
+    return Table(*HEADINGS["table2"], ("Setting", "Method"), tuple(columns), tuple(groups), caption, protocol)
 
 
 def write_table2(paths: Iterable[str | Path], csv: str | Path, presentation: Presentation) -> None:
-    """Read the results and write `csv`, and beside it the wide table as .md, .tex and .png."""
+    """Read the results and write `csv`, and beside it the wide table as .md, .tex and .png with its protocol."""
     frame = perplexity_frame(read_results(paths), presentation)
     write_table(frame, wide_table(frame, presentation), csv)
 
 
-def _values(rows: pandas.DataFrame, corpus: str, model: str) -> list[float]:
-    """One perplexity for each seed."""
-    return rows.loc[(rows["corpus"] == corpus) & (rows["model"] == model), "perplexity"].tolist()
+def _column(methods: Iterable[pandas.DataFrame], corpus: str, model: str) -> list[Cell]:
+    """Print what each method has at one text and model, with the best marked."""
+    at_place = [rows.loc[(rows["corpus"] == corpus) & (rows["model"] == model)] for rows in methods]
+    cells = [Cell(format_mean(rows["perplexity"].tolist())) if len(rows) else Cell() for rows in at_place]
+    return mark_best(cells, [window_interval(rows) for rows in at_place])
 
 
-def _best(column: Sequence[list[float]]) -> str | None:
-    """The lowest mean as printed, so that what prints alike is bold alike; None where nothing competes."""
-    means = [statistics.fmean(values) for values in column if values]
-    return format_perplexity(min(means)) if len(means) > 1 else None
-
-
-def _cell(values: list[float], best: str | None) -> Cell:
-    if not values:
-        return Cell()
-    return Cell(format_mean(values), bold=format_perplexity(statistics.fmean(values)) == best)
-
-
-def _reference(setting: str, method: str, model: str, corpus: str) -> Cell:
-    value = published_perplexity(setting, method, model, corpus)
-    return Cell() if value is None else Cell(format_perplexity(value))
-
-
-def _reading_notes(frame: pandas.DataFrame, presentation: Presentation, several_roundings: bool) -> list[str]:
+def _caption(frame: pandas.DataFrame, several_roundings: bool) -> str:
     quantized = frame.loc[frame["method"] != FULL]
-    notes = []
+    seeds = quantized["seed"].nunique()
+    sentences = [f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else "One seed."]
     if not several_roundings and len(quantized):
         weights = quantized["weights"].iloc[0]
-        notes.append(f"Weights are rounded by {ROUNDINGS.get(weights, weights)}.")
-    seeds = quantized["seed"].nunique()
-    spread = f"Mean ± standard deviation over {seeds} seeds" if seeds > 1 else "One seed"
-    notes.append(
-        f"{spread}; the best of each column within a setting is marked. "
-        "The CSV file has 95 % bootstrap intervals over windows."
-    )
-    if presentation.orientation:
-        methods = list(quantized["method"].unique())
-        beside = "each in the row of the same method"
-        for method in (method for method in methods if method in COUNTERPARTS):
-            beside += f"; {METHODS[method].label} has {counterpart_name(method)}"
-        beside += "; Affine, FlatQuant's transform with our recipe, has none" if "affine" in methods else ""
-        notes.append(
-            "Columns headed “paper” are the paper's own numbers, for its models and texts and with GPTQ, for "
-            f"orientation only, {beside}."
-        )
-    return notes
+        sentences.append(f"Weights are rounded by {ROUNDINGS.get(weights, weights)}.")
+    sentences.append("Bold: the best of a setting where its 95 % interval over windows is clear of all others.")
+    return " ".join([*sentences, *([PAPERS_NUMBERS] if paper_places(frame) else [])])
+
+
+def _counterparts(frame: pandas.DataFrame) -> list[Entry]:
+    """Say which rows of the paper stand beside which methods, where it is not the row of the same name."""
+    methods = frame["method"].unique() if paper_places(frame) else []
+    entries = [
+        Entry(f"{METHODS[name].label}, in grey", counterpart_name(name)) for name in methods if name in COUNTERPARTS
+    ]
+    if "affine" in methods:
+        entries.append(Entry(f"{METHODS['affine'].label}, in grey", "none: FlatQuant's transform with our recipe"))
+    return entries

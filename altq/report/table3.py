@@ -1,7 +1,7 @@
-"""Table 3: zero-shot accuracy of every method, with paired differences to a reference, tidy and as the paper prints it."""
+"""Table 3: zero-shot accuracy of every method, with paired differences, tidy and as the paper prints it."""
 
-import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,27 @@ from altq.experiment.methods import FULL, METHODS
 from altq.experiment.setting import FULL_PRECISION
 from altq.experiment.tasks import TASKS
 from altq.report.accuracy import AVERAGE, PLACE, averages, format_accuracy, read_accuracies, read_items
-from altq.report.labels import method_label
+from altq.report.intervals import Interval, mark_best, normal_interval
 from altq.report.paired import mcnemar, mean_difference, paired_difference
-from altq.report.perplexity import Presentation, write_table
-from altq.report.published import published
+from altq.report.perplexity import PAPERS_NUMBERS
+from altq.report.presentation import HEADINGS, SAME, Entry, Presentation, method_label
 from altq.report.table import Cell, Column, Row, Table
+from altq.report.table_files import write_table
 
-TITLE = "Zero-shot accuracy in per cent (higher is better) of quantized models."
 BOOTSTRAP_SEED = 0
 SIGNIFICANT = 0.05
 MARKS = {1: "†", -1: "‡"}
-"""After an accuracy that is significantly better or worse than the reference's."""
+"""What follows an accuracy that is significantly better or worse than the reference's."""
 
 
 def write_table3(paths: Sequence[str | Path], csv: str | Path, reference: str, presentation: Presentation) -> None:
-    """Read the results and write `csv`, and beside it the wide table as .md, .tex and .png."""
+    """Read the results and write `csv`, and beside it the wide table as .md, .tex and .png with its protocol."""
     frame = table3_frame(paths, reference, presentation)
     write_table(frame, wide_table(frame, presentation), csv)
 
 
 def table3_frame(paths: Sequence[str | Path], reference: str, presentation: Presentation) -> pandas.DataFrame:
-    """A row for each result, and after those of a place the average over tasks.
+    """Tabulate a row for each result, and after those of a place the average over tasks.
 
     difference: to the accuracy of the method `reference` on the same items, with its 95 % bootstrap interval over
     items; mcnemar_p: of a task, the exact p-value; better: 1, 0 or -1, better, undecided or worse than the reference,
@@ -40,115 +40,124 @@ def table3_frame(paths: Sequence[str | Path], reference: str, presentation: Pres
     precision, and where the reference was not evaluated.
     """
     frame, items = read_accuracies(paths, presentation), read_items(paths)
-    average = averages(frame)
-    compared: list[dict[str, Any]] = []
+    average = averages(frame, presentation)
+    comparisons: list[dict[str, Any]] = []
     for row in pandas.concat([frame, average], ignore_index=True).to_dict("records"):
         place = {name: row[name] for name in PLACE}
         other = tuple((place | {"method": reference}).values())
         tasks = list(frame["task"].unique()) if row["task"] == AVERAGE else [row["task"]]
-        known = all((*other, task) in items for task in tasks)
+        has_pairs = all((*other, task) in items for task in tasks)
         comparison = {}
-        if known and row["method"] not in (reference, FULL):
+        if has_pairs and row["method"] not in (reference, FULL):
             differences = {task: paired_difference(items[*place.values(), task], items[*other, task]) for task in tasks}
             interval = mean_difference(differences, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))
-            comparison = dict(zip(("difference", "difference_low", "difference_high"), interval))
+            comparison = dict(zip(("difference", "difference_low", "difference_high"), interval, strict=True))
             significant = interval.excludes_zero
             if row["task"] != AVERAGE:
                 comparison["mcnemar_p"] = mcnemar(differences[row["task"]])
                 significant = comparison["mcnemar_p"] < SIGNIFICANT
             comparison["better"] = int(np.sign(interval.value)) if significant else 0
-        compared.append({"reference": reference, **comparison})
+        comparisons.append({"reference": reference, **comparison})
     columns = ("reference", "difference", "difference_low", "difference_high", "mcnemar_p", "better")
-    joined = pandas.concat([frame, average], ignore_index=True).join(pandas.DataFrame(compared, columns=columns))
+    joined = pandas.concat([frame, average], ignore_index=True).join(pandas.DataFrame(comparisons, columns=columns))
     of_method = joined.groupby(["setting", "method", "weights", "model"], sort=False).ngroup()
     return joined.iloc[of_method.argsort(kind="stable")].reset_index(drop=True).astype({"better": "Int64"})
 
 
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
-    """The paper's layout: a group of rows for each setting, columns task by model, then the average."""
+    """Lay out a group of rows for each setting and columns task by model, then the average, as the paper does."""
     tasks, models = list(frame["task"].unique()), list(frame["model"].unique())
     places = [(model, task) for model in models for task in tasks]
     columns = [Column((presentation.label(model), _label(task))) for model, task in places]
-    papers = [(model, task) for model in presentation.orientation for task in (*TASKS, AVERAGE)]
-    columns += [Column((f"paper: {model}", _label(task)), muted=True) for model, task in papers]
+    printed = set(frame.loc[frame["published"].notna(), ["model", "task"]].itertuples(index=False, name=None))
+    papers = [place for place in places if place in printed]
+    columns += [Column((f"paper: {presentation.label(model)}", _label(task)), muted=True) for model, task in papers]
     groups = []
     for setting, of_setting in frame.groupby("setting", sort=False):
         full = setting == str(FULL_PRECISION)
-        methods = {method: rows for method, rows in of_setting.groupby("method", sort=False)}
-        shown = {method: [_of(rows, *place) for place in places] for method, rows in methods.items()}
-        best = [_best(column) for column in zip(*shown.values())]
+        methods = list(of_setting.groupby("method", sort=False))
+        measured = [_column([_at(rows, *place) for _, rows in methods]) for place in places]
         groups.append(
             tuple(
                 Row(
                     ("" if full else setting, method_label(method, rows["weights"].iloc[0], False)),
-                    (
-                        *(_cell(of, None if full else top) for of, top in zip(shown[method], best, strict=True)),
-                        *(_paper(setting, method, *place) for place in papers),
-                    ),
+                    (*cells, *(_paper(_at(rows, *place)) for place in papers)),
                 )
-                for method, rows in methods.items()
+                for (method, rows), cells in zip(methods, zip(*measured, strict=True), strict=True)
             )
         )
-    notes = (*presentation.notes, *_reading_notes(frame))
-    return Table("Table 3", TITLE, ("Setting", "Method"), tuple(columns), tuple(groups), notes)
+    caption, protocol = _caption(frame, bool(papers)), (*presentation.protocol, *_protocol(frame))
+    return Table(*HEADINGS["table3"], ("Setting", "Method"), tuple(columns), tuple(groups), caption, protocol)
 
 
 def _label(task: str) -> str:
     return "Avg." if task == AVERAGE else TASKS[task].label
 
 
-def _of(rows: pandas.DataFrame, model: str, task: str) -> pandas.DataFrame:
-    """One row for each seed."""
+def _at(rows: pandas.DataFrame, model: str, task: str) -> pandas.DataFrame:
+    """Select one model and task: a row for each seed."""
     return rows.loc[(rows["model"] == model) & (rows["task"] == task)]
 
 
-def _best(column: Iterable[pandas.DataFrame]) -> str | None:
-    """The highest mean as printed; None where nothing competes."""
-    means = [statistics.fmean(rows["accuracy"]) for rows in column if len(rows)]
-    return format_accuracy([max(means)]) if len(means) > 1 else None
+def _column(methods: Sequence[pandas.DataFrame]) -> list[Cell]:
+    """Print what each method has in one column: the best is bold, and marks follow what differs from the reference."""
+    cells = [Cell(format_accuracy(rows["accuracy"].tolist())) if len(rows) else Cell() for rows in methods]
+    best = mark_best(cells, [_interval(rows) for rows in methods], highest=True)
+    return [replace(cell, text=cell.text + _mark(rows)) for cell, rows in zip(best, methods, strict=True)]
 
 
-def _cell(rows: pandas.DataFrame, best: str | None) -> Cell:
-    """The mean over seeds, marked where it is better or worse than the reference with every seed."""
-    if not len(rows):
-        return Cell()
+def _interval(rows: pandas.DataFrame) -> Interval | None:
+    """Span the intervals of all seeds, each from its standard error; None where nothing was evaluated."""
+    intervals = [normal_interval(row.accuracy, row.stderr) for row in rows.itertuples()]
+    if not intervals:
+        return None
+    return Interval(rows["accuracy"].mean(), min(i.low for i in intervals), max(i.high for i in intervals))
+
+
+def _mark(rows: pandas.DataFrame) -> str:
+    """The mark of what is better, or worse, than the reference with every seed."""
     verdicts = set(rows["better"].dropna())
-    mark = MARKS.get(verdicts.pop(), "") if len(verdicts) == 1 else ""
-    values = rows["accuracy"].tolist()
-    return Cell(f"{format_accuracy(values)}{mark}", bold=format_accuracy([statistics.fmean(values)]) == best)
+    return MARKS.get(verdicts.pop(), "") if len(verdicts) == 1 else ""
 
 
-def _paper(setting: str, method: str, model: str, task: str) -> Cell:
-    entry = published("table3", setting, method, model, AVERAGE if task == AVERAGE else TASKS[task].label)
-    return Cell() if entry is None else Cell(f"{entry.value:.2f}")
+def _paper(rows: pandas.DataFrame) -> Cell:
+    printed = rows["published"].dropna()
+    return Cell(f"{100 * printed.iloc[0]:.2f}") if len(printed) else Cell()
 
 
-def _reading_notes(frame: pandas.DataFrame) -> list[str]:
-    tasks = [task for task in frame["task"].unique() if task != AVERAGE]
-    by_metric = {
-        metric: [TASKS[task].label for task in tasks if TASKS[task].metric == metric] for metric in ("acc_norm", "acc")
-    }
-    said = " and ".join(f"{metric} for {', '.join(labels)}" for metric, labels in by_metric.items() if labels)
-    of_tasks = frame.loc[frame["task"] != AVERAGE].drop_duplicates(["task"])
-    counts = ", ".join(
-        f"{TASKS[row.task].label} {int(row.num_items)} of {int(row.num_available)}" for row in of_tasks.itertuples()
-    )
-    notes = [
-        f"Accuracy is {said}, as in the paper's average; the CSV file has both of every task, their averages and "
-        f"standard errors. Items: {counts}, the same for every method.",
-        f"A standard error of an average is about {100 * frame.loc[frame['task'] == AVERAGE, 'stderr'].max():.1f} "
-        "points; that of a difference on the same items is smaller.",
-    ]
-    reference = frame["reference"].iloc[0]
+def _caption(frame: pandas.DataFrame, with_papers: bool) -> str:
+    sentences = ["Higher is better."]
     if frame["better"].notna().any():
-        notes.append(
-            f"{MARKS[1]} significantly better, {MARKS[-1]} significantly worse than {METHODS[reference].label} with "
-            f"the same setting and seed on the same items: by McNemar's exact test at the level {SIGNIFICANT:g} for a "
-            "task, by the 95 % bootstrap interval over items for the average; no correction is made for the number of "
-            "comparisons."
+        reference = METHODS[frame["reference"].iloc[0]].label
+        sentences.append(
+            f"{MARKS[1]} significantly better, {MARKS[-1]} significantly worse than {reference} on the same items."
+        )
+    sentences.append("Bold: the best of a setting where its 95 % interval over items is clear of all others.")
+    return " ".join([*sentences, *([PAPERS_NUMBERS] if with_papers else [])])
+
+
+def _protocol(frame: pandas.DataFrame) -> Iterable[Entry]:
+    """Say what the accuracies are, of how many items, and by which tests they are compared."""
+    tasks = frame.loc[frame["task"] != AVERAGE].drop_duplicates(["task"])
+    for row in tasks.itertuples():
+        items, available = int(row.num_items), int(row.num_available)
+        count = f"{row.metric}, {items} of {available} items, the same for every method"
+        yield Entry(TASKS[row.task].label, count, SAME if items == available else f"{row.metric}, all items")
+    error = 100 * frame.loc[frame["task"] == AVERAGE, "stderr"].max()
+    yield Entry(
+        "Avg.",
+        f"the mean over tasks of these, with a standard error of about {error:.1f} points (that of a difference on the "
+        "same items is smaller); the CSV file has acc, acc_norm, their averages and standard errors",
+        SAME,
+    )
+    if frame["better"].notna().any():
+        yield Entry(
+            "Significant",
+            "with the same setting and seed, with every seed: of a task by McNemar's exact test at the level "
+            f"{SIGNIFICANT:g}, of the average where the 95 % bootstrap interval over items excludes zero; no "
+            "correction for the number of comparisons",
         )
     truncated = frame.groupby("task")["num_truncated"].max().dropna()
-    if (truncated > 0).any():
-        listed = ", ".join(f"{TASKS[task].label} {int(count)}" for task, count in truncated.items() if count)
-        notes.append(f"Items that are longer than the model's context and lose their first tokens: {listed}.")
-    return notes
+    for task, number in truncated.items():
+        if number:
+            yield Entry("Truncated", f"{int(number)} items of {TASKS[task].label} lose their first tokens")

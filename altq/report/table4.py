@@ -6,50 +6,72 @@ from pathlib import Path
 import pandas
 
 from altq.report.accuracy import ZERO_SHOT, format_accuracy, with_zero_shot, zero_shot_models
-from altq.report.perplexity import Presentation, format_perplexity, perplexity_frame, read_results, write_table
+from altq.report.perplexity import PAPERS_NUMBERS, format_perplexity, perplexity_frame, read_results
+from altq.report.presentation import ABSENT, HEADINGS, Entry, Presentation
 from altq.report.published import PERPLEXITY_CORPORA, published
 from altq.report.selections import calibration_seconds, read_selections, selection_of, selection_seconds
-from altq.report.table import ABSENT, Cell, Column, Row, Table
+from altq.report.table import Cell, Column, Row, Table
+from altq.report.table_files import write_table
 from altq.selection.agreement import agreement
 
-TITLE = "The learned selection (differentiable search) against the heuristic."
 PAIR = {"learned": "Learned", "adaptive": "Heuristic"}
 PAPERS = {"learned": "search", "adaptive": "adaptive"}
-"""What the published Table 4 calls our methods."""
+"""The names of our methods in the published Table 4."""
+READING = (
+    Entry(
+        "Agreement",
+        "decisions that are the same, of all, of attention and of ffn, and blocks with both halves the same",
+        "layers that are the same",
+    ),
+    Entry("By chance", "of two selections that take each kind as often as these in each half, at random places"),
+    Entry(
+        "Selection",
+        "processor seconds of all that is done before the choice (search: the states are not counted; "
+        "heuristic: statistics of the weights)",
+        "hours with calibration",
+    ),
+    Entry(
+        "and calibration",
+        "with the processor seconds of the kinds that were chosen, each bank by the share of sublayers read from it",
+        "hours with calibration",
+    ),
+)
 
 
 def write_table4(
-    results: Iterable[Path],
+    result_files: Iterable[Path],
     zero_shot: Sequence[Path],
-    selections: Iterable[Path],
+    selection_files: Iterable[Path],
     csv: Path,
     presentation: Presentation,
 ) -> None:
-    """Read results and selections and write `csv`, and beside it the table to read as .md, .tex and .png."""
-    frame = with_zero_shot(table4_frame(results, selections, presentation), zero_shot, presentation)
+    """Read results and selections; write `csv`, and beside it the table as .md, .tex and .png with its protocol."""
+    frame = with_zero_shot(table4_frame(result_files, selection_files, presentation), zero_shot, presentation)
     write_table(frame, wide_table(frame, presentation), csv)
 
 
-def table4_frame(results: Iterable[Path], selections: Iterable[Path], presentation: Presentation) -> pandas.DataFrame:
-    """A row for each perplexity, with seconds of processor time and the agreement of both methods' selections.
+def table4_frame(
+    result_files: Iterable[Path], selection_files: Iterable[Path], presentation: Presentation
+) -> pandas.DataFrame:
+    """Tabulate perplexities with seconds of processor time and the agreement of both methods' selections.
 
     agreement: decisions that are the same, of 2 num_blocks, and how many are expected by chance; agreement_attention,
     agreement_ffn and agreement_blocks (both halves the same): of num_blocks.
     """
-    given, read = read_selections(selections), read_results(results)
-    frame = perplexity_frame(read, presentation)
-    by_place = {tuple(result[name] for name in ("setting", "method", "model", "corpus")): result for result in read}
+    selections, results = read_selections(selection_files), read_results(result_files)
+    frame = perplexity_frame(results, presentation)
+    by_place = {tuple(result[name] for name in ("setting", "method", "model", "corpus")): result for result in results}
     added = []
     for row in frame.itertuples():
         result = by_place[row.setting, row.method, row.model, row.corpus]
         learned, heuristic = (
-            selection_of(by_place[row.setting, method, row.model, row.corpus], given) for method in PAIR
+            selection_of(by_place[row.setting, method, row.model, row.corpus], selections) for method in PAIR
         )
         agreed = agreement(learned, heuristic)
         added.append(
             {
                 "selection_seconds": selection_seconds(result),
-                "calibration_seconds": calibration_seconds(result, selection_of(result, given)),
+                "calibration_seconds": calibration_seconds(result, selection_of(result, selections)),
                 "num_blocks": agreed.num_blocks,
                 "agreement": agreed.decisions,
                 "agreement_by_chance": agreed.by_chance,
@@ -61,7 +83,7 @@ def table4_frame(results: Iterable[Path], selections: Iterable[Path], presentati
 
 
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
-    """A row for each setting and model."""
+    """Lay out a row for each setting and model; the paper's columns are those that say something beside some row."""
     corpora = list(frame["corpus"].unique())
     columns = [Column((f"{presentation.label(corpus)} ↓", label)) for corpus in corpora for label in PAIR.values()]
     averaged = bool(zero_shot_models(frame))
@@ -70,33 +92,36 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     columns += [
         Column((heading, label)) for heading in ("Selection, CPU s", "and calibration") for label in PAIR.values()
     ]
-    columns += [
-        Column((f"paper: {corpus} ↓", label), muted=True) for corpus in PERPLEXITY_CORPORA for label in PAIR.values()
+    papers = [
+        *(
+            Column((f"paper: {corpus} ↓", label), muted=True)
+            for corpus in PERPLEXITY_CORPORA
+            for label in PAIR.values()
+        ),
+        *(Column((f"paper: {ZERO_SHOT} ↑", label), muted=True) for label in PAIR.values() if averaged),
+        Column(("paper: agreement", "blocks"), muted=True),
+        *(Column(("paper: hours", label), muted=True) for label in PAIR.values()),
     ]
-    columns += [Column((f"paper: {ZERO_SHOT} ↑", label), muted=True) for label in PAIR.values() if averaged]
-    columns += [Column(("paper: agreement", "blocks"), muted=True)]
-    columns += [Column(("paper: hours", label), muted=True) for label in PAIR.values()]
+    printed = {
+        (setting, model): _paper(setting, presentation.published_models.get(model), averaged)
+        for setting, model in frame[["setting", "model"]].drop_duplicates().itertuples(index=False)
+    }
+    numbered = [i for i in range(len(papers)) if any(cells[i].text != ABSENT for cells in printed.values())]
     groups = [
         tuple(
             Row(
                 (setting, presentation.label(model)),
-                (*_cells(rows, corpora, averaged), *_paper(setting, _papers_model(model, presentation), averaged)),
+                (*_cells(rows, corpora, averaged), *(printed[setting, model][i] for i in numbered)),
             )
             for model, rows in of_setting.groupby("model", sort=False)
         )
         for setting, of_setting in frame.groupby("setting", sort=False)
     ]
-    notes = (
-        *presentation.notes,
-        "Agreement: decisions that are the same, of all, of attention and of ffn, and blocks with both the same. By "
-        "chance: of two selections that take each kind as often as these in each half, at random places.",
-        "Seconds of processor time. Selection: all that is done before the choice is known (search: the states are not "
-        "counted; heuristic: statistics of the weights); and calibration: with that of the kinds that were chosen, each "
-        "bank by the share of sublayers that are read from it.",
-        "Columns headed “paper” are the paper's own numbers: of the same model where it has it, otherwise of "
-        f"{', '.join(presentation.orientation)} for orientation; hours with calibration.",
-    )
-    return Table("Table 4", TITLE, ("Setting", "Model"), tuple(columns), tuple(groups), notes)
+    caption = "Agreement: decisions that are the same, and by chance. Seconds of processor time."
+    caption += f" {PAPERS_NUMBERS}" if numbered else ""
+    columns += [papers[i] for i in numbered]
+    protocol = (*presentation.protocol, *READING)
+    return Table(*HEADINGS["table4"], ("Setting", "Model"), tuple(columns), tuple(groups), caption, protocol)
 
 
 def _cells(rows: pandas.DataFrame, corpora: Sequence[str], averaged: bool) -> list[Cell]:
@@ -113,13 +138,8 @@ def _cells(rows: pandas.DataFrame, corpora: Sequence[str], averaged: bool) -> li
     return [Cell(text) for text in texts]
 
 
-def _papers_model(model: str, presentation: Presentation) -> str | None:
-    """The paper's model whose numbers stand beside one of ours."""
-    return presentation.published_models.get(model, next(iter(presentation.orientation), None))
-
-
 def _paper(setting: str, model: str | None, averaged: bool) -> list[Cell]:
-    """The paper's numbers of a model at a setting."""
+    """Print the paper's numbers of one of its models at a setting."""
 
     def cell(method: str, column: str, digits: int) -> Cell:
         entry = published("table4", setting, PAPERS[method], model, column)

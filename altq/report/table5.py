@@ -1,24 +1,25 @@
-"""Table 5: the speed of the kernels that ship, tidy and as the paper prints it: speed-up by length, prefill and decode."""
+"""Table 5: the speed of the kernels that ship, tidy and as the paper prints it: by length, phase and device."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas
 
-from altq.report.perplexity import Presentation, write_table
+from altq.report.perplexity import PAPERS_NUMBERS
+from altq.report.presentation import HEADINGS, Entry, Presentation
 from altq.report.published import published
 from altq.report.table import Cell, Column, Row, Table
+from altq.report.table_files import write_table
 from altq.runtime.files import read_json
 
-TITLE = "Speed-up of a decoder layer over floating point (higher is better)."
 CPU = "CPU"
 PAPERS = {"prefill": "table5a", "decode": "table5b"}
 PAPERS_METHODS = {"INT4": "int4", "QuaRot": "quarot", "FlatQuant": "flatquant", "adaptive": "adaptive"}
 PAPERS_SETTING = "W4A4K4V4"
 GPU_LENGTHS = {"prefill": (2048, 4096, 8192), "decode": (256, 512, 1024, 2048)}
-"""What the paper measures on a GPU: these columns stay empty where there is none."""
+"""The lengths that the paper measures on a GPU: their columns stay empty where there is none."""
 GPU_SHAPE = "llama-2-7b"
 LABELS = {"INT4": "INT4, no transform", "adaptive": "Adaptive"}
 
@@ -37,16 +38,16 @@ class Place(NamedTuple):
 
 
 def write_table5(paths: Iterable[str | Path], csv: str | Path, presentation: Presentation) -> None:
-    """Read the measurements and write `csv`, and beside it the table to read as .md, .tex and .png."""
+    """Read the measurements; write `csv`, and beside it the table as .md, .tex and .png with its protocol."""
     frame = table5_frame(paths)
     write_table(frame, wide_table(frame, presentation), csv)
 
 
 def table5_frame(paths: Iterable[str | Path]) -> pandas.DataFrame:
-    """A row for each case that was timed, as `altq benchmark` wrote it, with `machine`: what it was measured on.
+    """Tabulate each case that was timed, as `altq benchmark` wrote it, with the `machine` it was measured on.
 
-    ratio: to the first floating-point baseline of its group; ratio_to_fastest: to the fastest of them; limit_ratio: what
-    the machine's own limit allows over that first baseline. ValueError for a time that is none.
+    ratio: to the first floating-point baseline of its group; ratio_to_fastest: to the fastest of them; limit_ratio:
+    what the machine's own limit allows over that first baseline. ValueError for a time that is none.
     """
     frames = []
     for path in map(Path, paths):
@@ -68,7 +69,7 @@ def table5_frame(paths: Iterable[str | Path]) -> pandas.DataFrame:
 
 
 def _machine(record: Mapping[str, Any]) -> str:
-    """What the rows of a file were measured on."""
+    """Name the machine that the rows of a file were measured on."""
     if "gpu" in record:
         return f"{record['gpu']} ({record['clocks']}), torch {record['torch']}, triton {record['triton']}"
     threads = f"{record['threads']} thread" + ("s" if record["threads"] > 1 else "")
@@ -76,12 +77,14 @@ def _machine(record: Mapping[str, Any]) -> str:
 
 
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
-    """A group of rows for each layer; a row for each method; single linear layers are in the CSV file alone."""
+    """Lay out a group of rows for each layer, a row for each method; linear layers are in the CSV file alone."""
     layers = frame.loc[frame["phase"].isin(list(GPU_LENGTHS))]
     gpus = [device for device in layers["device"].unique() if device != CPU] or ["GPU"]
     places = [Place(gpu, phase, length) for gpu in gpus for phase in GPU_LENGTHS for length in GPU_LENGTHS[phase]]
     places += sorted({_place(row) for row in layers.itertuples() if row.device == CPU}, key=_by_phase)
-    papers = [(phase, length) for phase in GPU_LENGTHS for length in GPU_LENGTHS[phase]]
+    papers = []
+    if GPU_SHAPE in set(layers["shape"]):
+        papers = [(phase, length) for phase in GPU_LENGTHS for length in GPU_LENGTHS[phase]]
     columns = [Column(place.headings) for place in places]
     columns += [
         Column((f"paper, A100: {Place('', phase, length).headings[0][2:]}", f"{length}"), muted=True)
@@ -97,10 +100,12 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
                 Row((shape, LABELS.get(method, method)), (*cells, *(_paper(shape, method, *p) for p in papers)))
             )
         groups.append(tuple(rows))
-    return Table("Table 5", TITLE, ("Layer", "Method"), tuple(columns), tuple(groups), _notes(frame, presentation))
+    caption, protocol = _caption(frame, bool(papers)), (*presentation.protocol, *_protocol(frame))
+    return Table(*HEADINGS["table5"], ("Layer", "Method"), tuple(columns), tuple(groups), caption, protocol)
 
 
-def _place(row) -> Place:
+def _place(row: Any) -> Place:
+    """The column of a row of the tidy table, as `itertuples` gives it."""
     return Place(row.device, row.phase, row.tokens if row.phase == "prefill" else row.kv_length)
 
 
@@ -108,8 +113,8 @@ def _by_phase(place: Place) -> tuple[int, int]:
     return list(GPU_LENGTHS).index(place.phase), place.length
 
 
-def _cell(row) -> Cell:
-    """The speed-up and the most that the machine allows; of a baseline its milliseconds, too."""
+def _cell(row: Any | None) -> Cell:
+    """Print the speed-up and the most that the machine allows; of a baseline its milliseconds, too."""
     if row is None:
         return Cell()
     if row.method.startswith("fp"):
@@ -126,25 +131,34 @@ def _paper(shape: str, method: str, phase: str, length: int) -> Cell:
     return Cell() if entry is None else Cell(f"{entry.value:g}")
 
 
-def _notes(frame: pandas.DataFrame, presentation: Presentation) -> tuple[str, ...]:
-    machines = frame.drop_duplicates("machine")
-    measured = "; ".join(f"{row.device}: {row.machine}" for row in machines.itertuples())
-    rounds: Sequence[int] = sorted(frame["rounds"].unique())
-    notes = [
-        *presentation.notes,
-        f"Measured on {measured}. Cases of a column are timed by turns for {rounds[-1]} rounds after a warm-up; a "
-        "speed-up is the median of the rounds' own ratios to the first row. “of” says what the machine's limit would allow "
-        "over that row: the slower of reading and of multiplying, for a CPU of its linear layers alone at the rates that "
-        "were measured, for a GPU of the whole layer at those of its data sheet. The CSV file has medians, quartiles and "
-        "single linear layers.",
-    ]
-    if CPU in set(frame["device"]):
-        notes.append(
-            "No CPU multiplies 4-bit integers: codes are multiplied as bytes, so that W4A4 and W4A8 take the same time; "
-            "4-bit weights save what is read from memory. One thread of a CPU is timed in processor time; keys and "
-            "values are quantized there and kept as floats."
-        )
+def _caption(frame: pandas.DataFrame, with_papers: bool) -> str:
+    sentences = ["Higher is better; “of”: what the machine's limit would allow."]
     if set(frame["device"]) == {CPU}:
-        notes.append("No GPU was at hand: its columns are empty, and nothing in them is estimated.")
-    notes.append("Columns headed “paper” are the paper's own numbers, over FP16 on an A100, for orientation only.")
-    return tuple(notes)
+        sentences.append("No GPU was at hand: its columns are empty, and nothing in them is estimated.")
+    return " ".join([*sentences, *([PAPERS_NUMBERS] if with_papers else [])])
+
+
+def _protocol(frame: pandas.DataFrame) -> Iterable[Entry]:
+    """Say on what, how and against which limit the kernels were timed."""
+    for row in frame.drop_duplicates("machine").itertuples():
+        yield Entry(row.device, row.machine, "an A100")
+    yield Entry("kernels.rounds", f"{frame['rounds'].max()} rounds, in which the cases of a column are timed by turns")
+    yield Entry(
+        "Speed-up",
+        "the median of the rounds' own ratios to the first row, after a warm-up; the CSV file has medians, quartiles "
+        "and single linear layers",
+        "over FP16",
+    )
+    yield Entry(
+        "Limit",
+        "what the slower of reading and multiplying would allow over the first row: for a CPU of its linear layers "
+        "alone at the rates that were measured, for a GPU of the whole layer at those of its data sheet",
+    )
+    if CPU in set(frame["device"]):
+        yield Entry(
+            "Codes on a CPU",
+            "multiplied as bytes, since no CPU multiplies 4-bit integers: W4A4 and W4A8 take the same time, and 4-bit "
+            "weights save what is read from memory",
+        )
+        yield Entry("Clock of a CPU", "processor time where it is one thread")
+        yield Entry("Keys and values on a CPU", "quantized and kept as floats")

@@ -9,27 +9,39 @@ import pandas
 from altq.experiment.kinds import HALVES
 from altq.experiment.methods import method_of_policy
 from altq.experiment.policies import Grid
-from altq.report.perplexity import Presentation, format_perplexity, read_results, write_table
+from altq.report.intervals import mark_best
+from altq.report.perplexity import format_perplexity, read_results, window_interval
+from altq.report.presentation import HEADINGS, Entry, Presentation
 from altq.report.selections import read_selections, selection_of
 from altq.report.table import Cell, Column, Row, Table
+from altq.report.table_files import write_table
 from altq.runtime.files import read_json
 from altq.selection.agreement import agreement
 from altq.selection.selection import Selection
 
-TITLE = "What beta and L of the heuristic do: perplexity (lower is better) and agreement with the learned selection."
 COLUMNS = (
     "setting", "model", "point", "corpus", "perplexity", "perplexity_low", "perplexity_high", "weights", "seed",
     "beta_rule", "beta_attention", "beta_ffn", "num_rotation_attention", "num_rotation_ffn", "num_blocks", "agreement",
     "same_as",
 )  # fmt: skip
 LEARNED = "learned"
+READING = (
+    Entry(
+        "β",
+        "share of the L rotated layers that comes from the upper tail of the kurtosis, attention / ffn, as it came out",
+    ),
+    Entry("L", "rotated layers of each half, attention / ffn"),
+    Entry("Agreement", "decisions that the learned selection has alike"),
+    Entry("Points that select alike", "evaluated once, under the name of the first"),
+    Entry("The paper", "announces this ablation for an appendix that its text does not have"),
+)
 
 
 def write_table6(
     results: Iterable[Path], selections: Iterable[Path], distinct: Iterable[Path], grid: Grid, csv: Path,
     presentation: Presentation,
 ) -> None:  # fmt: skip
-    """Read all and write `csv`, a row for each point and text, and beside it the table as .md, .tex and .png."""
+    """Write `csv`, a row for each point and text, and beside it the table as .md, .tex and .png with its protocol."""
     same = {path.parent.name: read_json(path)["first"] for path in distinct}
     frame = table6_frame(read_results(results), read_selections(selections), same, grid)
     write_table(frame, wide_table(frame, presentation), csv)
@@ -41,7 +53,7 @@ def table6_frame(
     same: Mapping[str, Mapping[str, str]],
     grid: Grid,
 ) -> pandas.DataFrame:
-    """The tidy table, a row for each setting, model, point and text; last of each setting and model the learned one.
+    """Tabulate each setting, model, point and text; last of each setting and model comes the learned selection.
 
     same: by model, point -> the first selection that is the same, under whose name it was evaluated. beta and
     num_rotation (L) are those that the selection came out with; agreement counts the decisions, of 2 num_blocks, that
@@ -76,7 +88,10 @@ def table6_frame(
             {
                 **{name: learned[name] for name in COLUMNS if name in learned},
                 "point": LEARNED,
-                **{f"num_rotation_{half}": of_half.count("rotation") for half, of_half in zip(HALVES, kinds)},
+                **{
+                    f"num_rotation_{half}": of_half.count("rotation")
+                    for half, of_half in zip(HALVES, kinds, strict=True)
+                },
                 "num_blocks": reference.num_blocks,
                 "agreement": 2 * reference.num_blocks,
                 "same_as": "",
@@ -86,27 +101,29 @@ def table6_frame(
 
 
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
-    """A group of rows for each setting and model: a row for each point, then the learned selection."""
+    """Lay out a group of rows for each setting and model: a row for each point, then the learned selection."""
     corpora = list(frame["corpus"].unique())
     columns = [Column((f"{presentation.label(corpus)} ↓",)) for corpus in corpora]
     columns += [Column(("Agreement with learned",))]
     groups = []
     for (setting, model), rows in frame.groupby(["setting", "model"], sort=False):
-        best = rows.groupby("corpus")["perplexity"].min()
+        points = [of_point for _, of_point in rows.groupby("point", sort=False)]
+        measured = [_column(points, corpus) for corpus in corpora]
         groups.append(
             tuple(
-                Row((setting, presentation.label(model), *_stub(of_point.iloc[0])), _cells(of_point, corpora, best))
-                for _, of_point in rows.groupby("point", sort=False)
+                Row(
+                    (setting, presentation.label(model), *_stub(of_point.iloc[0])),
+                    (*cells, _agreement(of_point.iloc[0])),
+                )
+                for of_point, cells in zip(points, zip(*measured, strict=True), strict=True)
             )
         )
-    notes = (
-        *presentation.notes,
-        "β: share of the L rotated layers that comes from the upper tail of the kurtosis, attention / ffn, as it came "
-        "out; L: rotated layers of each half, attention / ffn. The paper announces this ablation for an appendix that "
-        "its text does not have, so nothing of it stands beside ours. Points that select alike are evaluated once.",
-        "The best of each column within a group is marked. The CSV file has 95 % bootstrap intervals over windows.",
+    caption = (
+        "Perplexity, lower is better; agreement with the learned selection. Bold: the best where its 95 % interval "
+        "over windows is clear of all others."
     )
-    return Table("Table 6", TITLE, ("Setting", "Model", "β", "L"), tuple(columns), tuple(groups), notes)
+    protocol = (*presentation.protocol, *READING)
+    return Table(*HEADINGS["table6"], ("Setting", "Model", "β", "L"), tuple(columns), tuple(groups), caption, protocol)
 
 
 def _stub(row: pandas.Series) -> tuple[str, str]:
@@ -114,12 +131,17 @@ def _stub(row: pandas.Series) -> tuple[str, str]:
     if row["point"] == LEARNED:
         return "learned", rotated
     rule = " (z-mass)" if row["beta_rule"] == "z_mass" else ""
-    return f"{row['beta_attention']:.2g} / {row['beta_ffn']:.2g}{rule}", rotated
+    betas = (f"{round(row[f'beta_{half}'], 2):g}" for half in HALVES)
+    return f"{' / '.join(betas)}{rule}", rotated
 
 
-def _cells(rows: pandas.DataFrame, corpora: Sequence[str], best: Mapping[str, float]) -> tuple[Cell, ...]:
-    of_text = rows.set_index("corpus")["perplexity"]
-    texts = [(format_perplexity(of_text[corpus]), format_perplexity(best[corpus])) for corpus in corpora]
-    agreeing, total = rows["agreement"].iloc[0], 2 * rows["num_blocks"].iloc[0]
-    agreement_text = f"{agreeing}/{total} ({100 * agreeing / total:.1f} %)"
-    return (*(Cell(text, bold=text == lowest) for text, lowest in texts), Cell(agreement_text))
+def _column(points: Sequence[pandas.DataFrame], corpus: str) -> list[Cell]:
+    """Print the perplexity of each point on one text, with the best marked."""
+    at_corpus = [rows.loc[rows["corpus"] == corpus] for rows in points]
+    cells = [Cell(format_perplexity(rows["perplexity"].iloc[0])) for rows in at_corpus]
+    return mark_best(cells, [window_interval(rows) for rows in at_corpus])
+
+
+def _agreement(row: pandas.Series) -> Cell:
+    total = 2 * row["num_blocks"]
+    return Cell(f"{row['agreement']}/{total} ({100 * row['agreement'] / total:.1f} %)")

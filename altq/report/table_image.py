@@ -14,23 +14,23 @@ from altq.runtime.files import atomic
 
 # Points, 72 to an inch.
 FONT_SIZE = 10.5
-NOTE_SIZE = 8.5
-TITLE_SIZE = 11.5
+CAPTION_SIZE = 8.5
+HEADING_SIZE = 11.5
 LINE_HEIGHT = 18.0
-NOTE_HEIGHT = 12.0
-TITLE_HEIGHT = 16.0
+CAPTION_HEIGHT = 12.0
+HEADING_HEIGHT = 16.0
 COLUMN_GAP = 20.0
 MARGIN = 18.0
 GROUP_SPACE = 7.0
-MIN_WIDTH = 480.0
+MIN_TEXT_WIDTH = 560.0
 DOTS_PER_INCH = 200
 FAMILY = "DejaVu Sans"  # comes with matplotlib, so that the image is the same everywhere
 INK, MUTED, RULE = "#1a1a1a", "#7d7d7d", "#9a9a9a"
 
 
-def write_image(table: Table, path: str | Path) -> None:
-    """Write the table as a PNG file without any metadata: the same table gives the same bytes."""
-    figure = _Layout(table).draw()
+def write_image(table: Table, path: str | Path, protocol: str) -> None:
+    """Write the table, naming the file `protocol`, as PNG without metadata: the same table gives the same bytes."""
+    figure = _Layout(table, protocol).draw()
     # Unhinted text is as wide as the layout measured it, at any resolution.
     with rc_context({"text.hinting": "none"}), atomic(path) as partial, open(partial, "wb") as file:
         figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
@@ -39,7 +39,7 @@ def write_image(table: Table, path: str | Path) -> None:
 class _Layout:
     """Positions in points, the origin at the top left."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, protocol: str) -> None:
         self.table = table
         num_stubs = len(table.stub)
         stubs = (table.stub, *(row.stub for row in table.rows))
@@ -54,8 +54,6 @@ class _Layout:
                 missing = _width(span.text) - sum(widths[i] for i in members) - COLUMN_GAP * (len(members) - 1)
                 for i in members:
                     widths[i] += max(0.0, missing) / len(members)
-        natural = sum(stub_widths) + sum(widths) + COLUMN_GAP * (num_stubs + len(widths) - 1)
-        spread = max(0.0, MIN_WIDTH - natural) / len(widths)
         edge = MARGIN
         self.stub_lefts = []
         for width in stub_widths:
@@ -64,19 +62,20 @@ class _Layout:
         self.lefts, self.rights = [], []
         for width in widths:
             self.lefts.append(edge)
-            edge += width + spread
+            edge += width
             self.rights.append(edge)
             edge += COLUMN_GAP
         self.right = self.rights[-1]
-        self.width = self.right + MARGIN
-        self.title = _wrap(table.heading, TITLE_SIZE, self.right - MARGIN)
-        self.notes = [line for note in table.notes for line in _wrap(note, NOTE_SIZE, self.right - MARGIN)]
+        text_width = max(self.right - MARGIN, MIN_TEXT_WIDTH)  # words may be wider than a narrow table
+        self.width = text_width + 2 * MARGIN
+        self.heading = _wrap(table.heading, HEADING_SIZE, text_width)
+        self.caption = _wrap(table.caption_beside(protocol), CAPTION_SIZE, text_width)
         self.height = (
             2 * MARGIN
-            + len(self.title) * TITLE_HEIGHT
+            + len(self.heading) * HEADING_HEIGHT
             + (table.num_levels + len(table.rows)) * LINE_HEIGHT
             + (2 * len(table.groups) + 4) * GROUP_SPACE
-            + len(self.notes) * NOTE_HEIGHT
+            + len(self.caption) * CAPTION_HEIGHT
         )
 
     def draw(self) -> Figure:
@@ -85,9 +84,9 @@ class _Layout:
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, self.width), ylim=(self.height, 0))
         axes.set_axis_off()
         y = MARGIN
-        for line in self.title:
-            _text(axes, MARGIN, y + TITLE_HEIGHT / 2, line, "left", size=TITLE_SIZE, bold=True)
-            y += TITLE_HEIGHT
+        for line in self.heading:
+            _text(axes, MARGIN, y + HEADING_HEIGHT / 2, line, "left", size=HEADING_SIZE, bold=True)
+            y += HEADING_HEIGHT
         y = self._rule(axes, y + GROUP_SPACE, 1.4) + GROUP_SPACE
         y = self._header(axes, y) + GROUP_SPACE / 2
         for number, group in enumerate(self.table.groups):
@@ -101,9 +100,9 @@ class _Layout:
                 y += LINE_HEIGHT
             y += GROUP_SPACE
         y = self._rule(axes, y, 1.4) + GROUP_SPACE
-        for line in self.notes:
-            _text(axes, MARGIN, y + NOTE_HEIGHT / 2, line, "left", size=NOTE_SIZE)
-            y += NOTE_HEIGHT
+        for line in self.caption:
+            _text(axes, MARGIN, y + CAPTION_HEIGHT / 2, line, "left", size=CAPTION_SIZE)
+            y += CAPTION_HEIGHT
         return figure
 
     def _header(self, axes: Axes, y: float) -> float:
@@ -164,7 +163,7 @@ def _wrap(text: str, size: float, width: float) -> list[str]:
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and _width(longer, size, bold=size == TITLE_SIZE) <= width:
+        if lines and _width(longer, size, bold=size == HEADING_SIZE) <= width:
             lines[-1] = longer
         else:
             lines.append(word)

@@ -2,6 +2,7 @@
 
 import re
 
+from altq.report.presentation import MINUS
 from altq.report.table import Cell, Column, Table
 
 _SPECIAL = {
@@ -19,23 +20,35 @@ _SPECIAL = {
     "≤": r"$\leq$",
     "β": r"$\beta$",
     "λ": r"$\lambda$",
+    "ρ": r"$\rho$",
+    MINUS: "$-$",
+    "“": "``",
+    "”": "''",
     "†": r"$^\dagger$",
     "‡": r"$^\ddagger$",
     "τ": r"$\tau$",
     "–": "--",
     "—": "---",
 }
-_SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e(-?\d+)(?!\w)")
+_TOKEN = re.compile(rf"(?<![\w.])({MINUS}?)(\d+(?:\.\d+)?)e([-+{MINUS}]?)0*(\d+)(?!\w)|.")
+"""A number with an exponent, or any character that may be special."""
 
 
 def escape(text: str) -> str:
     """Text as LaTeX sets it; 2.4e5 becomes a power of ten."""
-    escaped = "".join(_SPECIAL.get(character, character) for character in text)
-    return _SCIENTIFIC.sub(r"$\1 \\times 10^{\2}$", escaped)
+
+    def typeset(match: re.Match[str]) -> str:
+        sign, mantissa, sign_of_exponent, exponent = match.groups()
+        if exponent is None:
+            return _SPECIAL.get(match[0], match[0])
+        minus = "-" if sign else ""
+        return rf"${minus}{mantissa} \times 10^{{{'-' if sign_of_exponent in ('-', MINUS) else ''}{exponent}}}$"
+
+    return _TOKEN.sub(typeset, text)
 
 
-def to_latex(table: Table) -> str:
-    """A table environment, which LaTeX numbers; needs the packages booktabs and xcolor."""
+def to_latex(table: Table, protocol: str) -> str:
+    """A table environment, which LaTeX numbers, naming the file `protocol`; needs the packages booktabs and xcolor."""
     num_stubs = len(table.stub)
     lines = [
         rf"% {table.name}; needs \usepackage{{booktabs}} and \usepackage{{xcolor}}",
@@ -59,12 +72,17 @@ def to_latex(table: Table) -> str:
             stub = [escape(text) for text in table.printed_stub(group, i)]
             cells = [_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
             lines.append(_line(stub + cells))
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    if table.notes:
-        lines += ["", r"\smallskip", r"\begin{minipage}{\linewidth}\footnotesize"]
-        lines += [escape(note) + r"\par" for note in table.notes]
-        lines.append(r"\end{minipage}")
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+    lines += [
+        r"\bottomrule",
+        r"\end{tabular}",
+        "",
+        r"\smallskip",
+        r"\begin{minipage}{\linewidth}\footnotesize",
+        escape(table.caption_beside(protocol)),
+        r"\end{minipage}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _cell(cell: Cell, column: Column) -> str:

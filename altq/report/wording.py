@@ -1,94 +1,101 @@
-"""Options in words: how a value of the configuration is said, where it matters, and how two recipes differ."""
+"""Options in words: the values of the configuration as a protocol prints them, and which of them matter."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from pydantic import BaseModel
 
-SAID: dict[str, dict[str, Any]] = {
+from altq.report.presentation import Entry, numeral
+
+WORDS: dict[str, dict[str, Any]] = {
     "calibration": {
-        "num_windows": "{} calibration windows",
-        "window_length": "calibration windows of {} tokens",
-        "loss": {"mse": "mean squared error", "relative": "loss relative to each token's mean square"},
+        "num_windows": "{}",
+        "window_length": "{} tokens",
+        "loss": {"mse": "mean squared error", "relative": "relative to each token's mean square"},
     },
     "recipe": {
-        "unit": {"sublayer": "fitted sublayer by sublayer", "block": "fitted block by block"},
+        "unit": {"sublayer": "sublayer by sublayer", "block": "block by block"},
         "start": {
-            "balance": "closed-form (balance) starts",
-            "hadamard": "Hadamard starts",
-            "random": "random orthogonal starts",
-            "cayley": "Cayley starts",
+            "balance": "closed form (balance)",
+            "hadamard": "Hadamard",
+            "random": "random orthogonal",
+            "cayley": "Cayley",
         },
-        "structure": {"kronecker": "rotations of two Kronecker factors", "full": "full rotations"},
-        "longest_run": "runs of at most {} channels for balance",
+        "structure": {"kronecker": "two Kronecker factors", "full": "a full matrix"},
+        "longest_run": "{} channels",
         "scaling": {
-            "none": "no per-channel scaling",
-            "ones": "per-channel scaling from 1 on",
-            "balance": "per-channel scaling in closed form",
-            "smooth": "SmoothQuant's per-channel scaling",
+            "none": "none",
+            "ones": "per channel, from 1 on",
+            "balance": "per channel, closed form",
+            "smooth": "per channel, SmoothQuant's",
         },
-        "smooth_alpha": "alpha {}",
+        "smooth_alpha": "{}",
         "other_sites": {
             "affine": "affine transforms at o, down, key and value",
             "scaling": "scalings alone at o, down and value",
         },
-        "initial_clip": "clipping from {} on",
-        "clip_search": {True: "clipping searched on a grid", False: "no search for clipping"},
-        "signed_scale": {True: "scales of either sign", False: "positive scales"},
-        "steps": "{} optimiser steps",
-        "fitted": "steps spent on {}",
-        "windows_per_step": "{} windows a step",
-        "learning_rate": "learning rate {}",
-        "clip_rate_factor": "clipping learned {} times as fast",
-        "betas": "Adam's decay rates {}",
-        "weight_decay": "weight decay {}",
+        "initial_clip": "{}",
+        "clip_search": {True: "on a grid", False: "none"},
+        "signed_scale": {True: "either sign", False: "positive"},
+        "steps": "{}",
+        "fitted": "{}",
+        "windows_per_step": "{}",
+        "learning_rate": "{}",
+        "clip_rate_factor": "{}",
+        "betas": "{}",
+        "weight_decay": "{}",
     },
     "end_to_end": {
-        "trained": "steps spent on {}",
-        "shared_value": {True: "one rotation of values for all heads", False: "a rotation of values for each head"},
+        "trained": "{}",
+        "shared_value": {True: "one for all heads", False: "one for each head"},
         "loss": {"cross_entropy": "cross-entropy", "kl_top": "KL divergence over the likeliest tokens"},
-        "top_k": "the {} likeliest tokens",
+        "top_k": "{} tokens",
         "optimiser": {"cayley_sgd": "Cayley SGD", "riemannian_adam": "Riemannian Adam"},
-        "rotation_rate": "learning rate {} of rotations",
-        "scaling_rate": "learning rate {} of scalings",
-        "steps": "{} optimiser steps",
-        "windows_per_step": "{} windows a step",
-        "activation_clip": "activations clipped at {}",
-        "cache_clip": "keys and values clipped at {}",
-        "asymmetric": {True: "asymmetric activations", False: "symmetric activations"},
-        "weight_clip": {True: "weight rows clipped", False: "weight rows not clipped"},
+        "rotation_rate": "{}",
+        "scaling_rate": "{}",
+        "steps": "{}",
+        "windows_per_step": "{}",
+        "activation_clip": "{}",
+        "cache_clip": "{}",
+        "asymmetric": {True: "with a zero point", False: "symmetric"},
+        "weight_clip": {True: "rows clipped", False: "rows not clipped"},
+    },
+    "heuristic": {
+        "share": "{}",
+        "count": "{} layers",
+        "beta": "{}",
+        "beta_rule": {"fixed": "fixed", "z_mass": "by z-mass (Eq. 11-12)"},
+        "score": {"sum": "sum of the projections' kurtosis", "concat": "kurtosis of the projections together"},
     },
     "search": {
-        "entropy_weight": "entropy weighted by {} of the first reconstruction error",
-        "steps": "{} steps of the search",
-        "windows_per_step": "{} windows in each",
-        "mixture_rate": "learning rate {} of its mixture",
+        "entropy_weight": "{} of the first reconstruction error",
+        "steps": "{}",
+        "windows_per_step": "{}",
+        "mixture_rate": "{}",
     },
-    "rounding": {
-        "weights": {"gptq": "GPTQ", "rtn": "weights rounded to nearest"},
-        "windows": "Hessians summed over {} windows",
-    },
-    "evaluation": {"num_windows": "{} evaluation windows", "window_length": "evaluation windows of {} tokens"},
+    "rounding": {"weights": {"gptq": "GPTQ", "rtn": "to nearest"}, "windows": "{}"},
+    "evaluation": {"num_windows": "{}", "window_length": "{} tokens"},
 }
-"""How each option is said, by section: a phrase for each value, or one with a place for it.
+"""The words of each option's values, by section: one for each value, or a form with a place for it.
 
-`recipe` says a `Recipe`, `end_to_end` an `EndToEndRecipe`. Options that are not here are not said.
+`recipe` is a `Recipe`, `end_to_end` an `EndToEndRecipe`, `heuristic` the `TailOptions` of one half. A protocol leaves
+out options that are not here.
 """
 
 OF_STEPS = (
     "fitted", "trained", "loss", "top_k", "optimiser", "rotation_rate", "scaling_rate", "windows_per_step",
     "learning_rate", "clip_rate_factor", "betas", "weight_decay",
 )  # fmt: skip
-"""Options of a recipe that say nothing where no step is taken."""
+"""Options of a recipe that change nothing where no step is taken."""
 
 OF_KIND = {"structure": "rotation", "longest_run": "balance"}
 """Options that only one kind of transformation has."""
 
 
-def say(section: str, name: str, value: Any) -> str:
-    """One option in words, e.g. "learning rate 0.002"."""
-    said = SAID[section][name]
-    return said[value] if isinstance(said, dict) else said.format(_text(value))
+def in_words(section: str, name: str, value: Any) -> str:
+    """Print the value of an option, e.g. "512 tokens"."""
+    words = WORDS[section][name]
+    return words[value] if isinstance(words, dict) else words.format(_text(value))
 
 
 def matters(recipe: BaseModel, name: str, kinds: Collection[str]) -> bool:
@@ -108,20 +115,19 @@ def matters(recipe: BaseModel, name: str, kinds: Collection[str]) -> bool:
             return True
 
 
-def differences(section: str, ours: BaseModel, theirs: BaseModel, whose: str, names: Iterable[str]) -> list[str]:
-    """What `ours` has otherwise in the options `names`, each with the other value: "8 steps (authors: 100)"."""
-    found = []
-    for name in names:
-        value, other = getattr(ours, name), getattr(theirs, name)
-        if value != other:
-            said = SAID[section][name]
-            compared = said[other] if isinstance(said, dict) else _text(other)
-            found.append(f"{say(section, name, value)} ({whose}: {compared})")
-    return found
+def entries(place: str, section: str, ours: BaseModel, theirs: BaseModel, names: Iterable[str]) -> list[Entry]:
+    """Set the options `names` of a section beside those of the paper, or of a baseline's authors.
+
+    place: where the section stands in the configuration, e.g. "baselines.spinquant".
+    """
+    return [
+        Entry(f"{place}.{name}", *(in_words(section, name, getattr(options, name)) for options in (ours, theirs)))
+        for name in names
+    ]
 
 
 def listed(texts: Iterable[str]) -> str:
-    """Texts in a row, as prose has them: "a, b and c"."""
+    """Join texts as prose does: "a, b and c"."""
     *first, last = texts
     return f"{', '.join(first)} and {last}" if first else last
 
@@ -129,4 +135,4 @@ def listed(texts: Iterable[str]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return listed(map(_text, value)) if value else "nothing"
-    return "all" if value is None else value if isinstance(value, str) else f"{value:g}"
+    return "all" if value is None else value if isinstance(value, str) else numeral(value, "g")

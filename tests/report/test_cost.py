@@ -7,8 +7,9 @@ import pytest
 
 from altq.cli import main
 from altq.report.cost import COLUMNS, cost_frame, wide_table, write_cost
-from altq.report.perplexity import Presentation, read_tidy
+from altq.report.presentation import Entry, Presentation
 from altq.report.table import to_terminal
+from altq.report.table_files import read_tidy
 from altq.runtime.files import read_json, write_json
 
 STATES = {"command": "states", "seconds": 20.0, "processor_seconds": 10.0, "peak_memory": 500_000_000}
@@ -80,30 +81,32 @@ def test_the_table_to_read(records):
     table = wide_table(cost_frame(records), Presentation())
     shown = [(row.stub[1:], [cell.text for cell in row.cells[:3]]) for row in table.rows]
     assert shown == [
-        (("W4A4K4V4", "No transform (GPTQ)"), ["0", "0", "0"]),
+        (("W4A4K4V4", "No transform"), ["0", "0", "0"]),
         (("W4A4K4V4", "Affine"), ["100", "50", "2000"]),
         (("W4A4K4V4", "Adaptive"), ["151", "75", "3000"]),
         (("W4A4K4V4", "SpinQuant"), ["4.0", "2.0", "1.0"]),
-        (("W3A3K3V3", "No transform (GPTQ)"), ["0", "0", "0"]),
+        (("W3A3K3V3", "No transform"), ["0", "0", "0"]),
     ]
     assert [cell.text for cell in table.rows[0].cells[3:]] == ["8.2", "7.5", "124"]
-    assert len(table.groups) == 2 and "tiny 20 s (10 CPU s, 500 MB)" in table.notes[0]
-    assert not any("seeds" in note for note in table.notes[1:])
+    told = {entry.key: entry.here for entry in table.protocol}
+    assert len(table.groups) == 2 and told["States of tiny"].startswith("20 s (10 CPU s, 500 MB)")
+    assert "seeds" not in table.caption
 
 
 def test_several_seeds_give_means():
     made = {folder(seed=seed): record({"affine": bank(seconds)}) for seed, seconds in enumerate((10, 30))}
     table = wide_table(cost_frame(made), Presentation())
     assert len(table.rows) == 1 and table.rows[0].cells[0].text == "20"
-    assert table.notes[-1] == "Means over 2 seeds."
+    assert table.caption.startswith("Means over 2 seeds.")
 
 
 def test_the_csv_reads_back(records, tmp_path):
     csv = tmp_path / "cost.csv"
-    write_cost(records, csv)
+    write_cost(records, csv, Presentation(protocol=(Entry("seeds", "0"),)))
     pandas.testing.assert_frame_equal(pandas.read_csv(csv), cost_frame(records), check_dtype=False)
     assert "| Adaptive" in (tmp_path / "cost.md").read_text()
-    shown = to_terminal(wide_table(read_tidy(csv), Presentation()))
+    assert "| seeds " in (tmp_path / "cost.protocol.md").read_text()
+    shown = to_terminal(wide_table(read_tidy(csv), Presentation()), "cost.protocol.md")
     assert "Adaptive" in shown and "124" in shown
 
 

@@ -4,17 +4,21 @@ import math
 import pandas
 import pytest
 
-from altq.report.perplexity import COLUMNS, Presentation, format_perplexity, perplexity_frame, read_tidy
+from altq.report.perplexity import COLUMNS, format_perplexity, perplexity_frame
+from altq.report.presentation import Entry, Presentation
 from altq.report.table import to_terminal
 from altq.report.table2 import wide_table, write_table2
+from altq.report.table_files import read_tidy
 
-PLAIN = Presentation(notes=("Made numbers.",), orientation=())
+PLAIN = Presentation(protocol=(Entry("note", "Made numbers."),))
+PAPERS = Presentation(published_models={"tiny": "LLaMA-2-7B"}, published_corpora={"wiki": "WikiText-2"})
 
 
-def result(setting, method, perplexity, *, corpus="wiki", model="tiny", weights="gptq", seed=0):
+def result(setting, method, perplexity, *, corpus="wiki", model="tiny", weights="gptq", seed=0, half=0.01):
+    """half: of the interval over windows, as a share of the perplexity."""
     return {
         "setting": setting, "method": method, "model": model, "corpus": corpus, "weights": weights, "seed": seed,
-        "perplexity": perplexity, "perplexity_low": 0.9 * perplexity, "perplexity_high": 1.1 * perplexity,
+        "perplexity": perplexity, "perplexity_low": (1 - half) * perplexity, "perplexity_high": (1 + half) * perplexity,
         "num_tokens": 511, "nll": [1.0],
     }  # fmt: skip
 
@@ -52,10 +56,14 @@ def test_the_csv_reads_back(tmp_path):
     assert frame.loc[0, "weights"] == "none"
     assert frame["published"].isna().all()
     assert csv.read_text().splitlines()[1].endswith(",511,")
-    assert {path.suffix for path in tmp_path.glob("table2.*")} == {".csv", ".md", ".tex", ".png"}
+    assert {path.suffix for path in tmp_path.glob("table2.*")} == {".csv", ".md", ".html", ".tex", ".png"}
     assert "**8.00**" in (tmp_path / "table2.md").read_text()
     assert r"\textbf{8.00}" in (tmp_path / "table2.tex").read_text()
-    assert "8.00*" in to_terminal(wide_table(frame, PLAIN))
+    assert "Made numbers." in (tmp_path / "table2.protocol.md").read_text()
+    for suffix in (".md", ".tex"):
+        text = (tmp_path / "table2").with_suffix(suffix).read_text()
+        assert "Made numbers." not in text and "table2.protocol.md" in text
+    assert "8.00*" in to_terminal(wide_table(frame, PLAIN), "p")
 
 
 def test_the_best_of_each_setting_is_bold():
@@ -66,9 +74,32 @@ def test_the_best_of_each_setting_is_bold():
     assert texts == ["5.00", "2.4e5", "9.00", "8.00", "1000", "123.5", "130.0"]
 
 
-def test_what_prints_alike_is_bold_alike():
-    results = [result("W4A4K4V4", "affine", 8.001), result("W4A4K4V4", "rotation", 8.004)]
-    assert len(bold(wide_table(perplexity_frame(results, PLAIN), PLAIN))) == 2
+@pytest.mark.parametrize(
+    ("first", "second", "half", "marked"),
+    [
+        (8.0, 9.0, 0.05, True),  # 7.6 to 8.4, 8.55 to 9.45
+        (8.0, 9.0, 0.06, False),  # 7.52 to 8.48, 8.46 to 9.54
+        (8.0, 8.0, 0.0, False),
+        (8.001, 8.004, 0.0, False),  # prints alike
+        (8.001, 8.006, 0.0, True),
+    ],
+)
+def test_ties_and_differences_inside_the_intervals_are_not_bold(first, second, half, marked):
+    for methods in (("affine", "rotation"), ("rotation", "affine")):
+        results = [result("W4A4K4V4", name, value, half=half) for name, value in zip(methods, (first, second))]
+        expected = {(("W4A4K4V4", methods[0].capitalize()), 0)} if marked else set()
+        assert bold(wide_table(perplexity_frame(results, PLAIN), PLAIN)) == expected
+
+
+def test_one_interval_that_touches_the_best_is_enough():
+    results = [result("W4A4K4V4", name, value) for name, value in (("rtn", 10.0), ("affine", 8.0), ("rotation", 8.1))]
+    assert not bold(wide_table(perplexity_frame(results, PLAIN), PLAIN))
+
+
+def test_the_intervals_of_all_seeds_count():
+    results = [result("W4A4K4V4", "affine", value, seed=seed) for seed, value in enumerate((8.0, 8.1, 9.5))]
+    results += [result("W4A4K4V4", "rotation", value, seed=seed) for seed, value in enumerate((9.0, 9.1, 9.2))]
+    assert not bold(wide_table(perplexity_frame(results, PLAIN), PLAIN))
 
 
 def test_without_a_competitor_nothing_is_bold():
@@ -82,7 +113,7 @@ def test_several_seeds_give_mean_and_deviation():
     table = wide_table(perplexity_frame(results, PLAIN), PLAIN)
     assert [row.cells[0].text for row in table.rows] == ["10.00 ± 1.00", "320.0 ± 12.0"]
     assert bold(table) == {(("W4A4K4V4", "Affine"), 0)}
-    assert any("over 3 seeds" in note for note in table.notes)
+    assert "over 3 seeds" in table.caption
 
 
 def test_roundings_are_named_where_they_differ():
@@ -92,18 +123,24 @@ def test_roundings_are_named_where_they_differ():
     assert labels == ["No transform (RTN)", "No transform (GPTQ)", "Affine (RTN)", "Affine (GPTQ)"]
 
 
+def test_no_transform_is_called_so_whatever_rounds_it():
+    for weights, rounding in (("gptq", "GPTQ"), ("rtn", "RTN")):
+        results = [result("W4A4K4V4", method, 8.0, weights=weights) for method in ("rtn", "affine")]
+        table = wide_table(perplexity_frame(results, PLAIN), PLAIN)
+        assert [row.stub[1] for row in table.rows] == ["No transform", "Affine"]
+        assert f"Weights are rounded by {rounding}." in table.caption
+
+
 def test_the_baselines_are_rows_with_the_papers_numbers_beside_them():
-    presentation = Presentation()
     baselines = ("smoothquant", "quarot", "spinquant", "ostquant", "flatquant")
     results = [result("W4A4K4V4", method, 8.0 + i) for i, method in enumerate((*baselines, "rotation"))]
-    table = wide_table(perplexity_frame(results, presentation), presentation)
-    shown = [(row.stub[1], row.cells[1].text) for row in table.rows]
-    assert shown == [
+    table = wide_table(perplexity_frame(results, PAPERS), PAPERS)
+    assert [(row.stub[1], row.cells[1].text) for row in table.rows] == [
         ("SmoothQuant", "–"), ("QuaRot", "6.10"), ("SpinQuant", "5.96"), ("OSTQuant", "5.91"), ("FlatQuant", "5.78"),
         ("Rotation", "–"),
     ]  # fmt: skip
     assert bold(table) == {(("W4A4K4V4", "SmoothQuant"), 0)}
-    assert "fixed rotation of the paper's Table 1" in table.notes[-1] and "Affine" not in table.notes[-1]
+    assert table.protocol == (Entry("Rotation, in grey", "the fixed rotation of the paper's Table 1"),)
 
 
 def test_settings_and_methods_keep_their_order_and_full_precision_leads():
@@ -133,18 +170,27 @@ def test_published_numbers_stand_beside_the_papers_own_models_only():
     }
 
 
-def test_orientation_is_muted_and_never_bold():
-    presentation = Presentation(labels={"wiki": "Encyclopedia"})
+def test_the_papers_columns_are_grey_and_never_bold():
+    presentation = PAPERS.model_copy(update={"labels": {"wiki": "WikiText-2", "tiny": "LLaMA-2-7B"}})
     table = wide_table(perplexity_frame(made(), presentation), presentation)
     assert [(c.headings, c.muted) for c in table.columns] == [
-        (("Encyclopedia ↓", "tiny"), False),
+        (("WikiText-2 ↓", "LLaMA-2-7B"), False),
         (("paper: WikiText-2 ↓", "LLaMA-2-7B"), True),
-        (("paper: C4 ↓", "LLaMA-2-7B"), True),
     ]
     assert [row.cells[1].text for row in table.rows] == ["5.47", "–", "–", "5.61", "–", "–", "7.22"]
-    assert all(i == 0 for _, i in bold(table))
-    assert "Affine, FlatQuant's transform with our recipe, has none" in table.notes[-1]
-    assert "Rotation" not in table.notes[-1]
+    assert all(i == 0 for _, i in bold(table)) and "Grey: the paper's own numbers." in table.caption
+    assert [entry.key for entry in table.protocol] == ["Affine, in grey"]
+
+
+@pytest.mark.parametrize(
+    "presentation",
+    [PLAIN, Presentation(published_models={"other": "LLaMA-2-7B"}, published_corpora={"wiki": "WikiText-2"}),
+     Presentation(published_models={"tiny": "LLaMA-2-7B"})],
+)  # fmt: skip
+def test_a_model_of_ones_own_gets_no_columns_of_the_paper(presentation):
+    table = wide_table(perplexity_frame(made(), presentation), presentation)
+    assert len(table.columns) == 1 and "Grey" not in table.caption
+    assert table.protocol == presentation.protocol
 
 
 def test_an_unknown_published_name_is_refused():

@@ -9,10 +9,12 @@ from results_for_tests import full, result
 
 from altq.experiment.tasks import TASKS
 from altq.report.accuracy import averages, read_accuracies, with_zero_shot
-from altq.report.perplexity import Presentation, perplexity_frame, read_tidy
+from altq.report.perplexity import perplexity_frame
+from altq.report.presentation import Presentation
 from altq.report.table3 import table3_frame, wide_table, write_table3
+from altq.report.table_files import read_tidy
 
-PLAIN = Presentation(orientation=())
+PLAIN = Presentation()
 HALF = [1, 0] * 20
 FEW = [1] + [0] * 39
 
@@ -33,7 +35,7 @@ def test_which_accuracy_enters_the_average(tmp_path):
     frame = read_accuracies(paths, PLAIN).set_index("task")
     assert frame["metric"].to_dict() == {"piqa": "acc_norm", "winogrande": "acc"}
     assert frame["accuracy"].to_dict() == {"piqa": 0.5, "winogrande": 0.75}
-    average = averages(frame.reset_index()).iloc[0]
+    average = averages(frame.reset_index(), PLAIN).iloc[0]
     assert average["accuracy"] == 0.625 and average["acc"] == 0.5
     expected = (frame["stderr"] ** 2).sum() ** 0.5 / 2
     assert average["stderr"] == pytest.approx(expected)
@@ -62,17 +64,27 @@ def test_marks_and_bold(results):
     cells = {row.stub[1]: row.cells for row in table.rows}
     assert [cell.text for cell in cells["Full precision"]] == ["100.00"] * 7
     assert {cell.text for cell in cells["Affine"]} == {"50.00†"} and all(cell.bold for cell in cells["Affine"])
+    assert "† significantly better, ‡ significantly worse than FlatQuant" in table.caption
     assert {cell.text for cell in cells["FlatQuant"]} == {"2.50"}
     assert not any(cell.bold for cell in (*cells["Adaptive"], *cells["Full precision"]))
     worse = wide_table(table3_frame(results, "affine", PLAIN), PLAIN)
     assert {row.stub[1]: row.cells[0].text for row in worse.rows}["FlatQuant"] == "2.50‡"
-    assert any("worse than Affine" in note for note in worse.notes)
+    assert "worse than Affine" in worse.caption
 
 
 def test_without_the_reference_nothing_is_marked(results):
     frame = table3_frame(results, "quarot", PLAIN)
     assert frame["better"].isna().all()
-    assert not any("significantly" in note for note in wide_table(frame, PLAIN).notes)
+    table = wide_table(frame, PLAIN)
+    assert "significantly" not in table.caption and "Significant" not in {entry.key for entry in table.protocol}
+
+
+def test_accuracies_whose_intervals_touch_are_not_bold(tmp_path):
+    paths = write_all(tmp_path, "flatquant", HALF) + write_all(tmp_path, "affine", [1] * 26 + [0] * 14)
+    paths += write_all(tmp_path, "rotation", HALF)
+    table = wide_table(table3_frame(paths, "flatquant", PLAIN), PLAIN)
+    bold = [cell.text for row in table.rows for cell in row.cells if cell.bold]
+    assert bold == ["65.00†"]  # the average alone: six tasks know more than one
 
 
 def test_seeds_are_averaged_and_marked_where_all_agree(tmp_path):
@@ -86,13 +98,16 @@ def test_seeds_are_averaged_and_marked_where_all_agree(tmp_path):
 
 
 def test_the_papers_numbers_stand_beside(tmp_path):
-    paths = write_all(tmp_path, "adaptive", HALF) + write_all(tmp_path, "flatquant", HALF)
+    paths = write_all(tmp_path, "full", HALF, setting="W16A16K16V16", weights="none")
+    paths += write_all(tmp_path, "adaptive", HALF) + write_all(tmp_path, "flatquant", HALF)
     shown = Presentation(published_models={"tiny": "LLaMA-2-7B"})
     frame = table3_frame(paths, "flatquant", shown)
     first = frame.loc[frame["method"] == "adaptive"].set_index("task")["published"]
     assert first["arc_challenge"] == pytest.approx(0.3652) and first["average"] == pytest.approx(0.6118, abs=1e-4)
     table = wide_table(frame, shown)
-    assert [cell.text for cell in table.rows[0].cells[-7:]][::6] == ["36.52", "61.18"]
+    assert [cell.text for cell in table.rows[1].cells[-7:]][::6] == ["36.52", "61.18"]
+    assert table.rows[0].cells[-1].text == "69.79"  # as printed; the mean of its tasks is 69.785
+    assert len(wide_table(frame.assign(published=float("nan")), PLAIN).columns) == 7
 
 
 def test_the_file_reads_back(results, tmp_path):
@@ -106,15 +121,16 @@ def test_the_file_reads_back(results, tmp_path):
 
 def test_truncated_items_are_said(tmp_path):
     path = write_accuracy(tmp_path, "affine", "lambada_openai", HALF, truncated=3)
-    notes = wide_table(table3_frame([path], "flatquant", PLAIN), PLAIN).notes
-    assert any("lose their first tokens: LAMBADA 3" in note for note in notes)
+    protocol = wide_table(table3_frame([path], "flatquant", PLAIN), PLAIN).protocol
+    assert ("Truncated", "3 items of LAMBADA lose their first tokens", "–") in protocol
+    assert ("LAMBADA", "acc, 40 of 1000 items, the same for every method", "acc, all items") in protocol
 
 
 def test_what_cannot_be_tabulated_is_refused(results, tmp_path):
     with pytest.raises(ValueError, match="two results for"):
         read_accuracies([results[0], results[0]], PLAIN)
     with pytest.raises(ValueError, match="lacks piqa; evaluate them"):
-        averages(read_accuracies(results[:4] + results[5:], PLAIN))
+        averages(read_accuracies(results[:4] + results[5:], PLAIN), PLAIN)
     content = json.loads(results[0].read_text())
     results[0].write_text(json.dumps(content | {"acc_norm": {"value": float("nan"), "stderr": 0.0}}))
     with pytest.raises(ValueError, match="has an accuracy of nan"):

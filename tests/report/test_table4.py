@@ -2,11 +2,12 @@ import pytest
 from accuracies_for_tests import write_all
 from results_for_tests import result, selection, selection_path, step
 
-from altq.report.perplexity import Presentation, read_tidy
+from altq.report.presentation import Presentation
 from altq.report.table4 import table4_frame, wide_table, write_table4
+from altq.report.table_files import read_tidy
 from altq.runtime.files import write_json
 
-PLAIN = Presentation()
+PLAIN = Presentation(published_models={"tiny": "LLaMA-2-7B"})
 SEARCH = {"results/scores/learned": step("search", 60.0)}
 STATISTICS = {"results/statistics/tiny.json": step("statistics", 4.0)}
 
@@ -53,12 +54,17 @@ def test_a_row_for_each_setting_and_model(files):
     ]  # fmt: skip
 
 
+def test_a_model_of_ones_own_gets_no_columns_of_the_paper(files):
+    table = wide_table(table4_frame(*files, Presentation()), Presentation())
+    assert len(table.columns) == 13 and not any(column.muted for column in table.columns)
+
+
 def test_the_files_are_written_and_read_back(files, tmp_path):
     results, selections = files
     write_table4(results, [], selections, tmp_path / "table4.csv", PLAIN)
     frame = read_tidy(tmp_path / "table4.csv")
     assert wide_table(frame, PLAIN) == wide_table(table4_frame(*files, PLAIN), PLAIN)
-    assert {path.suffix for path in tmp_path.glob("table4.*")} == {".csv", ".md", ".tex", ".png"}
+    assert {path.suffix for path in tmp_path.glob("table4.*")} == {".csv", ".md", ".html", ".tex", ".png"}
 
 
 def test_the_zero_shot_average_stands_beside(files, tmp_path):

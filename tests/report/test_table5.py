@@ -5,10 +5,11 @@ import json
 import pandas
 import pytest
 
-from altq.report.perplexity import Presentation, read_tidy
+from altq.report.presentation import Presentation
 from altq.report.table5 import table5_frame, wide_table, write_table5
+from altq.report.table_files import read_tidy
 
-PLAIN = Presentation(orientation=())
+PLAIN = Presentation()
 METHODS = {"fp32 torch": 8.0, "INT4": 2.0, "QuaRot": 2.5, "FlatQuant": 2.5, "adaptive": 2.5}
 
 
@@ -60,12 +61,10 @@ def test_without_a_gpu_its_columns_are_empty_and_said_to_be(cpu):
     assert columns_of(table)[0] == ("GPU: prefill, tokens", "2048")
     assert columns_of(table)[3:7] == [("GPU: decode, tokens in cache", f"{n}") for n in (256, 512, 1024, 2048)]
     assert {cell.text for row in table.rows for cell in row.cells[:7]} == {"–"}
-    notes = " ".join(table.notes)
-    assert (
-        "No GPU was at hand" in notes
-        and "No CPU multiplies 4-bit integers" in notes
-        and "A CPU, 1 thread, amx kernels" in notes
-    )
+    told = {entry.key: entry.here for entry in table.protocol}
+    assert "No GPU was at hand" in table.caption
+    assert "no CPU multiplies 4-bit integers" in told["Codes on a CPU"]
+    assert told["CPU"].startswith("A CPU, 1 thread, amx kernels")
 
 
 def test_the_papers_numbers_stand_beside_its_layer_alone(cpu, tmp_path):
@@ -74,6 +73,8 @@ def test_the_papers_numbers_stand_beside_its_layer_alone(cpu, tmp_path):
     papers = {(*row.stub,): [cell.text for cell in row.cells[-7:]] for row in table.rows}
     assert papers["llama-2-7b", "Adaptive"] == ["1.32", "1.46", "1.89", "1.047", "1.083", "1.09", "1.117"]
     assert set(papers["smollm2-135m", "Adaptive"]) == {"–"}
+    alone = wide_table(table5_frame([small]), PLAIN)
+    assert not any(column.muted for column in alone.columns) and "Grey" not in alone.caption
 
 
 def test_a_gpu_has_two_baselines(tmp_path):
@@ -86,7 +87,7 @@ def test_a_gpu_has_two_baselines(tmp_path):
     table = wide_table(frame.reset_index(), PLAIN)
     assert columns_of(table)[4] == ("H100: decode, tokens in cache", "512")
     assert table.rows[-1].cells[4].text == "4.00 of 8.0"
-    assert not any("No GPU" in note or "No CPU" in note for note in table.notes)
+    assert "No GPU" not in table.caption and not any("CPU" in entry.key for entry in table.protocol)
 
 
 def test_the_file_reads_back(cpu, tmp_path):

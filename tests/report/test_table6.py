@@ -5,7 +5,7 @@ import pytest
 from results_for_tests import result, selection, selection_path
 
 from altq.experiment.policies import Grid, HeuristicOptions
-from altq.report.perplexity import Presentation
+from altq.report.presentation import Presentation
 from altq.report.table6 import table6_frame, wide_table
 from altq.runtime.flags import add_options, read_options, to_flags
 
@@ -63,9 +63,17 @@ def test_each_point_has_the_perplexity_of_the_first_that_selects_alike(frame):
 def test_the_table_to_read(frame):
     rows = {row.stub[2:]: row.cells for row in wide_table(frame, PLAIN).rows}
     assert [cell.text for cell in rows["0.5 / 0.9", "1 / 2"]] == ["19.00", "2/4 (50.0 %)"]
-    assert rows["0.5 / 0.9", "1 / 2"][0].bold and not rows["learned", "1 / 2"][0].bold
+    assert not any(cells[0].bold for cells in rows.values())  # 17.1 to 20.9 is not clear of 18.0 to 22.0
     assert ("0.17 / 0.75 (z-mass)", "1 / 1") in rows
     assert len(rows) == 4
+
+
+def test_what_is_clear_of_all_others_is_bold_but_once(frame):
+    narrow = frame.assign(perplexity_low=frame["perplexity"] - 0.4, perplexity_high=frame["perplexity"] + 0.4)
+    bold = [row.stub[2] for row in wide_table(narrow, PLAIN).rows if row.cells[0].bold]
+    assert bold == ["0.5 / 0.9"]
+    tied = narrow.replace({"perplexity": {22.0: 19.0}, "perplexity_low": {21.6: 18.6}, "perplexity_high": {22.4: 19.4}})
+    assert not any(row.cells[0].bold for row in wide_table(tied, PLAIN).rows)
 
 
 def test_the_points_keep_their_order_on_the_command_line():

@@ -1,14 +1,16 @@
 import math
+import re
 
 import pytest
 from accuracies_for_tests import write_all
 from results_for_tests import result, step
 
 from altq.report.intervals import mean_interval
-from altq.report.perplexity import Presentation, read_tidy, write_table
+from altq.report.presentation import Presentation
 from altq.report.table7 import table7_frame, wide_table
+from altq.report.table_files import read_tidy, write_table
 
-PLAIN = Presentation(orientation=())
+PLAIN = Presentation()
 AFFINE = [20.0, 24.0, 22.0]
 
 
@@ -40,7 +42,7 @@ def test_differences_are_paired_by_seed():
     assert low < 0 < high
     cells = {row.stub[1]: row.cells for row in wide_table(frame.reset_index(), PLAIN).rows}
     assert (
-        cells["Oracle"][1].bold and cells["Oracle"][1].text.endswith("better") and "-2.0 %" in cells["Oracle"][1].text
+        cells["Oracle"][1].bold and cells["Oracle"][1].text.endswith("better") and "−2.0 %" in cells["Oracle"][1].text
     )
     assert cells["Rotation"][1].bold and cells["Rotation"][1].text.endswith("worse")
     assert not cells["Probe"][1].bold and cells["Probe"][1].text.endswith("]")
@@ -68,13 +70,23 @@ def test_time_to_select_is_a_mean_over_seeds():
 
 
 def test_the_paper_stands_beside_each_policy_that_it_has():
-    shown = Presentation()
-    policies = {name: AFFINE for name in ("rotation", "adaptive", "learned", "best_random", "oracle")}
+    shown = Presentation(published_models={"tiny": "LLaMA-2-7B"}, published_corpora={"wiki": "WikiText-2"})
+    policies = dict.fromkeys(("rotation", "adaptive", "learned", "best_random", "oracle"), AFFINE)
     table = wide_table(table7_frame(made(**policies), shown), shown)
-    papers = {row.stub[1]: row.cells[-2].text for row in table.rows}
+    papers = {row.stub[1]: row.cells[-1].text for row in table.rows}
     assert papers == {
         "Affine": "–", "Rotation": "7.99", "Adaptive": "7.22", "Learned": "7.18", "Best random": "7.26", "Oracle": "–",
     }  # fmt: skip
+
+
+def test_minus_signs_are_minus_signs_in_every_file(tmp_path):
+    frame = table7_frame(made(oracle=[p * 0.98 for p in AFFINE], rotation=[p * 1.02 for p in AFFINE]), PLAIN)
+    write_table(frame, wide_table(frame, PLAIN), tmp_path / "table7.csv")
+    text, latex = ((tmp_path / "table7").with_suffix(suffix).read_text() for suffix in (".md", ".tex"))
+    assert "−2.0 % [−2.0, −2.0] better" in text and "+2.0 % [+2.0, +2.0] worse" in text
+    assert r"$-$2.0 \% [$-$2.0, $-$2.0] better" in latex
+    for written in (text, latex):
+        assert not re.search(r"(?<![\w$-])-\d", written)
 
 
 def test_the_file_reads_back(tmp_path):
@@ -87,7 +99,7 @@ def test_no_claim_is_made_of_what_was_chosen_by_these_perplexities():
     frame = table7_frame(made(best_random=[p * 0.9 for p in AFFINE]), PLAIN)
     assert frame.set_index("method")["better"].isna().all()
     (cell,) = [row.cells[1] for row in wide_table(frame, PLAIN).rows if row.stub[1] == "Best random"]
-    assert cell.text.startswith("-10.0 %") and not cell.bold
+    assert cell.text.startswith("−10.0 % [−10.0") and not cell.bold
 
 
 def test_time_to_select_stands_by_model():

@@ -8,11 +8,11 @@ from altq.experiment.experiment import CalibrationOptions, EvaluationOptions
 from altq.experiment.methods import BANKS
 from altq.experiment.policies import SearchOptions
 from altq.experiment.recipe import Recipe
-from altq.report.wording import OF_KIND, OF_STEPS, SAID, differences, listed, say
+from altq.report.wording import OF_KIND, OF_STEPS, WORDS, entries, in_words, listed
 
 
 @pytest.mark.parametrize(
-    ("section", "options", "unsaid"),
+    ("section", "options", "left_out"),
     [
         ("recipe", Recipe, {"search_windows"}),
         ("end_to_end", EndToEndRecipe, {"windows_in_memory"}),
@@ -21,29 +21,31 @@ from altq.report.wording import OF_KIND, OF_STEPS, SAID, differences, listed, sa
         ("search", SearchOptions, set()),
     ],
 )
-def test_every_option_can_be_said(section, options, unsaid):
-    assert SAID[section].keys() | unsaid == options.model_fields.keys()
-    for name, said in SAID[section].items():
-        if isinstance(said, dict):
+def test_every_option_has_words(section, options, left_out):
+    assert WORDS[section].keys() | left_out == options.model_fields.keys()
+    for name, words in WORDS[section].items():
+        if isinstance(words, dict):
             schema = options.model_json_schema()["properties"][name]
-            values = {"boolean": {True, False}}.get(schema.get("type"), set(schema.get("enum", said)))
-            assert said.keys() == values, name
+            values = {"boolean": {True, False}}.get(schema.get("type"), set(schema.get("enum", words)))
+            assert words.keys() == values, name
 
 
-def test_every_baseline_can_be_said():
+def test_every_baseline_has_words():
     for name, recipe in BASELINES.items():
         section = "end_to_end" if name in END_TO_END else "recipe"
-        assert all(say(section, option, getattr(recipe, option)) for option in SAID[section])
+        assert all(in_words(section, option, getattr(recipe, option)) for option in WORDS[section])
 
 
 def test_conditions_name_options_and_kinds_that_there_are():
-    options = SAID["recipe"] | SAID["end_to_end"]
+    options = WORDS["recipe"] | WORDS["end_to_end"]
     assert {*OF_STEPS, *OF_KIND} <= options.keys() and {*OF_KIND.values()} <= {*BANKS.values()}
 
 
 def test_only_the_options_asked_for_are_compared():
     ours, theirs = Recipe(steps=1, learning_rate=0.5), Recipe(steps=2, learning_rate=0.25)
-    assert differences("recipe", ours, theirs, "paper", ["steps", "start"]) == ["1 optimiser steps (paper: 2)"]
+    told = entries("recipe", "recipe", ours, theirs, ["steps", "start"])
+    assert told == [("recipe.steps", "1", "2"), ("recipe.start", "closed form (balance)", "closed form (balance)")]
+    assert [entry.departs for entry in told] == [True, False]
 
 
 def test_lists_read_as_prose():

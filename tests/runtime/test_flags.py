@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from altq.experiment.policies import AttentionOptions, FfnOptions, HeuristicOptions
 from altq.experiment.recipe import Recipe
 from altq.experiment.rounding import RoundingOptions
-from altq.report.protocol import Captions
+from altq.report.presentation import Entry, Presentation
 from altq.runtime.flags import add_options, read_options, to_flags
 
 positive = st.integers(1, 1000)
@@ -43,7 +43,10 @@ heuristics = st.builds(
     ffn=st.builds(FfnOptions, share=share, beta=share, score=st.sampled_from(["concat", "sum"])),
 )
 names = st.dictionaries(st.text(max_size=8), st.text(max_size=8), max_size=2)
-captions = st.builds(Captions, notes=st.lists(st.text(max_size=30), max_size=3).map(tuple), labels=names)
+texts = st.text(max_size=30)
+presentations = st.builds(
+    Presentation, protocol=st.lists(st.builds(Entry, texts, texts, texts), max_size=3).map(tuple), labels=names
+)
 
 
 def parse(flags, options):
@@ -52,12 +55,12 @@ def parse(flags, options):
     return read_options(parser.parse_args(shlex.split(flags)), options)
 
 
-@given(st.one_of(recipes, roundings, heuristics, captions))
+@given(st.one_of(recipes, roundings, heuristics, presentations))
 def test_flags_read_back(options):
     assert parse(to_flags(options), type(options)) == options
 
 
-@pytest.mark.parametrize("options", [Recipe, RoundingOptions, HeuristicOptions, Captions])
+@pytest.mark.parametrize("options", [Recipe, RoundingOptions, HeuristicOptions, Presentation])
 def test_no_flag_is_the_default(options):
     assert parse("", options) == options()
 

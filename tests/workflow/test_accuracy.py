@@ -36,7 +36,7 @@ def test_the_table_has_every_task_and_the_average(results):
         assert 0 <= float(row["accuracy"]) <= 1 and float(row["stderr"]) >= 0
         assert row["num_items"] == ("16" if row["task"] == "average" else "8")
         assert bool(row["difference"]) == (row["method"] == "adaptive")
-    for suffix in (".md", ".tex", ".png", ".json"):
+    for suffix in (".md", ".tex", ".png", ".json", ".protocol.md", ".protocol.html"):
         assert (results / "table3.csv").with_suffix(suffix).stat().st_size > 0
 
 

@@ -20,15 +20,17 @@ END_TO_END = ("quarot", "spinquant", "ostquant")
 UNIT_WISE = ("smoothquant", "flatquant", "affine", "rotation")
 OURS = ("affine", "rotation", "adaptive")
 METHODS = ("rtn", "smoothquant", *END_TO_END, "flatquant", *OURS)
-TABLE = {f"results/table2.{suffix}" for suffix in ("csv", "json", "md", "png", "tex")}
-COST = {f"results/cost.{suffix}" for suffix in ("csv", "json", "md")}
+PROTOCOL = ("protocol.md", "protocol.html")
+LAID_OUT = ("csv", "json", "md", "png", "tex", *PROTOCOL)
+TABLE = {f"results/table2.{suffix}" for suffix in LAID_OUT}
+COST = {f"results/cost.{suffix}" for suffix in LAID_OUT}
 TABLES = TABLE | COST
 
 STUDY = ("results/table3.csv", "results/table4.csv", "results/figure2.pdf")
 TASKS = ("hellaswag", "lambada_openai")
-TABLE3 = {f"results/table3.{suffix}" for suffix in ("csv", "json", "md", "png", "tex")}
-TABLE4 = {f"results/table4.{suffix}" for suffix in ("csv", "json", "md", "png", "tex")}
-FIGURE2 = {f"results/figure2.{suffix}" for suffix in ("csv", "json", "pdf", "png")} | {
+TABLE3 = {f"results/table3.{suffix}" for suffix in LAID_OUT}
+TABLE4 = {f"results/table4.{suffix}" for suffix in LAID_OUT}
+FIGURE2 = {f"results/figure2.{suffix}" for suffix in ("csv", "json", "pdf", "png", *PROTOCOL)} | {
     "results/figure2-correlation.csv"
 }
 
@@ -51,13 +53,13 @@ names = {
 paths = [output / name for name in names.get(command, [])] or [output]
 if command in ("tokens", "requests", "zero-shot"):
     paths.append(output.with_suffix(".json"))
-if command.startswith("table"):
-    paths += [output.with_suffix(suffix) for suffix in (".json", ".md", ".png", ".tex")]
+if command.startswith(("table", "figure")) or command == "cost":
+    paths += [output.with_suffix(suffix) for suffix in (".json", ".protocol.md", ".protocol.html")]
+if command.startswith("table") or command == "cost":
+    paths += [output.with_suffix(suffix) for suffix in (".md", ".png", ".tex")]
 if command == "figure2":
-    paths += [output.with_suffix(suffix) for suffix in (".json", ".png", ".csv")]
+    paths += [output.with_suffix(suffix) for suffix in (".png", ".csv")]
     paths.append(output.with_name("figure2-correlation.csv"))
-if command == "cost":
-    paths += [output.with_suffix(suffix) for suffix in (".json", ".md")]
 for path in paths:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"stands for {path}")
@@ -296,15 +298,17 @@ def test_swapped_bit_widths_are_another_setting(finished):
     assert first & second == TABLES
 
 
-def test_a_note_reruns_the_table(finished):
-    assert finished.planned(changed(finished, notes=["Another caption."])) == TABLE
+def test_a_note_redraws_tables_and_figures(finished):
+    assert finished.planned(changed(finished, notes=["Another note."])) == TABLES
+    assert finished.planned(changed(finished, notes=["Another note."]), *STUDY) == TABLE3 | TABLE4 | FIGURE2
 
 
 @pytest.mark.parametrize(
     ("module", "tables"),
-    [("report/table.py", TABLES), ("report/wording.py", TABLE), ("report/cost.py", COST)],
+    [("report/table.py", TABLES), ("report/wording.py", set()), ("report/cost.py", COST)],
 )
 def test_code_of_the_report_redraws_the_tables(finished, module, tables):
+    """Words of a protocol are parameters: an edit that changes none redraws nothing."""
     assert finished.planned_after_edit(f"altq/{module}", "\nADDED = 1\n") == tables
 
 

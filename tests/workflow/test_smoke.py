@@ -95,8 +95,8 @@ def test_a_result_leads_back_to_the_model(smoke):
 @pytest.mark.parametrize(
     ("table", "texts"),
     [
-        ("table2.csv", ("Table 2", "Departs from the paper", "2 optimiser steps (authors: 100)", "mean nothing")),
-        ("cost.csv", ("Cost", "CPU s", "once for all rows of a model and seed")),
+        ("table2.csv", ("Table 2", "Protocol: results/table2.protocol.md")),
+        ("cost.csv", ("Cost", "CPU s", "Protocol: results/cost.protocol.md")),
     ],
 )
 def test_the_tables_are_shown(smoke, altq, table, texts):
@@ -104,6 +104,16 @@ def test_the_tables_are_shown(smoke, altq, table, texts):
     assert shown.returncode == 0, shown.stderr
     for text in (*texts, "W3A3K2V2", "SpinQuant", "Adaptive"):
         assert text in " ".join(shown.stdout.split())
+
+
+def test_the_protocol_lies_beside_the_table(smoke):
+    text = (smoke.folder / "results/table2.protocol.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert rows[0] == ["Key", "Here", "Paper"]
+    assert ["recipe.steps", "**2**", "480"] in rows and ["baselines.spinquant.steps", "**2**", "100"] in rows
+    assert any(key == "note" and "mean nothing" in here for key, here, _ in rows)
+    for suffix in (".md", ".tex"):
+        assert "mean nothing" not in (smoke.folder / "results/table2").with_suffix(suffix).read_text()
 
 
 def test_nothing_is_done_twice(smoke, project, snakemake, tmp_path):

@@ -1,12 +1,15 @@
 """The study of selections on the made model: every table and figure, and the same files however many cores."""
 
 import csv
+import html
 import json
 import math
 import re
 import shutil
 
 import pytest
+
+from altq.report.presentation import HEADINGS
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +40,7 @@ def rows_of(study, name):
 def test_table_1_has_every_selection(study):
     methods = [row["method"] for row in rows_of(study, "table1.csv")]
     assert methods == ["full", "affine", "rotation", "random0", "random1", "random2"]
-    for suffix in (".md", ".tex", ".png", ".json"):
+    for suffix in (".md", ".tex", ".png", ".json", ".protocol.md", ".protocol.html"):
         assert (study / "table1.csv").with_suffix(suffix).stat().st_size > 0
 
 
@@ -135,16 +138,39 @@ def test_one_core_gives_the_same_files(study, project, tmp_path, snakemake):
         assert first == second
 
 
-def test_the_report_has_every_table_and_figure_with_its_caption(study, project, tmp_path, snakemake):
-    smoke, page = project / "configs" / "smoke.yaml", tmp_path / "report.html"
-    made = snakemake("--configfile", smoke, "--report", page, "all", "study", folder=study.parent)
+@pytest.fixture(scope="module")
+def page(study, project, tmp_path_factory, snakemake):
+    """What the page of `snakemake --report` holds: (its text, results by path, the first page as it is shown)."""
+    smoke, path = project / "configs" / "smoke.yaml", tmp_path_factory.mktemp("report") / "report.html"
+    made = snakemake("--configfile", smoke, "--report", path, "all", "study", folder=study.parent)
     assert made.returncode == 0, (made.stdout + made.stderr)[-5000:]
-    text = page.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    decode = json.JSONDecoder().raw_decode
+    results, first = (
+        decode(text, re.search(f'var {name} = (?=[{{"])', text).end())[0] for name in ("results", "workflow_desc")
+    )
+    return text, results, html.unescape(re.sub(r"<[^>]+>", "", first))
+
+
+def test_the_report_has_every_table_and_figure_under_a_readable_name_with_its_protocol(page, project):
+    _, results, _ = page
     for name in ("table1", "table2", "table4", "table6", "table7", "cost", "figure1", "figure2"):
-        files = [f"results/{name}.csv"] if name == "cost" else [f"results/{name}.png"]
-        files += [f"results/{name}.csv"] if name.startswith("table") else []
-        for file in files:
-            assert file in text, f"{file} is not in the report"
+        files = {"image": f"{name}.png", "protocol": f"{name}.protocol.html"}
+        files |= {} if name.startswith("figure") else {"numbers (CSV)": f"{name}.csv"}
         caption = (project / "rules" / "captions" / f"{name}.rst").read_text(encoding="utf-8")
-        words = re.sub(r"[*`]", "", caption.splitlines()[0]).split()[:6]
-        assert " ".join(words) in text, f"the caption of {name} is not in the report"
+        words = " ".join(re.sub(r"[*`]", "", caption.splitlines()[0]).split()[:6])
+        for form, file in files.items():
+            result = results[f"results/{file}"]
+            kind = "figure" if name.startswith("figure") else "table"
+            assert result["labels"] == {kind: str(HEADINGS[name]).removesuffix("."), "as": form}
+            assert words in result["caption"], f"the caption of {file} is not in the report"
+
+
+def test_the_report_opens_with_what_it_is_and_where_the_tables_are(page):
+    text, _, first = page
+    assert "A transformation for each layer of a quantized model" in first
+    assert "The run quantizes made to W3A3K2V2" in " ".join(first.split())
+    assert "its numbers mean nothing" in first
+    for name in ("table1", "table2", "cost", "figure2"):
+        assert str(HEADINGS[name]).removesuffix(".") in first
+        assert f"showResultInfo('results/{name}.png')" in text
