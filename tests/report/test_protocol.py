@@ -203,4 +203,4 @@ def test_zero_shot_is_said_where_it_is_measured(experiment):
 def test_the_harnesss_version_is_the_pinned_one(project):
     from altq.report.protocol import HARNESS
 
-    assert f'"lm-eval=={HARNESS}"' in (project / "pyproject.toml").read_text()
+    assert f"lm-eval=={HARNESS}" in (project / "constraints.txt").read_text().splitlines()
