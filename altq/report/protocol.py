@@ -18,7 +18,7 @@ from altq.experiment.tasks import TASKS
 from altq.report.wording import SAID, differences, listed, matters, say
 
 HARNESS = "0.4.13"
-"""Its version, as pyproject.toml pins it."""
+"""Its version, as constraints.txt pins it."""
 
 PAPER_MODELS = (
     "meta-llama/Llama-2-7b-hf",
