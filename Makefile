@@ -62,7 +62,7 @@ lint: .venv/installed-lint
 	@touch $@
 
 docs: .venv/installed-docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .venv/installed-slurm: .venv/installed-test
 	$(INSTALL) '.[test,slurm]'
