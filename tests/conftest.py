@@ -38,7 +38,7 @@ def run_python():
     def run(*arguments: str | Path, folder: Path, root: Path = PROJECT) -> subprocess.CompletedProcess:
         environment = os.environ | {"PYTHONPATH": str(root)}
         command = [sys.executable, *map(str, arguments)]
-        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
     return run
 

@@ -63,8 +63,8 @@ def calibrate_bank(
         unit = start_unit(skeleton, known, members, problem, block_arguments, setting, kind, seed, recipe)
         name = sublayer_name(members[0]) if len(members) == 1 else f"block {members[0] // 2}"
         fit = fit_unit(unit, problem, recipe, name)
-        made = [{"sublayer": s, **asdict(fit), "fingerprint": p} for s, p in zip(members, prints)]
-        for s, quantized, record in zip(members, unit.sublayers, made):
+        made = [{"sublayer": s, **asdict(fit), "fingerprint": p} for s, p in zip(members, prints, strict=True)]
+        for s, quantized, record in zip(members, unit.sublayers, made, strict=True):
             write_entry(entry_path(folder, s), quantized, record)
         seconds = time.monotonic() - began
         log.info("%s, %s at %s: loss %.5g -> %.5g in %.1f s", name, kind, setting, fit.start_loss, fit.loss, seconds)
@@ -76,7 +76,7 @@ def calibrate_bank(
     for first in progress(units, f"calibrating {kind} at {setting}"):
         members = range(first, first + size)
         prints = [fingerprint(common | {"sublayer": s, "states": known.fingerprint}) for s in members]
-        finished = [finished_record(entry_path(folder, s), p) for s, p in zip(members, prints)]
+        finished = [finished_record(entry_path(folder, s), p) for s, p in zip(members, prints, strict=True)]
         if None in finished:
             finished = calibrate(members, prints)
         records += finished
@@ -120,7 +120,7 @@ def start_sublayers(
     """Sublayers of one block, of which they have a copy for themselves, with the starting transforms of a kind."""
     block = skeleton.block(members[0] // 2)
     started = []
-    for s, seen in zip(members, observed):
+    for s, seen in zip(members, observed, strict=True):
         # A generator of its own for each sublayer: the result depends neither on the order nor on what was resumed.
         generator = torch.Generator().manual_seed(seed * 100_003 + s)
         sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])

@@ -135,7 +135,7 @@ def test_rotations_stay_orthogonal(workspace):
     # Not through fit_unit, which takes steps back that raise the loss.
     assert module._take_steps(unit, unit.sublayers, problem, recipe(steps=8, learning_rate=2e-2), 1.0) is None
     assert len(rotations) == 2
-    for rotation, start in zip(rotations, before):
+    for rotation, start in zip(rotations, before, strict=True):
         assert not torch.equal(rotation.right, start)
         assert max(orthogonality_error(factor) for factor in (rotation.left, rotation.right)) < 1e-6
 
@@ -147,7 +147,7 @@ def test_halves_that_are_not_fitted_take_no_step(workspace, monkeypatch):
         assert fit.loss == fit.start_loss and not fit.steps_kept
 
 
-@pytest.mark.parametrize("fitted", [["attention"], ["ffn"], ["attention", "ffn"]], ids=lambda fitted: "-".join(fitted))
+@pytest.mark.parametrize("fitted", [["attention"], ["ffn"], ["attention", "ffn"]], ids="-".join)
 def test_only_the_fitted_halves_of_a_block_change(workspace, fitted):
     unit, problem, observed = build(workspace, BLOCK, start="random", scaling="ones")
     for clip in unit.clips():
@@ -286,7 +286,7 @@ class NanOnce:
 
     def __init__(self, monkeypatch, always=False):
         self.original, self.always, self.calls = Problem.evaluate, always, 0
-        monkeypatch.setattr(Problem, "evaluate", lambda problem, *arguments: self(problem, *arguments))
+        monkeypatch.setattr(Problem, "evaluate", self)
 
     def __call__(self, problem, *arguments):
         loss = self.original(problem, *arguments)
@@ -358,7 +358,7 @@ def test_a_factor_that_becomes_singular_is_a_restart(workspace, monkeypatch, cap
 def test_a_fit_that_always_diverges_is_an_error_that_names_the_sublayer(workspace, monkeypatch):
     unit, problem, observed = build(workspace, 1)
     NanOnce(monkeypatch, always=True)
-    with pytest.raises(ValueError, match="block 0 ffn: the loss is nan at step 0.*even at 0.01 of the learning rate"):
+    with pytest.raises(ValueError, match=r"block 0 ffn: the loss is nan at step 0.*even at 0.01 of the learning rate"):
         start_and_fit(unit, problem, observed, recipe(steps=3), "block 0 ffn")
 
 

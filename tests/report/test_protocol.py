@@ -53,8 +53,10 @@ def test_the_paper_departs_in_its_unit_alone(experiment):
         (
             "recipe",
             {"other_sites": "scaling", "steps": 0},  # they take none
-            "scalings alone at o, down and value (paper: affine transforms at o, down, key and value); "
-            "0 optimiser steps (paper: 480)",
+            (
+                "scalings alone at o, down and value (paper: affine transforms at o, down, key and value); "
+                "0 optimiser steps (paper: 480)"
+            ),
         ),
         ("recipe", {"signed_scale": True}, "scales of either sign (paper: positive scales)"),
         ("recipe", {"fitted": ["ffn"]}, "steps spent on ffn (paper: attention and ffn)"),
