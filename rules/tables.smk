@@ -10,7 +10,10 @@ rule table2:
             "results/table2.csv", caption="captions/table2.rst", category="Tables", labels={"table": "2", "as": "CSV"}
         ),
         png=report(
-            "results/table2.png", caption="captions/table2.rst", category="Tables", labels={"table": "2", "as": "image"}
+            "results/table2.png",
+            caption="captions/table2.rst",
+            category="Tables",
+            labels={"table": "2", "as": "image"},
         ),
         markdown="results/table2.md",
         latex="results/table2.tex",
@@ -19,14 +22,14 @@ rule table2:
         "results/logs/table2.log",
     benchmark:
         "results/benchmarks/table2.tsv"
-    params:
-        flags=to_flags(captions(EXPERIMENT)),
-        code=code_hash("altq.commands.table2"),
+    conda:
+        "../envs/report.yaml"
     threads: 1
     resources:
         **NEEDS.resources("table2"),
-    conda:
-        "../envs/report.yaml"
+    params:
+        flags=to_flags(captions(EXPERIMENT)),
+        code=code_hash("altq.commands.table2"),
     shell:
         "python3 -m altq table2 --threads {threads} --results {input} {params.flags} --output {output.csv} "
         "2> >(tee {log} >&2)"
@@ -48,7 +51,10 @@ rule table3:
             "results/table3.csv", caption="captions/table3.rst", category="Tables", labels={"table": "3", "as": "CSV"}
         ),
         png=report(
-            "results/table3.png", caption="captions/table3.rst", category="Tables", labels={"table": "3", "as": "image"}
+            "results/table3.png",
+            caption="captions/table3.rst",
+            category="Tables",
+            labels={"table": "3", "as": "image"},
         ),
         markdown="results/table3.md",
         latex="results/table3.tex",
@@ -57,14 +63,14 @@ rule table3:
         "results/logs/table3.log",
     benchmark:
         "results/benchmarks/table3.tsv"
-    params:
-        flags=f"--reference {EXPERIMENT.zero_shot.reference} {to_flags(zero_shot_captions(EXPERIMENT))}",
-        code=code_hash("altq.commands.table3"),
+    conda:
+        "../envs/report.yaml"
     threads: 1
     resources:
         **NEEDS.resources("table3"),
-    conda:
-        "../envs/report.yaml"
+    params:
+        flags=f"--reference {EXPERIMENT.zero_shot.reference} {to_flags(zero_shot_captions(EXPERIMENT))}",
+        code=code_hash("altq.commands.table3"),
     shell:
         "python3 -m altq table3 --threads {threads} --results {input} {params.flags} --output {output.csv} "
         "2> >(tee {log} >&2)"
@@ -91,13 +97,13 @@ rule cost:
         "results/logs/cost.log",
     benchmark:
         "results/benchmarks/cost.tsv"
-    params:
-        code=code_hash("altq.commands.cost"),
+    conda:
+        "../envs/report.yaml"
     threads: 1
     resources:
         **NEEDS.resources("cost"),
-    conda:
-        "../envs/report.yaml"
+    params:
+        code=code_hash("altq.commands.cost"),
     shell:
         "python3 -m altq cost --threads {threads} --checkpoints $(dirname {input}) --output {output.csv} "
         "2> >(tee {log} >&2)"
