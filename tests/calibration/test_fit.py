@@ -147,7 +147,7 @@ def test_halves_that_are_not_fitted_take_no_step(workspace, monkeypatch):
         assert fit.loss == fit.start_loss and not fit.steps_kept
 
 
-@pytest.mark.parametrize("fitted", [["attention"], ["ffn"], ["attention", "ffn"]], ids="-".join)
+@pytest.mark.parametrize("fitted", [["attention"], ["ffn"], ["attention", "ffn"]], ids=lambda fitted: "-".join(fitted))
 def test_only_the_fitted_halves_of_a_block_change(workspace, fitted):
     unit, problem, observed = build(workspace, BLOCK, start="random", scaling="ones")
     for clip in unit.clips():
@@ -286,7 +286,7 @@ class NanOnce:
 
     def __init__(self, monkeypatch, always=False):
         self.original, self.always, self.calls = Problem.evaluate, always, 0
-        monkeypatch.setattr(Problem, "evaluate", self)
+        monkeypatch.setattr(Problem, "evaluate", lambda problem, *arguments: self(problem, *arguments))
 
     def __call__(self, problem, *arguments):
         loss = self.original(problem, *arguments)
