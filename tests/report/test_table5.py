@@ -20,7 +20,8 @@ def rows(device, shape, calls, methods=METHODS):
     return [
         {
             "device": device, "phase": phase, "shape": shape, "tokens": tokens, "kv_length": kv_length,
-            "method": method, "median_seconds": seconds / 1e3, "low_seconds": seconds / 1e3, "high_seconds": seconds / 1e3,
+            "method": method, "median_seconds": seconds / 1e3, "low_seconds": seconds / 1e3,
+            "high_seconds": seconds / 1e3,
             "ratio": next(iter(methods.values())) / seconds, "ratio_low": 1.0, "ratio_high": 9.0,
             "limit_seconds": 0.001, "rounds": 11,
         }
