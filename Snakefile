@@ -24,6 +24,7 @@ from altq.experiment.kinds import KINDS
 from altq.experiment.setting import FULL_PRECISION
 from altq.experiment.tasks import TASKS
 
+
 # Snakemake would merge a --configfile into this one; an experiment is one file.
 if not workflow.overwrite_configfiles:
 
@@ -81,10 +82,10 @@ localrules:
 
 # The experiment: Table 2 and what it cost.
 rule all:
-    default_target: True
     input:
         "results/table2.csv",
         "results/cost.csv" if EXPERIMENT.methods != [FULL] else [],
+    default_target: True
 
 
 # How selections compare, which takes hours: Tables 1, 4, 6 and 7, Figures 1 and 2.

@@ -1,7 +1,7 @@
 """Time the kernels that ship, beside what they replace and the limit of the machine.
 
-Cases of one group are timed by turns, a few calls each, for many rounds: whatever else the machine does in a round
-meets all of them. A ratio is the median of the rounds' own ratios to the group's first case. One CPU thread is timed in
+Cases of one group are timed by turns, a few calls each, for many rounds: whatever else the machine does in a round meets
+all of them. A ratio is the median of the rounds' own ratios to the group's first case. One CPU thread is timed in
 processor time, several (or a GPU) on the clock.
 
   python -m kernels.benchmark --threads 1 --output results/kernels/cpu.csv
@@ -32,7 +32,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Case:
-    """Something to time. limit_seconds: what no implementation on this machine can beat, None if not known."""
+    """Something to time. limit_seconds: what no implementation on this machine can be faster than, None if not known."""
 
     labels: Labels
     run: Callable[[], object]

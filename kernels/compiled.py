@@ -1,7 +1,7 @@
 """What the compiler makes of every GPU kernel, for targets that are not at hand: `python -m kernels.compiled FILE.csv`.
 
-The calls of `kernels.compiled_cases` are made under `recording`, so that what is compiled is what they would launch:
-the same tiles, constants and argument types. No driver is needed. Registers, spills and instructions are read from the
+The calls of `kernels.compiled_cases` are made under `recording`, so that what is compiled is what they would launch: the
+same tiles, constants and argument types. No driver is needed. Registers, spills and instructions are read from the
 machine code by the tools that come with Triton.
 """
 
@@ -49,7 +49,7 @@ MULTIPROCESSOR = {
 
 @dataclass(frozen=True)
 class Compiled:
-    """A row of compiled.csv. limit_us: the least time that the work takes on `gpu`, `bound` by what; not measured."""
+    """A row of compiled.csv. limit_us: the time that the work takes at least on `gpu`, and `bound` what of; not measured."""
 
     kernel: str
     case: str

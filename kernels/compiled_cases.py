@@ -1,4 +1,4 @@
-"""The kernels in the shapes that are compiled for every target: calls of the wrappers with meta tensors."""
+"""The kernels in the shapes that are compiled for every target: calls of the wrappers with tensors on the meta device."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -7,8 +7,8 @@ A decode step is eleven launches, ten where one program suffices for each head's
 8. norm, transform and quantization for gate, up   9. gate, up   10. SiLU(gate) up, transform and quantization
 11. down and the residual
 
-A model advances its positions with a twelfth. Nothing is looked at by the host, so a step runs on the meta device,
-which has no values to look at, and can be captured in a CUDA graph (`capture`).
+A model advances its positions with a twelfth. Nothing is looked at by the host, so a step runs on the meta device, which
+has no values to look at, and can be captured in a CUDA graph (`capture`).
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ ONLINE_SITES = {
     "FlatQuant": ("qkv", "o", "gate_up", "down", "key"),
     "adaptive": ("qkv", "o", "gate_up", "down", "key"),
 }
-"""Method -> the sites whose transform stays online. A rotation and an affine map of one size are the same work."""
+"""Method -> the sites whose transform stays online. A rotation and an affine map of the same sizes are the same work."""
 
 
 class LayerWeights(NamedTuple):

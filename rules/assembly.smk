@@ -16,15 +16,15 @@ rule assemble:
         "results/logs/assemble/{model}/{method}/{setting}/{weights}/seed{seed}.log",
     benchmark:
         "results/benchmarks/assemble/{model}/{method}/{setting}/{weights}/seed{seed}.tsv"
-    conda:
-        "../envs/quantize.yaml"
-    threads: NEEDS.threads_of("assemble")
-    resources:
-        **NEEDS.resources("assemble"),
     params:
         kinds=lambda wildcards: list(EXPERIMENT.banks_of(wildcards.method)),
         flags=lambda wildcards: to_flags(EXPERIMENT.rounding.model_copy(update={"weights": wildcards.weights})),
         code=code_hash("altq.commands.assemble"),
+    threads: NEEDS.threads_of("assemble")
+    resources:
+        **NEEDS.resources("assemble"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq assemble --threads {threads} --model results/models/{wildcards.model} "
         "--states $(dirname {input.states}) --selection {input.selection} --setting {wildcards.setting} "

@@ -14,14 +14,14 @@ rule states:
         "results/logs/states/{model}/seed{seed}.log",
     benchmark:
         "results/benchmarks/states/{model}/seed{seed}.tsv"
-    conda:
-        "../envs/quantize.yaml"
-    threads: NEEDS.threads_of("states")
-    resources:
-        **NEEDS.resources("states"),
     params:
         flags=f"--loss {EXPERIMENT.calibration.loss}",
         code=code_hash("altq.commands.states"),
+    threads: NEEDS.threads_of("states")
+    resources:
+        **NEEDS.resources("states"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq states --threads {threads} --model results/models/{wildcards.model} --tokens {input.tokens} "
         "{params.flags} --output $(dirname {output}) 2> >(tee {log} >&2)"
@@ -45,15 +45,15 @@ rule calibrate_shard:
     wildcard_constraints:
         bank=BY_UNIT,
         shard=r"\d+",
-    retries: 1
-    conda:
-        "../envs/quantize.yaml"
-    threads: NEEDS.threads_of("calibrate_shard")
-    resources:
-        **NEEDS.resources("calibrate_shard"),
     params:
         flags=lambda wildcards: f"--kind {BANKS[wildcards.bank]} {to_flags(EXPERIMENT.recipe_of(wildcards.bank))}",
         code=code_hash("altq.commands.calibrate"),
+    threads: NEEDS.threads_of("calibrate_shard")
+    resources:
+        **NEEDS.resources("calibrate_shard"),
+    retries: 1
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq calibrate --threads {threads} --model results/models/{wildcards.model} "
         "--states $(dirname {input.states}) --setting {wildcards.setting} --seed {wildcards.seed} {params.flags} "
@@ -79,15 +79,15 @@ rule calibrate:
         "results/benchmarks/calibrate/{model}/{setting}/seed{seed}/{bank}.tsv"
     wildcard_constraints:
         bank=BY_UNIT,
-    retries: 1
-    conda:
-        "../envs/quantize.yaml"
-    threads: NEEDS.threads_of("calibrate")
-    resources:
-        **NEEDS.resources("calibrate"),
     params:
         flags=lambda wildcards: f"--kind {BANKS[wildcards.bank]} {to_flags(EXPERIMENT.recipe_of(wildcards.bank))}",
         code=code_hash("altq.commands.calibrate"),
+    threads: NEEDS.threads_of("calibrate")
+    resources:
+        **NEEDS.resources("calibrate"),
+    retries: 1
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq calibrate --threads {threads} --model results/models/{wildcards.model} "
         "--states $(dirname {input.states}) --setting {wildcards.setting} --seed {wildcards.seed} {params.flags} "
@@ -107,15 +107,15 @@ rule calibrate_end_to_end:
         "results/benchmarks/calibrate_end_to_end/{model}/{setting}/seed{seed}/{bank}.tsv"
     wildcard_constraints:
         bank="|".join(END_TO_END),
-    retries: 1
-    conda:
-        "../envs/quantize.yaml"
-    threads: NEEDS.threads_of("calibrate_end_to_end")
-    resources:
-        **NEEDS.resources("calibrate_end_to_end"),
     params:
         flags=lambda wildcards: to_flags(EXPERIMENT.recipe_of(wildcards.bank)),
         code=code_hash("altq.commands.calibrate_end_to_end"),
+    threads: NEEDS.threads_of("calibrate_end_to_end")
+    resources:
+        **NEEDS.resources("calibrate_end_to_end"),
+    retries: 1
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq calibrate-end-to-end --threads {threads} --model results/models/{wildcards.model} "
         "--states $(dirname {input.states}) --setting {wildcards.setting} --seed {wildcards.seed} {params.flags} "

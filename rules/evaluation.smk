@@ -12,13 +12,13 @@ rule perplexity:
         "results/logs/perplexity/{model}/{method}/{setting}/{weights}/seed{seed}/{corpus}.log",
     benchmark:
         "results/benchmarks/perplexity/{model}/{method}/{setting}/{weights}/seed{seed}/{corpus}.tsv"
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        code=code_hash("altq.commands.perplexity"),
     threads: NEEDS.threads_of("perplexity")
     resources:
         **NEEDS.resources("perplexity"),
-    params:
-        code=code_hash("altq.commands.perplexity"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq perplexity --threads {threads} --folder $(dirname {input.checkpoint}) --tokens {input.tokens} "
         "--method {wildcards.method} --setting {wildcards.setting} --weights {wildcards.weights} "
@@ -36,13 +36,13 @@ rule perplexity_full:
         f"results/logs/perplexity/{{model}}/{FULL}/{{corpus}}.log",
     benchmark:
         f"results/benchmarks/perplexity/{{model}}/{FULL}/{{corpus}}.tsv"
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        code=code_hash("altq.commands.perplexity"),
     threads: NEEDS.threads_of("perplexity_full")
     resources:
         **NEEDS.resources("perplexity_full"),
-    params:
-        code=code_hash("altq.commands.perplexity"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         f"python3 -m altq perplexity --threads {{threads}} --folder results/models/{{wildcards.model}} "
         f"--tokens {{input.tokens}} --method {FULL} --setting {FULL_PRECISION} --weights none --seed 0 "
@@ -62,13 +62,13 @@ rule zero_shot:
         "results/logs/zero_shot/{model}/{method}/{setting}/{weights}/seed{seed}/{task}.log",
     benchmark:
         "results/benchmarks/zero_shot/{model}/{method}/{setting}/{weights}/seed{seed}/{task}.tsv"
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        code=code_hash("altq.commands.zero_shot"),
     threads: NEEDS.threads_of("zero_shot")
     resources:
         **NEEDS.resources("zero_shot"),
-    params:
-        code=code_hash("altq.commands.zero_shot"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq zero-shot --threads {threads} --folder $(dirname {input.checkpoint}) --task {wildcards.task} "
         "--items results/tasks/{wildcards.task} --requests {input.requests} "
@@ -89,13 +89,13 @@ rule zero_shot_full:
         f"results/logs/zero_shot/{{model}}/{FULL}/{{task}}.log",
     benchmark:
         f"results/benchmarks/zero_shot/{{model}}/{FULL}/{{task}}.tsv"
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        code=code_hash("altq.commands.zero_shot"),
     threads: NEEDS.threads_of("zero_shot_full")
     resources:
         **NEEDS.resources("zero_shot_full"),
-    params:
-        code=code_hash("altq.commands.zero_shot"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         f"python3 -m altq zero-shot --threads {{threads}} --folder results/models/{{wildcards.model}} "
         f"--task {{wildcards.task}} --items results/tasks/{{wildcards.task}} --requests {{input.requests}} "

@@ -9,14 +9,14 @@ rule fetch_model:
         "results/logs/fetch_model/{model}.log",
     benchmark:
         "results/benchmarks/fetch_model/{model}.tsv"
-    conda:
-        "../envs/quantize.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("fetch_model"),
     params:
         flags=lambda wildcards: source_flags(EXPERIMENT.models[wildcards.model]),
         code=code_hash("altq.commands.fetch_model"),
+    threads: 1
+    resources:
+        **NEEDS.resources("fetch_model"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq fetch-model --threads {threads} --source {params.flags} "
         "--output results/models/{wildcards.model} 2> >(tee {log} >&2)"
@@ -32,14 +32,14 @@ rule fetch_corpus:
         "results/logs/fetch_corpus/{corpus}.log",
     benchmark:
         "results/benchmarks/fetch_corpus/{corpus}.tsv"
-    conda:
-        "../envs/quantize.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("fetch_corpus"),
     params:
         flags=lambda wildcards: source_flags(EXPERIMENT.corpora[wildcards.corpus]),
         code=code_hash("altq.commands.fetch_corpus"),
+    threads: 1
+    resources:
+        **NEEDS.resources("fetch_corpus"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq fetch-corpus --threads {threads} --source {params.flags} "
         "--output results/corpora/{wildcards.corpus} 2> >(tee {log} >&2)"
@@ -54,14 +54,14 @@ rule fetch_task:
         "results/logs/fetch_task/{task}.log",
     benchmark:
         "results/benchmarks/fetch_task/{task}.tsv"
-    conda:
-        "../envs/quantize.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("fetch_task"),
     params:
         flags=lambda wildcards: source_flags(EXPERIMENT.tasks[wildcards.task]),
         code=code_hash("altq.commands.fetch_task"),
+    threads: 1
+    resources:
+        **NEEDS.resources("fetch_task"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq fetch-task --threads {threads} --task {wildcards.task} --source {params.flags} "
         "--output results/tasks/{wildcards.task} 2> >(tee {log} >&2)"
@@ -79,15 +79,15 @@ rule requests:
         "results/logs/requests/{model}/{task}.log",
     benchmark:
         "results/benchmarks/requests/{model}/{task}.tsv"
-    conda:
-        "../envs/quantize.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("requests"),
     params:
         flags=f"--seed {EXPERIMENT.zero_shot.seed}"
         + (f" --limit {EXPERIMENT.zero_shot.limit}" if EXPERIMENT.zero_shot.limit else ""),
         code=code_hash("altq.commands.requests"),
+    threads: 1
+    resources:
+        **NEEDS.resources("requests"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq requests --threads {threads} --model results/models/{wildcards.model} --task {wildcards.task} "
         "--items results/tasks/{wildcards.task} {params.flags} --output {output.requests} 2> >(tee {log} >&2)"
@@ -105,15 +105,15 @@ rule calibration_tokens:
         "results/logs/calibration_tokens/{model}/{corpus}-seed{seed}.log",
     benchmark:
         "results/benchmarks/calibration_tokens/{model}/{corpus}-seed{seed}.tsv"
-    conda:
-        "../envs/quantize.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("calibration_tokens"),
     params:
         flags=f"--num-windows {EXPERIMENT.calibration.num_windows} "
         f"--window-length {EXPERIMENT.calibration.window_length}",
         code=code_hash("altq.commands.tokens"),
+    threads: 1
+    resources:
+        **NEEDS.resources("calibration_tokens"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq tokens --threads {threads} --split calibration --seed {wildcards.seed} {params.flags} "
         "--model results/models/{wildcards.model} --corpus results/corpora/{wildcards.corpus} "
@@ -132,15 +132,15 @@ rule held_out_tokens:
         "results/logs/held_out_tokens/{model}/{corpus}-seed{seed}.log",
     benchmark:
         "results/benchmarks/held_out_tokens/{model}/{corpus}-seed{seed}.tsv"
-    conda:
-        "../envs/quantize.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("held_out_tokens"),
     params:
         flags=f"--num-windows {EXPERIMENT.calibration.num_windows} --held-out {EXPERIMENT.selection.held_out_windows} "
         f"--window-length {EXPERIMENT.calibration.window_length}",
         code=code_hash("altq.commands.tokens"),
+    threads: 1
+    resources:
+        **NEEDS.resources("held_out_tokens"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq tokens --threads {threads} --split calibration --seed {wildcards.seed} {params.flags} "
         "--model results/models/{wildcards.model} --corpus results/corpora/{wildcards.corpus} "
@@ -159,17 +159,17 @@ rule test_tokens:
         "results/logs/test_tokens/{model}/{corpus}.log",
     benchmark:
         "results/benchmarks/test_tokens/{model}/{corpus}.tsv"
-    conda:
-        "../envs/quantize.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("test_tokens"),
     params:
         flags=(
             f"--window-length {EXPERIMENT.evaluation.window_length}"
             + (f" --num-windows {EXPERIMENT.evaluation.num_windows}" if EXPERIMENT.evaluation.num_windows else "")
         ),
         code=code_hash("altq.commands.tokens"),
+    threads: 1
+    resources:
+        **NEEDS.resources("test_tokens"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq tokens --threads {threads} --split test {params.flags} "
         "--model results/models/{wildcards.model} --corpus results/corpora/{wildcards.corpus} "

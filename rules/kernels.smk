@@ -13,14 +13,14 @@ rule benchmark_cpu:
         "results/logs/benchmark_cpu.log",
     benchmark:
         "results/benchmarks/benchmark_cpu.tsv"
-    conda:
-        "../envs/quantize.yaml"
-    threads: ALL_CORES
-    resources:
-        **NEEDS.resources("benchmark_cpu"),
     params:
         flags=f"--device cpu --rounds {EXPERIMENT.kernels.rounds}",
         code=code_hash("altq.commands.benchmark"),
+    threads: ALL_CORES
+    resources:
+        **NEEDS.resources("benchmark_cpu"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq benchmark --threads 1 {params.flags} --output {output.csv} 2> >(tee {log} >&2)"
 
@@ -34,15 +34,15 @@ rule benchmark_gpu:
         "results/logs/benchmark_gpu.log",
     benchmark:
         "results/benchmarks/benchmark_gpu.tsv"
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        flags=f"--device gpu --rounds {EXPERIMENT.kernels.rounds}",
+        code=code_hash("altq.commands.benchmark"),
     threads: ALL_CORES
     resources:
         **NEEDS.resources("benchmark_gpu"),
         gpu=1,
-    params:
-        flags=f"--device gpu --rounds {EXPERIMENT.kernels.rounds}",
-        code=code_hash("altq.commands.benchmark"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq benchmark {params.flags} --output {output.csv} 2> >(tee {log} >&2)"
 
@@ -56,13 +56,13 @@ rule compiled:
         "results/logs/compiled.log",
     benchmark:
         "results/benchmarks/compiled.tsv"
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        code=code_hash("altq.commands.compiled"),
     threads: 1
     resources:
         **NEEDS.resources("compiled"),
-    params:
-        code=code_hash("altq.commands.compiled"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq compiled --threads {threads} --output {output.csv} 2> >(tee {log} >&2)"
 
@@ -80,10 +80,7 @@ rule table5:
             "results/table5.csv", caption="captions/table5.rst", category="Tables", labels={"table": "5", "as": "CSV"}
         ),
         png=report(
-            "results/table5.png",
-            caption="captions/table5.rst",
-            category="Tables",
-            labels={"table": "5", "as": "image"},
+            "results/table5.png", caption="captions/table5.rst", category="Tables", labels={"table": "5", "as": "image"}
         ),
         markdown="results/table5.md",
         latex="results/table5.tex",
@@ -92,13 +89,13 @@ rule table5:
         "results/logs/table5.log",
     benchmark:
         "results/benchmarks/table5.tsv"
-    conda:
-        "../envs/report.yaml"
+    params:
+        code=code_hash("altq.commands.table5"),
     threads: 1
     resources:
         **NEEDS.resources("table5"),
-    params:
-        code=code_hash("altq.commands.table5"),
+    conda:
+        "../envs/report.yaml"
     shell:
         "python3 -m altq table5 --threads {threads} --results {input.results} --output {output.csv} "
         "2> >(tee {log} >&2)"

@@ -11,14 +11,14 @@ rule select_one_kind:
         "results/benchmarks/select/{model}/{policy}.tsv"
     wildcard_constraints:
         policy="|".join(KINDS),
-    conda:
-        "../envs/quantize.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("select_one_kind"),
     params:
         flags=lambda wildcards: f"--num-blocks {EXPERIMENT.models[wildcards.model].num_blocks}",
         code=code_hash("altq.commands.select"),
+    threads: 1
+    resources:
+        **NEEDS.resources("select_one_kind"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq select --threads {threads} --policy {wildcards.policy} --model-name {wildcards.model} "
         "{params.flags} --output {output} 2> >(tee {log} >&2)"
@@ -32,15 +32,15 @@ rule select_at_random:
         "results/logs/select/{model}/random{number}.log",
     benchmark:
         "results/benchmarks/select/{model}/random{number}.tsv"
-    conda:
-        "../envs/quantize.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("select_at_random"),
     params:
         flags=lambda wildcards: f"--num-blocks {EXPERIMENT.models[wildcards.model].num_blocks} "
         f"--candidates {' '.join(EXPERIMENT.selection.candidates)}",
         code=code_hash("altq.commands.select"),
+    threads: 1
+    resources:
+        **NEEDS.resources("select_at_random"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq select --threads {threads} --policy random --seed {wildcards.number} "
         "--model-name {wildcards.model} {params.flags} --output {output} 2> >(tee {log} >&2)"
@@ -58,14 +58,14 @@ rule select_by_heuristic:
         "results/benchmarks/select/{model}/{policy}.tsv"
     wildcard_constraints:
         policy=r"heuristic|grid\d+",
-    conda:
-        "../envs/quantize.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("select_by_heuristic"),
     params:
         flags=lambda wildcards: to_flags(EXPERIMENT.grid.named.get(wildcards.policy, EXPERIMENT.selection.heuristic)),
         code=code_hash("altq.commands.select"),
+    threads: 1
+    resources:
+        **NEEDS.resources("select_by_heuristic"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq select --threads {threads} --policy heuristic --statistics {input} {params.flags} "
         "--output {output} 2> >(tee {log} >&2)"
@@ -82,16 +82,16 @@ rule search:
         "results/logs/search/{model}/{setting}/seed{seed}.log",
     benchmark:
         "results/benchmarks/search/{model}/{setting}/seed{seed}.tsv"
-    retries: 1
-    conda:
-        "../envs/quantize.yaml"
-    threads: NEEDS.threads_of("search")
-    resources:
-        **NEEDS.resources("search"),
     params:
         flags=f"--candidates {' '.join(EXPERIMENT.selection.candidates)} {to_flags(EXPERIMENT.recipe)} "
         f"--search {shlex.quote(EXPERIMENT.selection.search.model_dump_json())}",
         code=code_hash("altq.commands.search"),
+    threads: NEEDS.threads_of("search")
+    resources:
+        **NEEDS.resources("search"),
+    retries: 1
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq search --threads {threads} --model results/models/{wildcards.model} "
         "--states $(dirname {input.states}) --setting {wildcards.setting} --seed {wildcards.seed} {params.flags} "
@@ -116,15 +116,15 @@ rule reconstruction:
         "results/benchmarks/reconstruction/{model}/{setting}/seed{seed}/{policy}.tsv"
     wildcard_constraints:
         policy="oracle|probe",
-    conda:
-        "../envs/quantize.yaml"
-    threads: NEEDS.threads_of("reconstruction")
-    resources:
-        **NEEDS.resources("reconstruction"),
     params:
         kinds=EXPERIMENT.selection.candidates,
         flags=f"--loss {EXPERIMENT.calibration.loss}",
         code=code_hash("altq.commands.reconstruction"),
+    threads: NEEDS.threads_of("reconstruction")
+    resources:
+        **NEEDS.resources("reconstruction"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq reconstruction --threads {threads} --model results/models/{wildcards.model} "
         "--tokens {input.tokens} --setting {wildcards.setting} {params.flags} "
@@ -143,14 +143,14 @@ rule predict:
         "results/logs/predict/{model}/{setting}/seed{seed}.log",
     benchmark:
         "results/benchmarks/predict/{model}/{setting}/seed{seed}.tsv"
-    conda:
-        "../envs/quantize.yaml"
-    threads: NEEDS.threads_of("predict")
-    resources:
-        **NEEDS.resources("predict"),
     params:
         flags=f"--candidates {' '.join(EXPERIMENT.selection.candidates)} {to_flags(EXPERIMENT.recipe)}",
         code=code_hash("altq.commands.predict"),
+    threads: NEEDS.threads_of("predict")
+    resources:
+        **NEEDS.resources("predict"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq predict --threads {threads} --model results/models/{wildcards.model} "
         "--states $(dirname {input.states}) --setting {wildcards.setting} --seed {wildcards.seed} {params.flags} "
@@ -169,13 +169,13 @@ rule select_by_scores:
         "results/benchmarks/select/{model}/{setting}/seed{seed}/{policy}.tsv"
     wildcard_constraints:
         policy="learned|oracle|probe|predicted",
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        code=code_hash("altq.commands.select"),
     threads: 1
     resources:
         **NEEDS.resources("select_by_scores"),
-    params:
-        code=code_hash("altq.commands.select"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq select --threads {threads} --policy {wildcards.policy} --scores {input} --output {output} "
         "2> >(tee {log} >&2)"
@@ -198,13 +198,13 @@ rule select_best_random:
         "results/logs/select/{model}/{setting}/seed{seed}/best_random.log",
     benchmark:
         "results/benchmarks/select/{model}/{setting}/seed{seed}/best_random.tsv"
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        code=code_hash("altq.commands.select"),
     threads: 1
     resources:
         **NEEDS.resources("select_best_random"),
-    params:
-        code=code_hash("altq.commands.select"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq select --threads {threads} --policy best_random --results {input.results} "
         "--selections {input.selections} --output {output} 2> >(tee {log} >&2)"
@@ -223,13 +223,13 @@ checkpoint distinct:
         "results/logs/distinct/{model}.log",
     benchmark:
         "results/benchmarks/distinct/{model}.tsv"
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        code=code_hash("altq.commands.distinct"),
     threads: 1
     resources:
         **NEEDS.resources("distinct"),
-    params:
-        code=code_hash("altq.commands.distinct"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq distinct --threads {threads} --selections {input} --output {output} 2> >(tee {log} >&2)"
 

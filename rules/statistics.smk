@@ -11,13 +11,13 @@ rule statistics:
         "results/logs/statistics/{model}.log",
     benchmark:
         "results/benchmarks/statistics/{model}.tsv"
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        code=code_hash("altq.commands.statistics"),
     threads: NEEDS.threads_of("statistics")
     resources:
         **NEEDS.resources("statistics"),
-    params:
-        code=code_hash("altq.commands.statistics"),
+    conda:
+        "../envs/quantize.yaml"
     shell:
         "python3 -m altq statistics --threads {threads} --model results/models/{wildcards.model} --output {output} "
         "2> >(tee {log} >&2)"

@@ -34,10 +34,7 @@ rule table1:
             "results/table1.csv", caption="captions/table1.rst", category="Tables", labels={"table": "1", "as": "CSV"}
         ),
         png=report(
-            "results/table1.png",
-            caption="captions/table1.rst",
-            category="Tables",
-            labels={"table": "1", "as": "image"},
+            "results/table1.png", caption="captions/table1.rst", category="Tables", labels={"table": "1", "as": "image"}
         ),
         markdown="results/table1.md",
         latex="results/table1.tex",
@@ -46,14 +43,14 @@ rule table1:
         "results/logs/table1.log",
     benchmark:
         "results/benchmarks/table1.tsv"
-    conda:
-        "../envs/report.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("table1"),
     params:
         flags=to_flags(study_captions(EXPERIMENT, STUDY.table1, ["affine", "rotation", "best_random"], FIRST)),
         code=code_hash("altq.commands.table1"),
+    threads: 1
+    resources:
+        **NEEDS.resources("table1"),
+    conda:
+        "../envs/report.yaml"
     shell:
         "python3 -m altq table1 --threads {threads} --results {input.results} --zero-shot {input.zero_shot} "
         "{params.flags} --output {output.csv} 2> >(tee {log} >&2)"
@@ -69,10 +66,7 @@ rule table4:
             "results/table4.csv", caption="captions/table4.rst", category="Tables", labels={"table": "4", "as": "CSV"}
         ),
         png=report(
-            "results/table4.png",
-            caption="captions/table4.rst",
-            category="Tables",
-            labels={"table": "4", "as": "image"},
+            "results/table4.png", caption="captions/table4.rst", category="Tables", labels={"table": "4", "as": "image"}
         ),
         markdown="results/table4.md",
         latex="results/table4.tex",
@@ -81,14 +75,14 @@ rule table4:
         "results/logs/table4.log",
     benchmark:
         "results/benchmarks/table4.tsv"
-    conda:
-        "../envs/report.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("table4"),
     params:
         flags=to_flags(study_captions(EXPERIMENT, STUDY.table4, ["learned", "adaptive"], FIRST)),
         code=code_hash("altq.commands.table4"),
+    threads: 1
+    resources:
+        **NEEDS.resources("table4"),
+    conda:
+        "../envs/report.yaml"
     shell:
         "python3 -m altq table4 --threads {threads} --results {input.results} --zero-shot {input.zero_shot} "
         "--selections {input.selections} {params.flags} --output {output.csv} 2> >(tee {log} >&2)"
@@ -115,10 +109,7 @@ rule table6:
             "results/table6.csv", caption="captions/table6.rst", category="Tables", labels={"table": "6", "as": "CSV"}
         ),
         png=report(
-            "results/table6.png",
-            caption="captions/table6.rst",
-            category="Tables",
-            labels={"table": "6", "as": "image"},
+            "results/table6.png", caption="captions/table6.rst", category="Tables", labels={"table": "6", "as": "image"}
         ),
         markdown="results/table6.md",
         latex="results/table6.tex",
@@ -127,15 +118,15 @@ rule table6:
         "results/logs/table6.log",
     benchmark:
         "results/benchmarks/table6.tsv"
-    conda:
-        "../envs/report.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("table6"),
     params:
         flags=f"{to_flags(EXPERIMENT.grid)} "
         + to_flags(study_captions(EXPERIMENT, STUDY.table6, ["learned", "adaptive"], FIRST)),
         code=code_hash("altq.commands.table6"),
+    threads: 1
+    resources:
+        **NEEDS.resources("table6"),
+    conda:
+        "../envs/report.yaml"
     shell:
         "python3 -m altq table6 --threads {threads} --results {input.results} --selections {input.selections} "
         "--distinct {input.distinct} {params.flags} --output {output.csv} 2> >(tee {log} >&2)"
@@ -150,10 +141,7 @@ rule table7:
             "results/table7.csv", caption="captions/table7.rst", category="Tables", labels={"table": "7", "as": "CSV"}
         ),
         png=report(
-            "results/table7.png",
-            caption="captions/table7.rst",
-            category="Tables",
-            labels={"table": "7", "as": "image"},
+            "results/table7.png", caption="captions/table7.rst", category="Tables", labels={"table": "7", "as": "image"}
         ),
         markdown="results/table7.md",
         latex="results/table7.tex",
@@ -162,14 +150,14 @@ rule table7:
         "results/logs/table7.log",
     benchmark:
         "results/benchmarks/table7.tsv"
-    conda:
-        "../envs/report.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("table7"),
     params:
         flags=to_flags(study_captions(EXPERIMENT, STUDY.table7, STUDY.table7.policies, STUDY.table7.seeds)),
         code=code_hash("altq.commands.table7"),
+    threads: 1
+    resources:
+        **NEEDS.resources("table7"),
+    conda:
+        "../envs/report.yaml"
     shell:
         "python3 -m altq table7 --threads {threads} --results {input.results} --zero-shot {input.zero_shot} "
         "{params.flags} --output {output.csv} 2> >(tee {log} >&2)"
@@ -182,21 +170,23 @@ rule figure1:
         selections=selections(["learned"], EXPERIMENT.settings_of(STUDY.figures), FIRST),
     output:
         pdf="results/figure1.pdf",
-        png=report("results/figure1.png", caption="captions/figure1.rst", category="Figures", labels={"figure": "1"}),
+        png=report(
+            "results/figure1.png", caption="captions/figure1.rst", category="Figures", labels={"figure": "1"}
+        ),
         points="results/figure1.csv",
         record="results/figure1.json",
     log:
         "results/logs/figure1.log",
     benchmark:
         "results/benchmarks/figure1.tsv"
-    conda:
-        "../envs/report.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("figure1"),
     params:
         flags=to_flags(EXPERIMENT.selection.heuristic),
         code=code_hash("altq.commands.figure1"),
+    threads: 1
+    resources:
+        **NEEDS.resources("figure1"),
+    conda:
+        "../envs/report.yaml"
     shell:
         "python3 -m altq figure1 --threads {threads} --statistics {input.statistics} --selections {input.selections} "
         "{params.flags} --output {output.pdf} 2> >(tee {log} >&2)"
@@ -214,7 +204,9 @@ rule figure2:
         ),
     output:
         pdf="results/figure2.pdf",
-        png=report("results/figure2.png", caption="captions/figure2.rst", category="Figures", labels={"figure": "2"}),
+        png=report(
+            "results/figure2.png", caption="captions/figure2.rst", category="Figures", labels={"figure": "2"}
+        ),
         points="results/figure2.csv",
         correlation="results/figure2-correlation.csv",
         record="results/figure2.json",
@@ -222,14 +214,14 @@ rule figure2:
         "results/logs/figure2.log",
     benchmark:
         "results/benchmarks/figure2.tsv"
-    conda:
-        "../envs/report.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("figure2"),
     params:
         flags=to_flags(EXPERIMENT.selection.heuristic),
         code=code_hash("altq.commands.figure2"),
+    threads: 1
+    resources:
+        **NEEDS.resources("figure2"),
+    conda:
+        "../envs/report.yaml"
     shell:
         "python3 -m altq figure2 --threads {threads} --statistics {input.statistics} --scores {input.scores} "
         "{params.flags} --output {output.pdf} 2> >(tee {log} >&2)"

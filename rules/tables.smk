@@ -10,10 +10,7 @@ rule table2:
             "results/table2.csv", caption="captions/table2.rst", category="Tables", labels={"table": "2", "as": "CSV"}
         ),
         png=report(
-            "results/table2.png",
-            caption="captions/table2.rst",
-            category="Tables",
-            labels={"table": "2", "as": "image"},
+            "results/table2.png", caption="captions/table2.rst", category="Tables", labels={"table": "2", "as": "image"}
         ),
         markdown="results/table2.md",
         latex="results/table2.tex",
@@ -22,14 +19,14 @@ rule table2:
         "results/logs/table2.log",
     benchmark:
         "results/benchmarks/table2.tsv"
-    conda:
-        "../envs/report.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("table2"),
     params:
         flags=to_flags(captions(EXPERIMENT)),
         code=code_hash("altq.commands.table2"),
+    threads: 1
+    resources:
+        **NEEDS.resources("table2"),
+    conda:
+        "../envs/report.yaml"
     shell:
         "python3 -m altq table2 --threads {threads} --results {input} {params.flags} --output {output.csv} "
         "2> >(tee {log} >&2)"
@@ -51,10 +48,7 @@ rule table3:
             "results/table3.csv", caption="captions/table3.rst", category="Tables", labels={"table": "3", "as": "CSV"}
         ),
         png=report(
-            "results/table3.png",
-            caption="captions/table3.rst",
-            category="Tables",
-            labels={"table": "3", "as": "image"},
+            "results/table3.png", caption="captions/table3.rst", category="Tables", labels={"table": "3", "as": "image"}
         ),
         markdown="results/table3.md",
         latex="results/table3.tex",
@@ -63,14 +57,14 @@ rule table3:
         "results/logs/table3.log",
     benchmark:
         "results/benchmarks/table3.tsv"
-    conda:
-        "../envs/report.yaml"
-    threads: 1
-    resources:
-        **NEEDS.resources("table3"),
     params:
         flags=f"--reference {EXPERIMENT.zero_shot.reference} {to_flags(zero_shot_captions(EXPERIMENT))}",
         code=code_hash("altq.commands.table3"),
+    threads: 1
+    resources:
+        **NEEDS.resources("table3"),
+    conda:
+        "../envs/report.yaml"
     shell:
         "python3 -m altq table3 --threads {threads} --results {input} {params.flags} --output {output.csv} "
         "2> >(tee {log} >&2)"
@@ -97,13 +91,13 @@ rule cost:
         "results/logs/cost.log",
     benchmark:
         "results/benchmarks/cost.tsv"
-    conda:
-        "../envs/report.yaml"
+    params:
+        code=code_hash("altq.commands.cost"),
     threads: 1
     resources:
         **NEEDS.resources("cost"),
-    params:
-        code=code_hash("altq.commands.cost"),
+    conda:
+        "../envs/report.yaml"
     shell:
         "python3 -m altq cost --threads {threads} --checkpoints $(dirname {input}) --output {output.csv} "
         "2> >(tee {log} >&2)"

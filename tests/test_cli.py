@@ -25,9 +25,9 @@ def said(capsys, *argv):
 
 
 def test_help_lists_every_command(capsys):
-    with pytest.raises(SystemExit) as exited:
+    with pytest.raises(SystemExit) as exit:
         main(["--help"])
-    assert exited.value.code == 0
+    assert exit.value.code == 0
     text = capsys.readouterr().out
     assert all(re.search(rf"^    {name}\b", text, re.MULTILINE) for name in COMMANDS)
 
@@ -54,9 +54,9 @@ def test_examples_are_accepted(name):
 
 def test_usage_errors_exit_with_2(capsys):
     for argv in ([], ["nothing"], ["calibrate"], ["statistics", "--model", "a", "--output", "b", "--threads", "0"]):
-        with pytest.raises(SystemExit) as exited:
+        with pytest.raises(SystemExit) as exit:
             main(argv)
-        assert exited.value.code == 2
+        assert exit.value.code == 2
     assert "usage: altq" in capsys.readouterr().err
 
 
@@ -223,7 +223,7 @@ def test_threads_reach_the_libraries(run_python, project):
 
 
 def test_warnings_are_messages(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(show, "run", lambda arguments: warnings.warn("half of the layers are alike", stacklevel=1))
+    monkeypatch.setattr(show, "run", lambda arguments: warnings.warn("half of the layers are alike"))
     assert main(["show"]) == 0
     assert capsys.readouterr().err == "altq: warning: half of the layers are alike\n"
     assert sys.stderr.__class__.__name__ != "LinesFromBars"

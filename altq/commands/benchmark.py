@@ -1,7 +1,7 @@
 """Time the kernels that ship, on this CPU or on this GPU.
 
-Reads nothing. Writes a table as .csv, a row for each case (device, phase, shape, tokens, method, median and quartiles
-of seconds, ratio to the group's first case, limit), and beside it a .json with the machine and how it was made. Nothing
+Reads nothing. Writes a table as .csv, a row for each case (device, phase, shape, tokens, method, median and quartiles of
+seconds, ratio to the group's first case, limit), and beside it a .json with the machine and how it was made. Nothing
 else should run beside it.
 
   altq benchmark --device cpu --output results/kernels/cpu.csv

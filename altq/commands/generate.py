@@ -70,8 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
         f"{speed.prompt_tokens} tokens of the prompt in {speed.prompt_seconds:.2f} s, then "
         f"{speed.decoded_tokens / speed.decode_seconds if speed.decoded_tokens else 0:.1f} tokens per second "
         f"({kernels}, {torch.get_num_threads()} threads)\n"
-        f"weights: {memory.projections / 1e6:.1f} MB of projections (float32: "
-        f"{memory.projections_in_float32 / 1e6:.1f}), {memory.rest / 1e6:.1f} MB of embedding, head and norms",
+        f"weights: {memory.projections / 1e6:.1f} MB of projections (float32: {memory.projections_in_float32 / 1e6:.1f}), "
+        f"{memory.rest / 1e6:.1f} MB of embedding, head and norms",
         file=sys.stderr,
     )
 

@@ -1,8 +1,8 @@
 """Print what an experiment will take before it runs: jobs, minutes, memory, disk and the critical path of every stage.
 
 Reads a configuration file; no weights are needed, only the shape of each model (from its config.json where it is
-fetched, or from `shape:` in the configuration). Jobs are those of Snakemake's dry run, all of them or, with
---remaining, those that are left to do in --directory. Writes nothing. Times are of idle processors as fast as those of
+fetched, or from `shape:` in the configuration). Jobs are those of Snakemake's dry run, all of them or, with --remaining,
+those that are left to do in --directory. Writes nothing. Times are of idle processors as fast as those of
 docs/scaling.md, and of one H100 where a stage uses a GPU.
 
   altq plan config.yaml

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         model=arguments.model.resolve().name,
         quantity="pi",
         lower_is_better=False,
-        values=tuple(dict(zip(arguments.candidates, trace.pi[-1], strict=True)) for trace in traces),
+        values=tuple(dict(zip(arguments.candidates, trace.pi[-1])) for trace in traces),
         provenance=record,
     )
     scores.write(arguments.output / "scores.json")

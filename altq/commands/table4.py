@@ -1,8 +1,8 @@
 """Write Table 4: the learned selection against the heuristic.
 
 Reads the perplexities of the methods `learned` and `adaptive` and their selections; and, for its average, what `altq
-zero-shot` wrote of them. Writes the tidy table as CSV and, beside it, one to read as .md, .tex and .png, and a .json
-with captions and provenance.
+zero-shot` wrote of them. Writes the tidy table as CSV and, beside it, one to read as .md, .tex and .png, and a .json with
+captions and provenance.
 
   altq table4 --results results/perplexity/smollm2/{learned,adaptive}/W3A3K3V3/gptq/seed0/*.json \\
       --selections results/selections/smollm2/heuristic.json results/selections/smollm2/W3A3K3V3/seed0/learned.json \\

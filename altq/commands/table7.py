@@ -1,8 +1,7 @@
 """Write Table 7: every policy on every setting, over calibration seeds, with paired differences to affine everywhere.
 
 Reads the files that `altq perplexity` and, for its average, `altq zero-shot` wrote, of three calibration seeds or more.
-Writes the tidy table as CSV and, beside it, one to read as .md, .tex and .png, and a .json with captions and
-provenance.
+Writes the tidy table as CSV and, beside it, one to read as .md, .tex and .png, and a .json with captions and provenance.
 
   altq table7 --results results/perplexity/smollm2/{affine,rotation,adaptive,oracle}/*/gptq/seed*/*.json \\
       --output results/table7.csv

@@ -96,7 +96,7 @@ def _limit(d_out: int, d_in: int, tokens: int, bits: int, variant: str) -> float
 
 @cache
 def bandwidth(variant: str, size: int) -> float:
-    """Bytes a second at which all threads read `size` bytes again and again, in whichever cache; best of ten."""
+    """Bytes a second at which all threads read `size` bytes over and over, in whichever cache these stay; best of ten."""
     library, memory = load_library(variant), torch.zeros(size, dtype=torch.uint8)
     read = partial(library.altq_read, memory.data_ptr(), size // 64 * 64, torch.get_num_threads())
     return size / min(_seconds(read) for _ in range(10))
@@ -104,7 +104,7 @@ def bandwidth(variant: str, size: int) -> float:
 
 @cache
 def peak_rate(variant: str, kind: int) -> float:
-    """Multiplications a second of a kind by all threads, from the best of ten runs of one that loads nothing."""
+    """Multiplications a second of a kind by all threads, from the best of ten runs of one, which has nothing to load."""
     library, rounds = load_library(variant), 1_000_000
     number = library.altq_peak(kind, rounds)
     return torch.get_num_threads() * number / min(_seconds(lambda: library.altq_peak(kind, rounds)) for _ in range(10))

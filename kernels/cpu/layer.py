@@ -28,11 +28,8 @@ class Layer:
     norms: tuple[Tensor, Tensor]
 
     def __call__(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: tuple[Tensor, Tensor], length: int) -> Tensor:
-        """The layer's outputs, shaped as its inputs.
-
-        x: [batch, tokens, hidden]; their keys and values are written to cache [batch, kv_heads, capacity, d] from
-        `length` on. rotary: cosines and sines [tokens, d].
-        """
+        """x: [batch, tokens, hidden]; their keys and values are written to cache [batch, kv_heads, capacity, d] from
+        `length` on. rotary: cosines and sines [tokens, d]."""
         sizes, tokens = self.sizes, x.shape[1]
         heads = self.products["qkv"](self._norm(x, 0)).unflatten(-1, (-1, sizes.head_dim)).transpose(1, 2)
         queries, keys, values = heads.split((sizes.heads, sizes.kv_heads, sizes.kv_heads), dim=1)

@@ -22,8 +22,8 @@ _PANEL, _GROUP, _DEPTH_MULTIPLE, _CACHE_LINE, _COLUMN_MULTIPLE = 32, 4, 64, 64, 
 class Activations:
     """How a layer quantizes its input: a scale for each token, after the transform.
 
-    clip: one factor of the largest magnitude, or [2] of the minimum and the maximum. signed: the scale is negative
-    where the largest magnitude is positive. asymmetric: codes have a zero point (then at most 4 bits).
+    clip: one factor of the largest magnitude, or [2] of the minimum and the maximum. signed: the scale is negative where
+    the largest magnitude is positive. asymmetric: codes have a zero point (then at most 4 bits).
     """
 
     bits: int
@@ -134,8 +134,8 @@ class QuantizedLinear:
     def _checked(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.d_in or not x.is_floating_point() or x.device.type != "cpu":
             raise ValueError(
-                f"a layer of {self.d_in} channels reads floating-point numbers on the CPU with as many in the last "
-                f"axis, not {x.dtype} {list(x.shape)} on {x.device}"
+                f"a layer of {self.d_in} channels reads floating-point numbers on the CPU with as many in the last axis, "
+                f"not {x.dtype} {list(x.shape)} on {x.device}"
             )
         return x.detach().float().contiguous()
 

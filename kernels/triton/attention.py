@@ -3,9 +3,9 @@
 A program has one key head of one sequence, the query heads that it serves (padded to the 16 rows of a tensor core), and
 a part of the tokens; parts are merged by a second launch, where there is more than one.
 
-Codes are multiplied as they are, in float16, where they are exact. With key k = s (c - z), q k = s (q c - z sum(q)):
-one subtraction for each token, not each channel. Values likewise, and their scales join the weights: a token's weight
-is exp(score) s, whose logarithm is score + log s, so the running maximum is of that and no weight leaves the range of
+Codes are multiplied as they are, in float16, where they are exact. With key k = s (c - z), q k = s (q c - z sum(q)): one
+subtraction for each token, not each channel. Values likewise, and their scales join the weights: a token's weight is
+exp(score) s, whose logarithm is score + log s, so the running maximum is of that and no weight leaves the range of
 float16. Channels are never put in order: those at each place of a byte are multiplied apart.
 """
 
@@ -179,8 +179,7 @@ def decode_attention(
         raise ValueError(f"{num_heads} query heads cannot be shared evenly by {kv_heads} key heads")
     if head_dim * min(key_bits & ~1, value_bits & ~1) < 128:
         raise ValueError(
-            f"heads of {head_dim} channels are too narrow: at {key_bits} and {value_bits} bits the kernel needs 16"
-            " bytes"
+            f"heads of {head_dim} channels are too narrow: at {key_bits} and {value_bits} bits the kernel needs 16 bytes"
         )
     splits = attention_splits(target, batch * kv_heads, capacity) if splits is None else splits
     if splits & (splits - 1) or splits < 1:

@@ -114,7 +114,7 @@ def append(
     query_factors: Tensor | None = None,
     keep_values: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """`kernels.reference.cache.append` for float16 qkv, factors and cache ranges, and a power of two as head_dim.
+    """`kernels.reference.cache.append` for float16 qkv, factors and cache ranges, and a head_dim that is a power of two.
 
     Tokens beyond the capacity are not written: where positions grow without the host looking, a full cache is lost
     tokens, not overwritten memory. Raises ValueError for tensors that do not fit together or are not contiguous, for

@@ -1,7 +1,7 @@
 """What is timed on a GPU, by the protocol of the published speed table: one decoder layer of LLaMA-2-7B.
 
-Prefill: one sequence into an empty cache, whose quantization is inside the time. Decode: one token for each of a batch
-of sequences behind a cache of some length; it is written to the same place in each call. Weights, transforms and hidden
+Prefill: one sequence into an empty cache, whose quantization is inside the time. Decode: one token for each of a batch of
+sequences behind a cache of some length; it is written to the same place in each call. Weights, transforms and hidden
 states are random: none of them changes what is computed.
 """
 
@@ -64,8 +64,7 @@ def gpu_groups(
         x = torch.randn(1, tokens, sizes.hidden, device=device, dtype=torch.float16)
         runs = {EAGER: lambda x=x: eager(x, GrowingCache())}
         for method, layer in {GRAPH: graph, **quantized}.items():
-            cache = layer.empty_cache(1)
-            runs[method] = lambda x=x, layer=layer, cache=cache: layer.prefill(x, cache)
+            runs[method] = lambda x=x, layer=layer, cache=layer.empty_cache(1): layer.prefill(x, cache)
         yield [case("prefill", tokens, 0, method, run) for method, run in runs.items()]
     for length in kv_lengths:
         x = torch.randn(batch, 1, sizes.hidden, device=device, dtype=torch.float16)

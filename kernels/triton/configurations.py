@@ -1,4 +1,4 @@
-"""Tile sizes by target and size: fixed tables, no search at run time, so that what is tested is what runs."""
+"""Tile sizes by target and size: fixed tables, no search at run time, so that what is compiled and tested is what runs."""
 
 from dataclasses import dataclass, replace
 
@@ -54,7 +54,7 @@ def kronecker_tiles(target: int, d1: int, d2: int, num_tokens: int, *, has_left:
 
 @dataclass(frozen=True)
 class LinearTiles:
-    """A tile of a product: tokens by rows of the weight, in steps of channel `pairs`; `splits` programs share it."""
+    """A tile of a product: tokens by rows of the weight, in steps of `pairs` of channels; `splits` programs share it."""
 
     tokens: int
     rows: int
@@ -101,11 +101,8 @@ def _splits(target: int, num_tokens: int, num_tiles: int, num_pairs: int, pairs:
 
 @dataclass(frozen=True)
 class Int4Tiles:
-    """A tile of an int4 product.
-
-    A warp has row_blocks x token_blocks tiles of 16 rows and 8 tokens, and loads `steps`
-    times 64 channels at a time; a program has row_warps x token_warps warps.
-    """
+    """A tile of an int4 product. A warp has row_blocks x token_blocks tiles of 16 rows and 8 tokens, and loads `steps`
+    times 64 channels at a time; a program has row_warps x token_warps warps."""
 
     row_blocks: int
     token_blocks: int

@@ -97,10 +97,8 @@ def check_linear(
 
 @triton.jit
 def tile_of(program, token_tiles, row_tiles):
-    """The token tile and the row tile of a program.
-
-    Down groups of 8 token tiles, so that what a group of programs reads is still in the L2 cache.
-    """
+    """The token tile and the row tile of a program: down groups of 8 token tiles, so that what a group of programs
+    reads is still in the L2 cache."""
     group = program // (8 * row_tiles)
     group_size = tl.minimum(token_tiles - 8 * group, 8)
     in_group = program % (8 * row_tiles)

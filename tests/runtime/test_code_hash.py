@@ -86,7 +86,7 @@ def test_tables_do_not_depend_on_kernels():
 
 
 def test_a_module_that_does_not_exist_is_an_error():
-    with pytest.raises(ValueError, match=r"altq.commands.nothing"):
+    with pytest.raises(ValueError, match="altq.commands.nothing"):
         stage_modules("altq.commands.nothing")
 
 

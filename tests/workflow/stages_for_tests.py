@@ -35,14 +35,10 @@ TOPICS = {f"topic {number}": f"{number} " * 200_000 for number in range(40)}
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        "altq.calibration.by_unit",
-        "altq.calibration.end_to_end",
-        "altq.evaluation.zero_shot",
-        "altq.checkpoint.assembly",
-        "altq.selection.learned",
-        "transformers.models.llama.modeling_llama",
+        "altq.calibration.by_unit", "altq.calibration.end_to_end", "altq.evaluation.zero_shot", "altq.checkpoint.assembly",
+        "altq.selection.learned", "transformers.models.llama.modeling_llama",
     ]
-)
+)  # fmt: skip
 
 
 class Stages:
@@ -65,7 +61,7 @@ class Stages:
             "states": f"--model {MODEL} --tokens results/tokens/made/pydoc/calibration-seed0.npy --loss relative",
             "calibrate": f"{calibrated} --kind affine {ours}",
             "calibrate-end-to-end": f"{calibrated} {theirs}",
-            "search": f'{calibrated} --candidates affine rotation --search {{"steps":20}} {ours}',
+            "search": f"{calibrated} --candidates affine rotation --search {{\"steps\":20}} {ours}",
             "assemble": f"--model {MODEL} --states {STATES} --setting {SETTING} --bank affine={BANK}/affine "
             f"--selection results/selections/made/affine.json {rounding}",
             "perplexity": f"{EVALUATED} --tokens results/tokens/made/pydoc/test.npy",
