@@ -24,7 +24,6 @@ from altq.experiment.kinds import KINDS
 from altq.experiment.setting import FULL_PRECISION
 from altq.experiment.tasks import TASKS
 
-
 # Snakemake would merge a --configfile into this one; an experiment is one file.
 if not workflow.overwrite_configfiles:
 
@@ -46,13 +45,16 @@ if NEEDS.guessed:
         file=sys.stderr,
     )
 
+# Snakemake replaces {name} in commands and paths: braces in the path of this checkout are doubled.
+CHECKOUT = str(workflow.basedir).replace("{", "{{").replace("}", "}}")
+ENVS = f"{CHECKOUT}/envs"
+
 # Jobs run this checkout of altq (PYTHONPATH) in the environment of this Snakemake (PATH), or in that of --sdm conda.
 # glibc keeps what the operations of a small model let go of, which is 5 to 10 % of a job's time, and gives back tensors
 # of more than 16 MB, which would pile up in a large one.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
 shell.prefix(
-    f"export PYTHONPATH={shlex.quote(str(workflow.basedir))} "
-    "MALLOC_MMAP_THRESHOLD_=16777216 MALLOC_TRIM_THRESHOLD_=268435456; "
+    f"export PYTHONPATH={shlex.quote(CHECKOUT)} " "MALLOC_MMAP_THRESHOLD_=16777216 MALLOC_TRIM_THRESHOLD_=268435456; "
 )
 
 
@@ -72,9 +74,7 @@ wildcard_constraints:
 localrules:
     all,
     study,
-    select_one_kind,
-    select_at_random,
-    select_by_heuristic,
+    select,
     select_by_scores,
     select_best_random,
     distinct,
@@ -82,10 +82,10 @@ localrules:
 
 # The experiment: Table 2 and what it cost.
 rule all:
+    default_target: True
     input:
         "results/table2.csv",
         "results/cost.csv" if EXPERIMENT.methods != [FULL] else [],
-    default_target: True
 
 
 # How selections compare, which takes hours: Tables 1, 4, 6 and 7, Figures 1 and 2.
@@ -96,12 +96,11 @@ rule study:
         "results/figure2.pdf" if {"affine", "rotation"} <= set(EXPERIMENT.selection.candidates) else [],
 
 
+include: "rules/common.smk"
 include: "rules/fetch.smk"
-include: "rules/statistics.smk"
-include: "rules/selection.smk"
 include: "rules/calibration.smk"
+include: "rules/selection.smk"
 include: "rules/assembly.smk"
 include: "rules/evaluation.smk"
 include: "rules/kernels.smk"
 include: "rules/tables.smk"
-include: "rules/study.smk"

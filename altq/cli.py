@@ -1,24 +1,59 @@
-"""The command line of altq: one command for each stage of the workflow, usable without it."""
+"""The command line of altq: commands for people, and one for each stage of the workflow, usable without it."""
 
 import argparse
+import ast
 import gc
 import logging
 import os
 import sys
 import warnings
 from contextlib import redirect_stderr
+from difflib import get_close_matches
 from importlib import import_module
+from importlib import util as import_util
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
 
+from altq.runtime.code_hash import command_module, function_of
+from altq.runtime.gpu import claim_gpu
 from altq.runtime.progress import LinesFromBars, Messages
 from altq.runtime.stopping import Terminated, sigterm_heeded
 
-COMMANDS = (
-    "fetch-model", "fetch-corpus", "fetch-task", "tokens", "requests", "statistics", "states", "calibrate",
-    "calibrate-end-to-end", "search", "reconstruction", "predict", "select", "assemble", "perplexity",
-    "perplexity-packed", "zero-shot", "generate", "benchmark", "compiled", "distinct", "table1", "table2", "table3",
-    "table4", "table5", "table6", "table7", "figure1", "figure2", "cost", "show", "config", "schema", "plan", "doctor",
-    "verify",
-)  # fmt: skip
+GROUPS = {
+    "use": ("generate", "show"),
+    "inspect": ("config", "schema", "plan", "doctor", "verify"),
+    "stages": (
+        "fetch-model",
+        "fetch-corpus",
+        "fetch-task",
+        "tokens",
+        "requests",
+        "statistics",
+        "states",
+        "calibrate",
+        "calibrate-end-to-end",
+        "search",
+        "reconstruction",
+        "predict",
+        "select",
+        "distinct",
+        "assemble",
+        "perplexity",
+        "perplexity-packed",
+        "zero-shot",
+        "benchmark",
+        "compiled",
+        *(f"table{number}" for number in range(1, 8)),
+        "figure1",
+        "figure2",
+        "cost",
+    ),
+}
+"""The commands: of people who have a model or results, before a run, and the workflow's stages in their order."""
+
+COMMANDS = tuple(command for group in GROUPS.values() for command in group)
+
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Importing torch and transformers makes millions of objects that stay: looking through them is a tenth of its time."""
 
@@ -27,18 +62,31 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 DESCRIPTION = """\
 Adaptive layer-wise transformations for quantizing language models.
 
-Every stage of the workflow is one command, listed in order. `altq COMMAND --help` says what a stage reads and writes
-and gives an example. `snakemake --cores all` runs them all."""
+`altq COMMAND --help` says what a command reads and writes and gives an example. `snakemake --cores all` runs all
+stages of an experiment."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when done, 1 with one message for what the user can mend, 2 for wrong usage.
 
-    130 when stopped by SIGINT, 143 by SIGTERM.
+    130 when stopped by SIGINT, 143 by SIGTERM. Only the module of the command that is called is imported.
     """
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
-    arguments = build_parser().parse_args(argv)
-    _limit_threads(arguments.threads)
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if argv[0] == "--version":
+        print(f"altq {version('altq')}")
+        return 0
+    command, *flags = argv
+    if command not in COMMANDS:
+        near = get_close_matches(command, COMMANDS, n=1)
+        print(f"altq: {command!r} is no command{f'; did you mean {near[0]}?' if near else ''}", file=sys.stderr)
+        return 2
+    # The numeric libraries read the number of threads when they are imported, as the command's module does.
+    frame = frame_parser()
+    _limit_threads(frame.parse_known_args(flags)[0].threads)
     stderr = sys.stderr if sys.stderr.isatty() else LinesFromBars(sys.stderr)
     logger = logging.getLogger("altq")
     if not logger.handlers:
@@ -47,7 +95,11 @@ def main(argv: list[str] | None = None) -> int:
     with redirect_stderr(stderr), warnings.catch_warnings(), sigterm_heeded():
         warnings.showwarning = _show_warning
         try:
-            arguments.run(arguments)
+            if uses_gpu(command, flags):
+                claim_gpu()
+            module = import_module(command_module(command))
+            arguments = command_parser(command, module, frame).parse_args(flags)
+            getattr(module, function_of(command))(arguments)
         except (ValueError, OSError) as error:
             print(f"altq: {error}", file=sys.stderr)
             return 1
@@ -57,19 +109,45 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
+def uses_gpu(command: str, flags: list[str]) -> bool:
+    """Whether a command runs on a GPU where there is one; it is claimed before torch, which looks for it, is imported."""
+    return command == "calibrate-end-to-end" or (command == "benchmark" and "gpu" in flags)
+
+
+def overview() -> str:
+    """What `altq --help` prints: every command with the first line of its help, by groups; none is imported."""
+    lines = ["usage: altq COMMAND ...", "", DESCRIPTION]
+    for group, commands in GROUPS.items():
+        lines += ["", f"{group}:"]
+        lines += [f"  {command:<21}{help_of(command).splitlines()[0]}" for command in commands]
+    return "\n".join(lines)
+
+
+def help_of(command: str) -> str:
+    """The help of a command: the docstring of its function, read from its file."""
+    file = Path(import_util.find_spec(command_module(command)).origin)
+    for statement in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == function_of(command):
+            return ast.get_docstring(statement)
+    raise ValueError(f"{file} does not define {command}")
+
+
+def frame_parser() -> argparse.ArgumentParser:
+    """A parser of the flags that all commands have."""
+    parser = argparse.ArgumentParser("altq", add_help=False, allow_abbrev=False)
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", help="threads of the numeric libraries (default: theirs)"
+    )
+    return parser
+
+
+def command_parser(command: str, module: ModuleType, frame: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The parser of a command, whose function and flags its module defines."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("altq", description=DESCRIPTION, formatter_class=raw)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name in COMMANDS:
-        module = import_module(f"altq.commands.{name.replace('-', '_')}")
-        first_line = module.__doc__.split("\n", 1)[0]
-        command = commands.add_parser(name, help=first_line, description=module.__doc__, formatter_class=raw)
-        module.add_flags(command)
-        command.add_argument(
-            "--threads", type=_positive, metavar="N", help="threads of the numeric libraries (default: theirs)"
-        )
-        command.set_defaults(run=module.run)
+    parser = argparse.ArgumentParser(
+        f"altq {command}", description=help_of(command), parents=[frame], formatter_class=raw
+    )
+    getattr(module, f"{function_of(command)}_flags")(parser)
     return parser
 
 
@@ -81,7 +159,6 @@ def _positive(text: str) -> int:
 
 
 def _limit_threads(threads: int | None) -> None:
-    # The libraries read these when they are imported, which no module has done yet.
     if threads is not None:
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
         os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from altq.checkpoint.half_embedding import halve_embedding
 from altq.checkpoint.packed_model import load_packed_model, weight_memory
 from altq.evaluation.generation import Sampling, generate
-from kernels.benchmark import quartiles
+from kernels.measure.timing import quartiles
 
 PROMPT = list(range(100, 116))
 

@@ -9,7 +9,7 @@ import time
 import torch
 
 from kernels.cpu import default_variant
-from kernels.cpu.layer import random_factors, random_linear
+from kernels.measure.cpu_layer import random_factors, random_linear
 
 SHAPES = ((4096, 4096, 1), (4096, 4096, 16), (4096, 4096, 64), (4096, 4096, 256), (576, 1536, 256))
 

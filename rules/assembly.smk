@@ -11,23 +11,24 @@ rule assemble:
             rules.calibrate.output, bank=EXPERIMENT.banks_of(wildcards.method).values(), allow_missing=True
         ),
     output:
-        "results/checkpoints/{model}/{method}/{setting}/{weights}/seed{seed}/quantization.json",
+        f"results/checkpoints/{CHECKPOINT}/quantization.json",
     log:
-        "results/logs/assemble/{model}/{method}/{setting}/{weights}/seed{seed}.log",
+        log_of(f"assemble/{CHECKPOINT}"),
     benchmark:
-        "results/benchmarks/assemble/{model}/{method}/{setting}/{weights}/seed{seed}.tsv"
-    params:
-        kinds=lambda wildcards: list(EXPERIMENT.banks_of(wildcards.method)),
-        flags=lambda wildcards: to_flags(EXPERIMENT.rounding.model_copy(update={"weights": wildcards.weights})),
-        code=code_hash("altq.commands.assemble"),
+        benchmark_of(f"assemble/{CHECKPOINT}")
+    conda:
+        QUANTIZE
     threads: NEEDS.threads_of("assemble")
     resources:
         **NEEDS.resources("assemble"),
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        rounding=lambda wildcards: to_flags(EXPERIMENT.rounding.model_copy(update={"weights": wildcards.weights})),
+        banks=lambda wildcards, input: " ".join(map(os.path.dirname, input.banks)),
+        code=code_hash("assemble"),
     shell:
-        "python3 -m altq assemble --threads {threads} --model results/models/{wildcards.model} "
-        "--states $(dirname {input.states}) --selection {input.selection} --setting {wildcards.setting} "
-        "$(kinds=({params.kinds}); for index in {input.banks}; do "
-        "echo --bank ${{kinds[$((i++))]}}=$(dirname $index); done) "
-        "{params.flags} --output $(dirname {output}) 2> >(tee {log} >&2)"
+        altq(
+            "assemble",
+            "--model $(dirname {input.model}) --states $(dirname {input.states}) --selection {input.selection} "
+            "--banks {params.banks} --setting {wildcards.setting} --method {wildcards.method} "
+            "--seed {wildcards.seed} {params.rounding} --output $(dirname {output})",
+        )

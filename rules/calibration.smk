@@ -1,6 +1,27 @@
-# The full-precision states, once for each model and seed, and the banks that are calibrated against them.
-# All of them write many files beside the one that is declared: Snakemake deletes the declared ones of a job that was
+# What the full-precision model holds, once for each model and seed, and the banks that are calibrated against it.
+# States and banks write many files beside the one that is declared: Snakemake deletes the declared ones of a job that was
 # stopped, and these are what the next run goes on from.
+
+
+# Moments and kurtosis of every projection's weights.
+rule statistics:
+    input:
+        model=rules.fetch_model.output,
+    output:
+        "results/statistics/{model}.json",
+    log:
+        log_of("statistics/{model}"),
+    benchmark:
+        benchmark_of("statistics/{model}")
+    conda:
+        QUANTIZE
+    threads: NEEDS.threads_of("statistics")
+    resources:
+        **NEEDS.resources("statistics"),
+    params:
+        code=code_hash("statistics"),
+    shell:
+        altq("statistics", "--model $(dirname {input.model}) --output {output}")
 
 
 # Hidden states at every sublayer border and the second moments of every site's input.
@@ -11,53 +32,27 @@ rule states:
     output:
         "results/states/{model}/seed{seed}/states.json",
     log:
-        "results/logs/states/{model}/seed{seed}.log",
+        log_of("states/{model}/seed{seed}"),
     benchmark:
-        "results/benchmarks/states/{model}/seed{seed}.tsv"
-    params:
-        flags=f"--loss {EXPERIMENT.calibration.loss}",
-        code=code_hash("altq.commands.states"),
+        benchmark_of("states/{model}/seed{seed}")
+    conda:
+        QUANTIZE
     threads: NEEDS.threads_of("states")
     resources:
         **NEEDS.resources("states"),
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        loss=EXPERIMENT.calibration.loss,
+        code=code_hash("states"),
     shell:
-        "python3 -m altq states --threads {threads} --model results/models/{wildcards.model} --tokens {input.tokens} "
-        "{params.flags} --output $(dirname {output}) 2> >(tee {log} >&2)"
+        altq(
+            "states",
+            "--model $(dirname {input.model}) --tokens {input.tokens} --loss {params.loss} "
+            "--output $(dirname {output})",
+        )
 
 
 SHARDS = EXPERIMENT.calibration.shards
 BY_UNIT = "|".join(bank for bank in BANKS if bank not in END_TO_END)
-
-
-# Some of the sublayers of a bank that is fitted unit by unit, where it is split.
-rule calibrate_shard:
-    input:
-        model=rules.fetch_model.output,
-        states=rules.states.output,
-    output:
-        f"results/bank/{{model}}/{{setting}}/seed{{seed}}/{{bank}}/shards/{{shard}}-of-{SHARDS}.json",
-    log:
-        f"results/logs/calibrate/{{model}}/{{setting}}/seed{{seed}}/{{bank}}/{{shard}}-of-{SHARDS}.log",
-    benchmark:
-        f"results/benchmarks/calibrate/{{model}}/{{setting}}/seed{{seed}}/{{bank}}/{{shard}}-of-{SHARDS}.tsv"
-    wildcard_constraints:
-        bank=BY_UNIT,
-        shard=r"\d+",
-    params:
-        flags=lambda wildcards: f"--kind {BANKS[wildcards.bank]} {to_flags(EXPERIMENT.recipe_of(wildcards.bank))}",
-        code=code_hash("altq.commands.calibrate"),
-    threads: NEEDS.threads_of("calibrate_shard")
-    resources:
-        **NEEDS.resources("calibrate_shard"),
-    retries: 1
-    conda:
-        "../envs/quantize.yaml"
-    shell:
-        "python3 -m altq calibrate --threads {threads} --model results/models/{wildcards.model} "
-        "--states $(dirname {input.states}) --setting {wildcards.setting} --seed {wildcards.seed} {params.flags} "
-        f"--shard {{wildcards.shard}}/{SHARDS} --output $(dirname $(dirname {{output}})) 2> >(tee {{log}} >&2)"
 
 
 # A bank fitted unit by unit; on one thread, so that jobs run side by side without waiting on each other. Of a bank that
@@ -67,31 +62,58 @@ rule calibrate:
         model=rules.fetch_model.output,
         states=rules.states.output,
         shards=(
-            [rules.calibrate_shard.output[0].replace("{shard}", str(number + 1)) for number in range(SHARDS)]
+            [f"results/bank/{BANK}/shards/{number}-of-{SHARDS}.json" for number in range(1, SHARDS + 1)]
             if SHARDS > 1
             else []
         ),
     output:
-        "results/bank/{model}/{setting}/seed{seed}/{bank}/index.json",
+        f"results/bank/{BANK}/index.json",
     log:
-        "results/logs/calibrate/{model}/{setting}/seed{seed}/{bank}.log",
+        log_of(f"calibrate/{BANK}"),
     benchmark:
-        "results/benchmarks/calibrate/{model}/{setting}/seed{seed}/{bank}.tsv"
+        benchmark_of(f"calibrate/{BANK}")
     wildcard_constraints:
         bank=BY_UNIT,
-    params:
-        flags=lambda wildcards: f"--kind {BANKS[wildcards.bank]} {to_flags(EXPERIMENT.recipe_of(wildcards.bank))}",
-        code=code_hash("altq.commands.calibrate"),
+    retries: 1
+    conda:
+        QUANTIZE
     threads: NEEDS.threads_of("calibrate")
     resources:
         **NEEDS.resources("calibrate"),
-    retries: 1
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        recipe=lambda wildcards: f"--kind {BANKS[wildcards.bank]} {to_flags(EXPERIMENT.recipe_of(wildcards.bank))}",
+        part=lambda wildcards, input: f"--shards {input.shards}",
+        folder=lambda wildcards: f"results/bank/{BANK}".format(**wildcards),
+        code=code_hash("calibrate"),
     shell:
-        "python3 -m altq calibrate --threads {threads} --model results/models/{wildcards.model} "
-        "--states $(dirname {input.states}) --setting {wildcards.setting} --seed {wildcards.seed} {params.flags} "
-        "--shards {input.shards} --output $(dirname {output}) 2> >(tee {log} >&2)"
+        altq(
+            "calibrate",
+            "--model $(dirname {input.model}) --states $(dirname {input.states}) --setting {wildcards.setting} "
+            "--seed {wildcards.seed} {params.recipe} {params.part} --output {params.folder}",
+        )
+
+
+# Some of the sublayers of such a bank, where it is split.
+use rule calibrate as calibrate_shard with:
+    input:
+        model=rules.fetch_model.output,
+        states=rules.states.output,
+    output:
+        f"results/bank/{BANK}/shards/{{shard}}-of-{SHARDS}.json",
+    log:
+        log_of(f"calibrate/{BANK}/{{shard}}-of-{SHARDS}"),
+    benchmark:
+        benchmark_of(f"calibrate/{BANK}/{{shard}}-of-{SHARDS}")
+    wildcard_constraints:
+        bank=BY_UNIT,
+        shard=r"\d+",
+    resources:
+        **NEEDS.resources("calibrate_shard"),
+    params:
+        recipe=lambda wildcards: f"--kind {BANKS[wildcards.bank]} {to_flags(EXPERIMENT.recipe_of(wildcards.bank))}",
+        part=lambda wildcards: f"--shard {wildcards.shard}/{SHARDS}",
+        folder=lambda wildcards: f"results/bank/{BANK}".format(**wildcards),
+        code=code_hash("calibrate"),
 
 
 # A bank fitted through the whole model, its residual stream rotated.
@@ -100,23 +122,25 @@ rule calibrate_end_to_end:
         model=rules.fetch_model.output,
         states=rules.states.output,
     output:
-        "results/bank/{model}/{setting}/seed{seed}/{bank}/index.json",
+        f"results/bank/{BANK}/index.json",
     log:
-        "results/logs/calibrate_end_to_end/{model}/{setting}/seed{seed}/{bank}.log",
+        log_of(f"calibrate_end_to_end/{BANK}"),
     benchmark:
-        "results/benchmarks/calibrate_end_to_end/{model}/{setting}/seed{seed}/{bank}.tsv"
+        benchmark_of(f"calibrate_end_to_end/{BANK}")
     wildcard_constraints:
         bank="|".join(END_TO_END),
-    params:
-        flags=lambda wildcards: to_flags(EXPERIMENT.recipe_of(wildcards.bank)),
-        code=code_hash("altq.commands.calibrate_end_to_end"),
+    retries: 1
+    conda:
+        QUANTIZE
     threads: NEEDS.threads_of("calibrate_end_to_end")
     resources:
         **NEEDS.resources("calibrate_end_to_end"),
-    retries: 1
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        recipe=lambda wildcards: to_flags(EXPERIMENT.recipe_of(wildcards.bank)),
+        code=code_hash("calibrate-end-to-end"),
     shell:
-        "python3 -m altq calibrate-end-to-end --threads {threads} --model results/models/{wildcards.model} "
-        "--states $(dirname {input.states}) --setting {wildcards.setting} --seed {wildcards.seed} {params.flags} "
-        "--output $(dirname {output}) 2> >(tee {log} >&2)"
+        altq(
+            "calibrate-end-to-end",
+            "--model $(dirname {input.model}) --states $(dirname {input.states}) --setting {wildcards.setting} "
+            "--seed {wildcards.seed} {params.recipe} --output $(dirname {output})",
+        )

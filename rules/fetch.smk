@@ -6,20 +6,18 @@ rule fetch_model:
     output:
         "results/models/{model}/source.json",
     log:
-        "results/logs/fetch_model/{model}.log",
+        log_of("fetch_model/{model}"),
     benchmark:
-        "results/benchmarks/fetch_model/{model}.tsv"
-    params:
-        flags=lambda wildcards: source_flags(EXPERIMENT.models[wildcards.model]),
-        code=code_hash("altq.commands.fetch_model"),
-    threads: 1
+        benchmark_of("fetch_model/{model}")
+    conda:
+        QUANTIZE
     resources:
         **NEEDS.resources("fetch_model"),
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        source=lambda wildcards: source_flags(EXPERIMENT.models[wildcards.model]),
+        code=code_hash("fetch-model"),
     shell:
-        "python3 -m altq fetch-model --threads {threads} --source {params.flags} "
-        "--output results/models/{wildcards.model} 2> >(tee {log} >&2)"
+        altq("fetch-model", "--source {params.source} --output $(dirname {output})")
 
 
 # The calibration text and the test text of a corpus.
@@ -29,20 +27,18 @@ rule fetch_corpus:
         test="results/corpora/{corpus}/test.txt",
         source="results/corpora/{corpus}/source.json",
     log:
-        "results/logs/fetch_corpus/{corpus}.log",
+        log_of("fetch_corpus/{corpus}"),
     benchmark:
-        "results/benchmarks/fetch_corpus/{corpus}.tsv"
-    params:
-        flags=lambda wildcards: source_flags(EXPERIMENT.corpora[wildcards.corpus]),
-        code=code_hash("altq.commands.fetch_corpus"),
-    threads: 1
+        benchmark_of("fetch_corpus/{corpus}")
+    conda:
+        QUANTIZE
     resources:
         **NEEDS.resources("fetch_corpus"),
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        source=lambda wildcards: source_flags(EXPERIMENT.corpora[wildcards.corpus]),
+        code=code_hash("fetch-corpus"),
     shell:
-        "python3 -m altq fetch-corpus --threads {threads} --source {params.flags} "
-        "--output results/corpora/{wildcards.corpus} 2> >(tee {log} >&2)"
+        altq("fetch-corpus", "--source {params.source} --output $(dirname {output.source})")
 
 
 # The items of a zero-shot task.
@@ -51,46 +47,47 @@ rule fetch_task:
         rows="results/tasks/{task}/items.parquet",
         source="results/tasks/{task}/source.json",
     log:
-        "results/logs/fetch_task/{task}.log",
+        log_of("fetch_task/{task}"),
     benchmark:
-        "results/benchmarks/fetch_task/{task}.tsv"
-    params:
-        flags=lambda wildcards: source_flags(EXPERIMENT.tasks[wildcards.task]),
-        code=code_hash("altq.commands.fetch_task"),
-    threads: 1
+        benchmark_of("fetch_task/{task}")
+    conda:
+        QUANTIZE
     resources:
         **NEEDS.resources("fetch_task"),
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        source=lambda wildcards: source_flags(EXPERIMENT.tasks[wildcards.task]),
+        code=code_hash("fetch-task"),
     shell:
-        "python3 -m altq fetch-task --threads {threads} --task {wildcards.task} --source {params.flags} "
-        "--output results/tasks/{wildcards.task} 2> >(tee {log} >&2)"
+        altq("fetch-task", "--task {wildcards.task} --source {params.source} --output $(dirname {output.source})")
 
 
 # What a task asks of a model, in its tokens; the same for every method.
 rule requests:
     input:
         model=rules.fetch_model.output,
-        task=rules.fetch_task.output,
+        task=rules.fetch_task.output.rows,
+        source=rules.fetch_task.output.source,
     output:
         requests="results/requests/{model}/{task}.parquet",
         drawn="results/requests/{model}/{task}.json",
     log:
-        "results/logs/requests/{model}/{task}.log",
+        log_of("requests/{model}/{task}"),
     benchmark:
-        "results/benchmarks/requests/{model}/{task}.tsv"
-    params:
-        flags=f"--seed {EXPERIMENT.zero_shot.seed}"
-        + (f" --limit {EXPERIMENT.zero_shot.limit}" if EXPERIMENT.zero_shot.limit else ""),
-        code=code_hash("altq.commands.requests"),
-    threads: 1
+        benchmark_of("requests/{model}/{task}")
+    conda:
+        QUANTIZE
     resources:
         **NEEDS.resources("requests"),
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        limit=f"--limit {EXPERIMENT.zero_shot.limit}" if EXPERIMENT.zero_shot.limit else "",
+        seed=EXPERIMENT.zero_shot.seed,
+        code=code_hash("requests"),
     shell:
-        "python3 -m altq requests --threads {threads} --model results/models/{wildcards.model} --task {wildcards.task} "
-        "--items results/tasks/{wildcards.task} {params.flags} --output {output.requests} 2> >(tee {log} >&2)"
+        altq(
+            "requests",
+            "--model $(dirname {input.model}) --task {wildcards.task} --items $(dirname {input.task}) "
+            "{params.limit} --seed {params.seed} --output {output.requests}",
+        )
 
 
 # Windows of the calibration text at random places, a draw for each seed.
@@ -102,53 +99,44 @@ rule calibration_tokens:
         tokens="results/tokens/{model}/{corpus}/calibration-seed{seed}.npy",
         drawn="results/tokens/{model}/{corpus}/calibration-seed{seed}.json",
     log:
-        "results/logs/calibration_tokens/{model}/{corpus}-seed{seed}.log",
+        log_of("calibration_tokens/{model}/{corpus}-seed{seed}"),
     benchmark:
-        "results/benchmarks/calibration_tokens/{model}/{corpus}-seed{seed}.tsv"
-    params:
-        flags=f"--num-windows {EXPERIMENT.calibration.num_windows} "
-        f"--window-length {EXPERIMENT.calibration.window_length}",
-        code=code_hash("altq.commands.tokens"),
-    threads: 1
+        benchmark_of("calibration_tokens/{model}/{corpus}-seed{seed}")
+    conda:
+        QUANTIZE
     resources:
         **NEEDS.resources("calibration_tokens"),
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        windows=f"--split calibration --num-windows {EXPERIMENT.calibration.num_windows} "
+        f"--window-length {EXPERIMENT.calibration.window_length}",
+        seed=lambda wildcards: f"--seed {wildcards.seed}",
+        code=code_hash("tokens"),
     shell:
-        "python3 -m altq tokens --threads {threads} --split calibration --seed {wildcards.seed} {params.flags} "
-        "--model results/models/{wildcards.model} --corpus results/corpora/{wildcards.corpus} "
-        "--output {output.tokens} 2> >(tee {log} >&2)"
+        altq(
+            "tokens",
+            "{params.windows} {params.seed} --model $(dirname {input.model}) --corpus $(dirname {input.text}) "
+            "--output {output.tokens}",
+        )
 
 
 # Windows beside these, to judge what was calibrated on them.
-rule held_out_tokens:
-    input:
-        model=rules.fetch_model.output,
-        text=rules.fetch_corpus.output.calibration,
+use rule calibration_tokens as held_out_tokens with:
     output:
         tokens="results/tokens/{model}/{corpus}/held_out-seed{seed}.npy",
         drawn="results/tokens/{model}/{corpus}/held_out-seed{seed}.json",
     log:
-        "results/logs/held_out_tokens/{model}/{corpus}-seed{seed}.log",
+        log_of("held_out_tokens/{model}/{corpus}-seed{seed}"),
     benchmark:
-        "results/benchmarks/held_out_tokens/{model}/{corpus}-seed{seed}.tsv"
+        benchmark_of("held_out_tokens/{model}/{corpus}-seed{seed}")
     params:
-        flags=f"--num-windows {EXPERIMENT.calibration.num_windows} --held-out {EXPERIMENT.selection.held_out_windows} "
-        f"--window-length {EXPERIMENT.calibration.window_length}",
-        code=code_hash("altq.commands.tokens"),
-    threads: 1
-    resources:
-        **NEEDS.resources("held_out_tokens"),
-    conda:
-        "../envs/quantize.yaml"
-    shell:
-        "python3 -m altq tokens --threads {threads} --split calibration --seed {wildcards.seed} {params.flags} "
-        "--model results/models/{wildcards.model} --corpus results/corpora/{wildcards.corpus} "
-        "--output {output.tokens} 2> >(tee {log} >&2)"
+        windows=f"--split calibration --num-windows {EXPERIMENT.calibration.num_windows} "
+        f"--window-length {EXPERIMENT.calibration.window_length} --held-out {EXPERIMENT.selection.held_out_windows}",
+        seed=lambda wildcards: f"--seed {wildcards.seed}",
+        code=code_hash("tokens"),
 
 
 # The first windows of the test text.
-rule test_tokens:
+use rule calibration_tokens as test_tokens with:
     input:
         model=rules.fetch_model.output,
         text=rules.fetch_corpus.output.test,
@@ -156,21 +144,11 @@ rule test_tokens:
         tokens="results/tokens/{model}/{corpus}/test.npy",
         drawn="results/tokens/{model}/{corpus}/test.json",
     log:
-        "results/logs/test_tokens/{model}/{corpus}.log",
+        log_of("test_tokens/{model}/{corpus}"),
     benchmark:
-        "results/benchmarks/test_tokens/{model}/{corpus}.tsv"
+        benchmark_of("test_tokens/{model}/{corpus}")
     params:
-        flags=(
-            f"--window-length {EXPERIMENT.evaluation.window_length}"
-            + (f" --num-windows {EXPERIMENT.evaluation.num_windows}" if EXPERIMENT.evaluation.num_windows else "")
-        ),
-        code=code_hash("altq.commands.tokens"),
-    threads: 1
-    resources:
-        **NEEDS.resources("test_tokens"),
-    conda:
-        "../envs/quantize.yaml"
-    shell:
-        "python3 -m altq tokens --threads {threads} --split test {params.flags} "
-        "--model results/models/{wildcards.model} --corpus results/corpora/{wildcards.corpus} "
-        "--output {output.tokens} 2> >(tee {log} >&2)"
+        windows=f"--split test --window-length {EXPERIMENT.evaluation.window_length}"
+        + (f" --num-windows {EXPERIMENT.evaluation.num_windows}" if EXPERIMENT.evaluation.num_windows else ""),
+        seed="",
+        code=code_hash("tokens"),

@@ -1,101 +1,76 @@
 # Selections: a kind for each sublayer. They are files, so that none needs a calibration of its own.
 
 
-# One kind everywhere; the policy is named after it.
-rule select_one_kind:
-    output:
-        "results/selections/{model}/{policy}.json",
-    log:
-        "results/logs/select/{model}/{policy}.log",
-    benchmark:
-        "results/benchmarks/select/{model}/{policy}.tsv"
-    wildcard_constraints:
-        policy="|".join(KINDS),
-    params:
-        flags=lambda wildcards: f"--num-blocks {EXPERIMENT.models[wildcards.model].num_blocks}",
-        code=code_hash("altq.commands.select"),
-    threads: 1
-    resources:
-        **NEEDS.resources("select_one_kind"),
-    conda:
-        "../envs/quantize.yaml"
-    shell:
-        "python3 -m altq select --threads {threads} --policy {wildcards.policy} --model-name {wildcards.model} "
-        "{params.flags} --output {output} 2> >(tee {log} >&2)"
+def is_heuristic(policy):
+    return policy == "heuristic" or policy in EXPERIMENT.grid.named
 
 
-# Candidates at equal shares, drawn; the number is the seed.
-rule select_at_random:
-    output:
-        "results/selections/{model}/random{number}.json",
-    log:
-        "results/logs/select/{model}/random{number}.log",
-    benchmark:
-        "results/benchmarks/select/{model}/random{number}.tsv"
-    params:
-        flags=lambda wildcards: f"--num-blocks {EXPERIMENT.models[wildcards.model].num_blocks} "
-        f"--candidates {' '.join(EXPERIMENT.selection.candidates)}",
-        code=code_hash("altq.commands.select"),
-    threads: 1
-    resources:
-        **NEEDS.resources("select_at_random"),
-    conda:
-        "../envs/quantize.yaml"
-    shell:
-        "python3 -m altq select --threads {threads} --policy random --seed {wildcards.number} "
-        "--model-name {wildcards.model} {params.flags} --output {output} 2> >(tee {log} >&2)"
+def policy_flags(wildcards):
+    """How a policy that measures nothing at a setting chooses."""
+    policy = wildcards.policy
+    if is_heuristic(policy):
+        return f"--policy heuristic {to_flags(EXPERIMENT.grid.named.get(policy, EXPERIMENT.selection.heuristic))}"
+    blocks = f"--model-name {wildcards.model} --num-blocks {EXPERIMENT.models[wildcards.model].num_blocks}"
+    if policy in KINDS:
+        return f"--policy {policy} {blocks}"
+    candidates = " ".join(EXPERIMENT.selection.candidates)
+    return f"--policy random --seed {policy.removeprefix('random')} --candidates {candidates} {blocks}"
 
 
-# The outlier-guided heuristic (Eq. 8-15) as configured, and at every point of Table 6.
-rule select_by_heuristic:
+# One kind everywhere, candidates drawn at equal shares, or the outlier-guided heuristic (Eq. 8-15), as configured and at
+# every point of Table 6.
+rule select:
     input:
-        rules.statistics.output,
+        lambda wildcards: rules.statistics.output if is_heuristic(wildcards.policy) else [],
     output:
         "results/selections/{model}/{policy}.json",
     log:
-        "results/logs/select/{model}/{policy}.log",
+        log_of("select/{model}/{policy}"),
     benchmark:
-        "results/benchmarks/select/{model}/{policy}.tsv"
+        benchmark_of("select/{model}/{policy}")
     wildcard_constraints:
-        policy=r"heuristic|grid\d+",
-    params:
-        flags=lambda wildcards: to_flags(EXPERIMENT.grid.named.get(wildcards.policy, EXPERIMENT.selection.heuristic)),
-        code=code_hash("altq.commands.select"),
-    threads: 1
-    resources:
-        **NEEDS.resources("select_by_heuristic"),
+        policy=rf"{'|'.join(KINDS)}|random\d+|heuristic|grid\d+",
     conda:
-        "../envs/quantize.yaml"
+        QUANTIZE
+    resources:
+        **NEEDS.resources("select"),
+    params:
+        policy=policy_flags,
+        statistics=lambda wildcards, input: f"--statistics {input}" if input else "",
+        code=code_hash("select"),
     shell:
-        "python3 -m altq select --threads {threads} --policy heuristic --statistics {input} {params.flags} "
-        "--output {output} 2> >(tee {log} >&2)"
+        altq("select", "{params.policy} {params.statistics} --output {output}")
 
 
 # Differentiable search (Eq. 5-7); it goes on where it was stopped.
 rule search:
     input:
         model=rules.fetch_model.output,
-        states="results/states/{model}/seed{seed}/states.json",
+        states=rules.states.output,
     output:
         "results/scores/{model}/{setting}/seed{seed}/learned/scores.json",
     log:
-        "results/logs/search/{model}/{setting}/seed{seed}.log",
+        log_of("search/{model}/{setting}/seed{seed}"),
     benchmark:
-        "results/benchmarks/search/{model}/{setting}/seed{seed}.tsv"
-    params:
-        flags=f"--candidates {' '.join(EXPERIMENT.selection.candidates)} {to_flags(EXPERIMENT.recipe)} "
-        f"--search {shlex.quote(EXPERIMENT.selection.search.model_dump_json())}",
-        code=code_hash("altq.commands.search"),
+        benchmark_of("search/{model}/{setting}/seed{seed}")
+    retries: 1
+    conda:
+        QUANTIZE
     threads: NEEDS.threads_of("search")
     resources:
         **NEEDS.resources("search"),
-    retries: 1
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        options=verbatim(
+            f"--candidates {' '.join(EXPERIMENT.selection.candidates)} {to_flags(EXPERIMENT.recipe)} "
+            f"--search {shlex.quote(EXPERIMENT.selection.search.model_dump_json())}"
+        ),
+        code=code_hash("search"),
     shell:
-        "python3 -m altq search --threads {threads} --model results/models/{wildcards.model} "
-        "--states $(dirname {input.states}) --setting {wildcards.setting} --seed {wildcards.seed} {params.flags} "
-        "--output $(dirname {output}) 2> >(tee {log} >&2)"
+        altq(
+            "search",
+            "--model $(dirname {input.model}) --states $(dirname {input.states}) --setting {wildcards.setting} "
+            "--seed {wildcards.seed} {params.options} --output $(dirname {output})",
+        )
 
 
 # The error of every candidate's bank (oracle), or of the same with a tenth of the steps (probe), on held-out tokens.
@@ -104,134 +79,125 @@ rule reconstruction:
         model=rules.fetch_model.output,
         tokens=f"results/tokens/{{model}}/{EXPERIMENT.calibration.corpus}/held_out-seed{{seed}}.npy",
         banks=lambda wildcards: expand(
-            "results/bank/{{model}}/{{setting}}/seed{{seed}}/{prefix}{kind}/index.json",
-            prefix=PROBE if wildcards.policy == "probe" else "",
-            kind=EXPERIMENT.selection.candidates,
+            rules.calibrate.output,
+            bank=[f"{PROBE if wildcards.policy == 'probe' else ''}{kind}" for kind in EXPERIMENT.selection.candidates],
+            allow_missing=True,
         ),
     output:
-        "results/scores/{model}/{setting}/seed{seed}/{policy}/scores.json",
+        f"results/scores/{SCORES}/scores.json",
     log:
-        "results/logs/reconstruction/{model}/{setting}/seed{seed}/{policy}.log",
+        log_of(f"reconstruction/{SCORES}"),
     benchmark:
-        "results/benchmarks/reconstruction/{model}/{setting}/seed{seed}/{policy}.tsv"
+        benchmark_of(f"reconstruction/{SCORES}")
     wildcard_constraints:
         policy="oracle|probe",
-    params:
-        kinds=EXPERIMENT.selection.candidates,
-        flags=f"--loss {EXPERIMENT.calibration.loss}",
-        code=code_hash("altq.commands.reconstruction"),
+    conda:
+        QUANTIZE
     threads: NEEDS.threads_of("reconstruction")
     resources:
         **NEEDS.resources("reconstruction"),
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        loss=EXPERIMENT.calibration.loss,
+        code=code_hash("reconstruction"),
     shell:
-        "python3 -m altq reconstruction --threads {threads} --model results/models/{wildcards.model} "
-        "--tokens {input.tokens} --setting {wildcards.setting} {params.flags} "
-        "$(kinds=({params.kinds}); for index in {input.banks}; do "
-        "echo --bank ${{kinds[$((i++))]}}=$(dirname $index); done) --output {output} 2> >(tee {log} >&2)"
+        altq(
+            "reconstruction",
+            "--model $(dirname {input.model}) --tokens {input.tokens} --setting {wildcards.setting} "
+            "--loss {params.loss} --banks $(dirname {input.banks}) --output {output}",
+        )
 
 
 # What concentration and alignment promise of every candidate, from second moments alone.
 rule predict:
     input:
         model=rules.fetch_model.output,
-        states="results/states/{model}/seed{seed}/states.json",
+        states=rules.states.output,
     output:
         "results/scores/{model}/{setting}/seed{seed}/predicted/scores.json",
     log:
-        "results/logs/predict/{model}/{setting}/seed{seed}.log",
+        log_of("predict/{model}/{setting}/seed{seed}"),
     benchmark:
-        "results/benchmarks/predict/{model}/{setting}/seed{seed}.tsv"
-    params:
-        flags=f"--candidates {' '.join(EXPERIMENT.selection.candidates)} {to_flags(EXPERIMENT.recipe)}",
-        code=code_hash("altq.commands.predict"),
+        benchmark_of("predict/{model}/{setting}/seed{seed}")
+    conda:
+        QUANTIZE
     threads: NEEDS.threads_of("predict")
     resources:
         **NEEDS.resources("predict"),
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        options=verbatim(f"--candidates {' '.join(EXPERIMENT.selection.candidates)} {to_flags(EXPERIMENT.recipe)}"),
+        code=code_hash("predict"),
     shell:
-        "python3 -m altq predict --threads {threads} --model results/models/{wildcards.model} "
-        "--states $(dirname {input.states}) --setting {wildcards.setting} --seed {wildcards.seed} {params.flags} "
-        "--output {output} 2> >(tee {log} >&2)"
+        altq(
+            "predict",
+            "--model $(dirname {input.model}) --states $(dirname {input.states}) --setting {wildcards.setting} "
+            "--seed {wildcards.seed} {params.options} --output {output}",
+        )
 
 
 # The candidate with the best score at each sublayer.
 rule select_by_scores:
     input:
-        "results/scores/{model}/{setting}/seed{seed}/{policy}/scores.json",
+        scores=f"results/scores/{SCORES}/scores.json",
     output:
-        "results/selections/{model}/{setting}/seed{seed}/{policy}.json",
+        f"results/selections/{SCORES}.json",
     log:
-        "results/logs/select/{model}/{setting}/seed{seed}/{policy}.log",
+        log_of(f"select/{SCORES}"),
     benchmark:
-        "results/benchmarks/select/{model}/{setting}/seed{seed}/{policy}.tsv"
+        benchmark_of(f"select/{SCORES}")
     wildcard_constraints:
         policy="learned|oracle|probe|predicted",
-    params:
-        code=code_hash("altq.commands.select"),
-    threads: 1
-    resources:
-        **NEEDS.resources("select_by_scores"),
     conda:
-        "../envs/quantize.yaml"
+        QUANTIZE
+    resources:
+        **NEEDS.resources("select"),
+    params:
+        read=lambda wildcards, input: f"--scores {input.scores}",
+        code=code_hash("select"),
     shell:
-        "python3 -m altq select --threads {threads} --policy {wildcards.policy} --scores {input} --output {output} "
-        "2> >(tee {log} >&2)"
+        altq("select", "--policy {wildcards.policy} {params.read} --output {output}")
 
 
 # The best of Table 1's random selections, judged by the first seed for all seeds.
-rule select_best_random:
+use rule select_by_scores as select_best_random with:
     input:
         results=expand(
-            "results/perplexity/{{model}}/{method}/{{setting}}/{weights}/seed{seed}/{corpus}.json",
+            f"results/perplexity/{CHECKPOINT}/{{corpus}}.json",
             method=EXPERIMENT.random_methods,
             weights=EXPERIMENT.rounding.weights,
             seed=EXPERIMENT.seeds[0],
             corpus=EXPERIMENT.corpora,
+            allow_missing=True,
         ),
-        selections=expand("results/selections/{{model}}/{method}.json", method=EXPERIMENT.random_methods),
-    output:
-        "results/selections/{model}/{setting}/seed{seed}/best_random.json",
-    log:
-        "results/logs/select/{model}/{setting}/seed{seed}/best_random.log",
-    benchmark:
-        "results/benchmarks/select/{model}/{setting}/seed{seed}/best_random.tsv"
+        selections=expand(rules.select.output, policy=EXPERIMENT.random_methods, allow_missing=True),
+    wildcard_constraints:
+        policy="best_random",
     params:
-        code=code_hash("altq.commands.select"),
-    threads: 1
-    resources:
-        **NEEDS.resources("select_best_random"),
-    conda:
-        "../envs/quantize.yaml"
-    shell:
-        "python3 -m altq select --threads {threads} --policy best_random --results {input.results} "
-        "--selections {input.selections} --output {output} 2> >(tee {log} >&2)"
+        read=lambda wildcards, input: f"--results {input.results} --selections {input.selections}",
+        code=code_hash("select"),
 
 
 # Which points of Table 6 select alike: each selection is assembled once, under the name of the first that makes it.
 checkpoint distinct:
     input:
         expand(
-            "results/selections/{{model}}/{policy}.json",
+            rules.select.output,
             policy=["affine", "rotation", "heuristic", *EXPERIMENT.grid.named],
+            allow_missing=True,
         ),
     output:
         "results/selections/{model}/distinct.json",
     log:
-        "results/logs/distinct/{model}.log",
+        log_of("distinct/{model}"),
     benchmark:
-        "results/benchmarks/distinct/{model}.tsv"
-    params:
-        code=code_hash("altq.commands.distinct"),
-    threads: 1
+        benchmark_of("distinct/{model}")
+    conda:
+        QUANTIZE
     resources:
         **NEEDS.resources("distinct"),
-    conda:
-        "../envs/quantize.yaml"
+    params:
+        code=code_hash("distinct"),
     shell:
-        "python3 -m altq distinct --threads {threads} --selections {input} --output {output} 2> >(tee {log} >&2)"
+        altq("distinct", "--selections {input} --output {output}")
 
 
 def selection_of(wildcards):

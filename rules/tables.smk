@@ -1,73 +1,170 @@
-# Tables, from the result files alone.
+# Tables and figures, from the result files alone: Tables 2 and 3, the study of selections, the kernels, what it cost.
+
+STUDY = EXPERIMENT.study
+FIRST = EXPERIMENT.seeds[:1]
+"""The seed of the study but for Table 7."""
 
 
-# Table 2: perplexity of every method at every setting; tidy, and in the paper's layout.
-rule table2:
-    input:
-        perplexities(EXPERIMENT.methods, EXPERIMENT.settings, EXPERIMENT.seeds),
-    output:
-        csv=report(
-            "results/table2.csv", caption="captions/table2.rst", category="Tables", labels={"table": "2", "as": "CSV"}
-        ),
-        png=report(
-            "results/table2.png", caption="captions/table2.rst", category="Tables", labels={"table": "2", "as": "image"}
-        ),
-        markdown="results/table2.md",
-        latex="results/table2.tex",
-        record="results/table2.json",
-    log:
-        "results/logs/table2.log",
-    benchmark:
-        "results/benchmarks/table2.tsv"
-    params:
-        flags=to_flags(captions(EXPERIMENT)),
-        code=code_hash("altq.commands.table2"),
-    threads: 1
-    resources:
-        **NEEDS.resources("table2"),
-    conda:
-        "../envs/report.yaml"
-    shell:
-        "python3 -m altq table2 --threads {threads} --results {input} {params.flags} --output {output.csv} "
-        "2> >(tee {log} >&2)"
+def results_of_table(table, methods, seeds):
+    """The results that a table of the study reads: perplexities, and accuracies where it asks for them."""
+    of = (methods, EXPERIMENT.settings_of(table), seeds)
+    return {"results": perplexities(*of), "zero_shot": accuracies(*of) if table.zero_shot else []}
 
 
 def results_of_table3(wildcards):
     if not EXPERIMENT.tasks:
         raise WorkflowError("Table 3 needs `tasks` in the configuration; config.yaml has those of the paper")
-    options = EXPERIMENT.zero_shot
-    return accuracies(EXPERIMENT.zero_shot_methods, EXPERIMENT.settings_of(options), EXPERIMENT.seeds)
+    return accuracies(EXPERIMENT.zero_shot_methods, EXPERIMENT.settings_of(EXPERIMENT.zero_shot), EXPERIMENT.seeds)
 
 
-# Table 3: zero-shot accuracy.
-rule table3:
+def results_of_table6(wildcards):
+    """The perplexities that Table 6 needs: of the learned selection, and once of each distinct point."""
+    results = perplexities(["learned"], EXPERIMENT.settings_of(STUDY.table6), FIRST)
+    for model in EXPERIMENT.models:
+        first = read_json(checkpoints.distinct.get(model=model).output[0])["first"]
+        needed = dict.fromkeys(method_of_policy(first[point]) for point in EXPERIMENT.grid.named)
+        results += perplexities(needed, EXPERIMENT.settings_of(STUDY.table6), FIRST, model)
+    return results
+
+
+def selections(policies, settings=(), seeds=()):
+    """Selection files of these policies."""
+    measured = [policy for policy in policies if policy in MEASURED]
+    others = [policy for policy in policies if policy not in MEASURED]
+    models = EXPERIMENT.models
+    return [
+        *expand(rules.select_by_scores.output, model=models, setting=settings, seed=seeds, policy=measured),
+        *expand(rules.select.output, model=models, policy=others),
+    ]
+
+
+# By table: the named inputs, which its command takes as flags.
+INPUTS = {
+    "table1": results_of_table(STUDY.table1, [FULL, "affine", "rotation", *EXPERIMENT.random_methods], FIRST),
+    "table2": {"results": perplexities(EXPERIMENT.methods, EXPERIMENT.settings, EXPERIMENT.seeds)},
+    "table3": {"results": results_of_table3},
+    "table4": {
+        **results_of_table(STUDY.table4, ["learned", "adaptive"], FIRST),
+        "selections": selections(["learned", "heuristic"], EXPERIMENT.settings_of(STUDY.table4), FIRST),
+    },
+    "table5": {
+        "results": [
+            rules.benchmark_cpu.output.csv,
+            *([rules.benchmark_gpu.output.csv] if EXPERIMENT.kernels.gpu else []),
+        ]
+    },
+    "table6": {
+        "results": results_of_table6,
+        "selections": selections(["learned", *EXPERIMENT.grid.named], EXPERIMENT.settings_of(STUDY.table6), FIRST),
+        "distinct": expand(rules.distinct.output, model=EXPERIMENT.models),
+    },
+    "table7": results_of_table(STUDY.table7, STUDY.table7.policies, STUDY.table7.seeds),
+}
+
+# By table: what its command is told besides.
+OPTIONS = {
+    "table1": to_flags(study_captions(EXPERIMENT, STUDY.table1, ["affine", "rotation", "best_random"], FIRST)),
+    "table2": to_flags(captions(EXPERIMENT)),
+    "table3": f"--reference {EXPERIMENT.zero_shot.reference} {to_flags(zero_shot_captions(EXPERIMENT))}",
+    "table4": to_flags(study_captions(EXPERIMENT, STUDY.table4, ["learned", "adaptive"], FIRST)),
+    "table5": "",
+    "table6": to_flags(EXPERIMENT.grid)
+    + " "
+    + to_flags(study_captions(EXPERIMENT, STUDY.table6, ["learned", "adaptive"], FIRST)),
+    "table7": to_flags(study_captions(EXPERIMENT, STUDY.table7, STUDY.table7.policies, STUDY.table7.seeds)),
+}
+
+
+def files_of_table(name):
+    """The outputs of a table: its numbers, the table to read in three forms, and its record."""
+    shown = {"caption": f"captions/{name}.rst", "category": "Tables"}
+    number = name.removeprefix("table")
+    return {
+        "csv": report(f"results/{name}.csv", labels={"table": number, "as": "CSV"}, **shown),
+        "png": report(f"results/{name}.png", labels={"table": number, "as": "image"}, **shown),
+        "markdown": f"results/{name}.md",
+        "latex": f"results/{name}.tex",
+        "record": f"results/{name}.json",
+    }
+
+
+# Tables 1 to 7, each tidy and in the paper's layout.
+for table in INPUTS:
+
+    rule:
+        name:
+            table
+        input:
+            **INPUTS[table],
+        output:
+            **files_of_table(table),
+        log:
+            log_of(table),
+        benchmark:
+            benchmark_of(table)
+        conda:
+            REPORT
+        resources:
+            **NEEDS.resources(table),
+        params:
+            inputs=lambda wildcards, input: flags_of(input),
+            options=verbatim(OPTIONS[table]),
+            code=code_hash(table),
+        shell:
+            altq("{rule}", "{params.inputs} {params.options} --output {output.csv}")
+
+
+# Kurtosis of each layer, with the kind that the search chose.
+rule figure1:
     input:
-        results_of_table3,
+        statistics=expand(rules.statistics.output, model=EXPERIMENT.models),
+        selections=selections(["learned"], EXPERIMENT.settings_of(STUDY.figures), FIRST),
     output:
-        csv=report(
-            "results/table3.csv", caption="captions/table3.rst", category="Tables", labels={"table": "3", "as": "CSV"}
-        ),
-        png=report(
-            "results/table3.png", caption="captions/table3.rst", category="Tables", labels={"table": "3", "as": "image"}
-        ),
-        markdown="results/table3.md",
-        latex="results/table3.tex",
-        record="results/table3.json",
+        pdf="results/figure1.pdf",
+        png=report("results/figure1.png", caption="captions/figure1.rst", category="Figures", labels={"figure": "1"}),
+        points="results/figure1.csv",
+        record="results/figure1.json",
     log:
-        "results/logs/table3.log",
+        log_of("figure1"),
     benchmark:
-        "results/benchmarks/table3.tsv"
-    params:
-        flags=f"--reference {EXPERIMENT.zero_shot.reference} {to_flags(zero_shot_captions(EXPERIMENT))}",
-        code=code_hash("altq.commands.table3"),
-    threads: 1
-    resources:
-        **NEEDS.resources("table3"),
+        benchmark_of("figure1")
     conda:
-        "../envs/report.yaml"
+        REPORT
+    resources:
+        **NEEDS.resources("figure1"),
+    params:
+        inputs=lambda wildcards, input: flags_of(input),
+        options=to_flags(EXPERIMENT.selection.heuristic),
+        code=code_hash("figure1"),
     shell:
-        "python3 -m altq table3 --threads {threads} --results {input} {params.flags} --output {output.csv} "
-        "2> >(tee {log} >&2)"
+        altq("{rule}", "{params.inputs} {params.options} --output {output.pdf}")
+
+
+# What rotation gains over affine at each sublayer, against its kurtosis.
+use rule figure1 as figure2 with:
+    input:
+        statistics=expand(rules.statistics.output, model=EXPERIMENT.models),
+        scores=expand(
+            rules.reconstruction.output,
+            model=EXPERIMENT.models,
+            setting=EXPERIMENT.settings_of(STUDY.figures),
+            seed=FIRST,
+            policy="oracle",
+        ),
+    output:
+        pdf="results/figure2.pdf",
+        png=report("results/figure2.png", caption="captions/figure2.rst", category="Figures", labels={"figure": "2"}),
+        points="results/figure2.csv",
+        correlation="results/figure2-correlation.csv",
+        record="results/figure2.json",
+    log:
+        log_of("figure2"),
+    benchmark:
+        benchmark_of("figure2")
+    params:
+        inputs=lambda wildcards, input: flags_of(input),
+        options=to_flags(EXPERIMENT.selection.heuristic),
+        code=code_hash("figure2"),
 
 
 # What each checkpoint cost: time and memory of calibration, states and assembly, from its history.
@@ -88,16 +185,14 @@ rule cost:
         markdown="results/cost.md",
         record="results/cost.json",
     log:
-        "results/logs/cost.log",
+        log_of("cost"),
     benchmark:
-        "results/benchmarks/cost.tsv"
-    params:
-        code=code_hash("altq.commands.cost"),
-    threads: 1
+        benchmark_of("cost")
+    conda:
+        REPORT
     resources:
         **NEEDS.resources("cost"),
-    conda:
-        "../envs/report.yaml"
+    params:
+        code=code_hash("cost"),
     shell:
-        "python3 -m altq cost --threads {threads} --checkpoints $(dirname {input}) --output {output.csv} "
-        "2> >(tee {log} >&2)"
+        altq("cost", "--checkpoints $(dirname {input}) --output {output.csv}")

@@ -54,14 +54,23 @@ def altq(run_python):
 
 
 @pytest.fixture(scope="session")
-def snakemake(run_python):
-    """Run the workflow of `root` with results in `folder`."""
+def snakemake(tmp_path_factory):
+    """Run the workflow of `root` with results in `folder`; its jobs are forked from a Python that has imported much."""
+    from preloaded_for_tests import make_environment, start_server
+
+    environment = tmp_path_factory.mktemp("preloaded")
+    python, servers = make_environment(environment), []
 
     def run(*arguments: str | Path, folder: Path, root: Path = PROJECT) -> subprocess.CompletedProcess:
-        snakefile = ("--snakefile", root / "Snakefile", "--directory", folder)
-        return run_python("-m", "snakemake", *snakefile, *arguments, folder=root, root=root)
+        if not servers:
+            servers.append(start_server(environment))
+        command = [python, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", folder, *arguments]
+        variables = os.environ | {"PYTHONPATH": str(root)}
+        return subprocess.run([*map(str, command)], cwd=root, env=variables, capture_output=True, text=True)
 
-    return run
+    yield run
+    for server in servers:
+        server.terminate()
 
 
 @pytest.fixture(scope="module")

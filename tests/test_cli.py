@@ -10,10 +10,15 @@ from importlib import import_module
 import pytest
 import yaml
 
-from altq.cli import COMMANDS, build_parser, main
-from altq.commands import show
+from altq.cli import COMMANDS, GROUPS, command_parser, frame_parser, help_of, main
+from altq.commands import results
+from altq.runtime.code_hash import command_module
 
 STAGES = [name for name in COMMANDS if name not in ("config", "schema")]
+
+
+def parser_of(name):
+    return command_parser(name, import_module(command_module(name)), frame_parser())
 
 
 def said(capsys, *argv):
@@ -24,12 +29,18 @@ def said(capsys, *argv):
     return code, error
 
 
-def test_help_lists_every_command(capsys):
-    with pytest.raises(SystemExit) as exit:
-        main(["--help"])
-    assert exit.value.code == 0
+@pytest.mark.parametrize("argv", [[], ["--help"], ["help"]])
+def test_help_lists_every_command_in_its_group(argv, capsys):
+    assert main(argv) == 0
     text = capsys.readouterr().out
-    assert all(re.search(rf"^    {name}\b", text, re.MULTILINE) for name in COMMANDS)
+    places = [re.search(rf"^  {name} +\S", text, re.MULTILINE).start() for name in COMMANDS]
+    assert places == sorted(places)
+    assert all(f"\n{group}:\n" in text for group in GROUPS)
+
+
+def test_the_version_is_that_of_the_package(capsys, project):
+    assert main(["--version"]) == 0
+    assert f'\nversion = "{capsys.readouterr().out.split()[1]}"' in (project / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -44,20 +55,21 @@ def test_help_teaches(name, capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_are_accepted(name):
-    text = import_module(f"altq.commands.{name.replace('-', '_')}").__doc__.replace("\\\n", " ")
-    examples = re.findall(r"^  altq (.+)$", text, re.MULTILINE)
+    examples = re.findall(r"^  altq (.+)$", help_of(name).replace("\\\n", " "), re.MULTILINE)
     assert examples
     for example in examples:
-        arguments = shlex.split(example.split(" > ")[0])
-        assert build_parser().parse_args(arguments).run
+        command, *flags = shlex.split(example.split(" > ")[0])
+        assert command == name and parser_of(name).parse_args(flags)
 
 
 def test_usage_errors_exit_with_2(capsys):
-    for argv in ([], ["nothing"], ["calibrate"], ["statistics", "--model", "a", "--output", "b", "--threads", "0"]):
+    for argv in (["calibrate"], ["statistics", "--model", "a", "--output", "b", "--threads", "0"]):
         with pytest.raises(SystemExit) as exit:
             main(argv)
         assert exit.value.code == 2
     assert "usage: altq" in capsys.readouterr().err
+    assert main(["tabel2"]) == 2
+    assert "'tabel2' is no command; did you mean table2?" in capsys.readouterr().err
 
 
 def test_a_bad_configuration_is_one_message(tmp_path, capsys):
@@ -210,20 +222,23 @@ def test_the_schema_describes_every_key(project):
 
 def test_help_imports_nothing_heavy(run_python, project):
     heavy = ("torch", "transformers", "pandas", "matplotlib", "datasets", "numpy")
-    code = f"import sys, altq.cli; altq.cli.build_parser(); print([m for m in {heavy} if m in sys.modules])"
-    assert run_python("-c", code, folder=project).stdout.strip() == "[]"
+    code = f"import sys, altq.cli; altq.cli.main([]); print([m for m in {heavy} if m in sys.modules])"
+    assert run_python("-c", code, folder=project).stdout.strip().endswith("\n[]")
 
 
 def test_threads_reach_the_libraries(run_python, project):
     code = (
-        "import altq.cli as cli; a = cli.build_parser().parse_args(['show', '--threads', '1']);"
-        "cli._limit_threads(a.threads); import torch; print(torch.get_num_threads())"
+        "from altq import cli\n"
+        "cli.import_module = lambda name: __import__('types').SimpleNamespace(\n"
+        "    show_flags=lambda parser: None,\n"
+        "    show=lambda arguments: print(__import__('torch').get_num_threads()))\n"
+        "cli.main(['show', '--threads', '1'])\n"
     )
     assert run_python("-c", code, folder=project).stdout.strip() == "1"
 
 
-def test_warnings_are_messages(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(show, "run", lambda arguments: warnings.warn("half of the layers are alike"))
+def test_warnings_are_messages(capsys, monkeypatch):
+    monkeypatch.setattr(results, "show", lambda arguments: warnings.warn("half of the layers are alike", stacklevel=1))
     assert main(["show"]) == 0
     assert capsys.readouterr().err == "altq: warning: half of the layers are alike\n"
     assert sys.stderr.__class__.__name__ != "LinesFromBars"

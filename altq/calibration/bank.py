@@ -7,6 +7,7 @@ the residual stream beside its entries. index.json, written last, says what the 
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,17 @@ def write_index(folder: str | Path, content: dict[str, Any]) -> None:
 
 def read_index(folder: str | Path) -> dict[str, Any]:
     return read_json(Path(folder) / INDEX_FILE)
+
+
+def banks_by_kind(folders: Iterable[Path]) -> dict[str, Path]:
+    """The folders of banks by the kind that each holds; ValueError where two hold the same."""
+    banks: dict[str, Path] = {}
+    for folder in folders:
+        kind = read_index(folder)["kind"]
+        if kind in banks:
+            raise ValueError(f"banks {banks[kind]} and {folder} both hold {kind}; give one of them")
+        banks[kind] = folder
+    return banks
 
 
 def write_residual(folder: str | Path, rotation: Tensor) -> None:

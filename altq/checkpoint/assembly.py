@@ -51,10 +51,14 @@ def assemble(
     rounding: RoundingOptions,
     folder: str | Path,
     made_from: str,
+    *,
+    method: str | None = None,
+    seed: int = 0,
 ) -> None:
     """Write the quantized checkpoint of a selection to `folder`, quantization.json last.
 
-    banks: kind -> folder of its bank; `identity` needs none. One block is in memory at a time. A run of the same
+    banks: kind -> folder of its bank; `identity` needs none. method, seed: what results are to say of the
+    checkpoint; without a method the selection's policy. One block is in memory at a time. A run of the same
     `made_from` that was stopped goes on at the sublayer where it stopped. ValueError where the selection is of another
     model or names a kind without a bank, or where banks do not share the rotation of the residual stream.
     """
@@ -95,7 +99,10 @@ def assemble(
     names_of = {part_path(folder, s + 1, num_sublayers).name: part["names"] for s, part in enumerate(made)}
     structures = [part["structure"] for part in made]
     description = {
+        "method": method or chosen.policy,
         "setting": str(setting),
+        "weights": rounding.weights,
+        "seed": seed,
         "policy": chosen.policy,
         "blocks": [dict(zip(HALVES, structures[s : s + 2], strict=True)) for s in range(0, num_sublayers, 2)],
     }

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from altq.experiment.methods import FULL
+from altq.experiment.setting import FULL_PRECISION
 from altq.models.weights import CONFIG_FILE, INDEX_FILE, ModelWeights
 from altq.runtime.files import read_json, write_json
 from altq.runtime.tensor_files import write_tensors
@@ -28,6 +30,20 @@ class CheckpointWeights(ModelWeights):
 
     def _check_projections(self) -> None:
         """None: a projection has codes, or at 16 bits a weight, and what is missing is named when it is read."""
+
+
+def labels_of(folder: str | Path) -> dict[str, Any]:
+    """What results say of a checkpoint: its method, setting, weight rounding and seed; of a model, full precision.
+
+    ValueError for a checkpoint that an older version assembled.
+    """
+    if not (Path(folder) / CHECKPOINT_FILE).is_file():
+        return {"method": FULL, "setting": str(FULL_PRECISION), "weights": "none", "seed": 0}
+    description = read_json(Path(folder) / CHECKPOINT_FILE)
+    try:
+        return {name: description[name] for name in ("method", "setting", "weights", "seed")}
+    except KeyError as missing:
+        raise ValueError(f"{folder}/{CHECKPOINT_FILE} lacks {missing}; {CheckpointWeights.remedy}") from missing
 
 
 def part_path(folder: str | Path, part: int, num_sublayers: int) -> Path:

@@ -2,15 +2,13 @@
 
 import argparse
 import json
-import re
 import shlex
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from altq.experiment.kinds import KINDS
-from altq.experiment.setting import Setting
 from altq.experiment.tasks import TASKS, checked_task
 
 Description = TypeVar("Description", bound=BaseModel)
@@ -34,33 +32,18 @@ def add_candidates(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_banks(parser: argparse.ArgumentParser, when: str) -> None:
+def add_banks(parser: argparse.ArgumentParser, which: str) -> None:
     parser.add_argument(
-        "--bank", type=_parse_bank, action="append", default=[], metavar="KIND=FOLDER",
-        help=f"folder of the bank that holds a kind; {when}",
-    )  # fmt: skip
+        "--banks", type=Path, nargs="*", default=[], metavar="FOLDER", help=f"folders of the banks {which}"
+    )
 
 
-def _parse_bank(text: str) -> tuple[str, Path]:
-    match = re.fullmatch(r"(\w+)=(.+)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KIND=FOLDER")
-    return match[1], Path(match[2])
+def add_seed(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--seed", type=int, required=True, metavar="N", help=f"seed of {what}")
 
 
-def add_evaluated(parser: argparse.ArgumentParser) -> None:
-    """What is evaluated: --folder, and what a result says of it."""
+def add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, required=True, help="model folder or checkpoint folder")
-    parser.add_argument("--method", required=True, metavar="NAME", help="what was evaluated: the method")
-    parser.add_argument("--setting", required=True, metavar="WaAbKcVd", help="its bit widths")
-    parser.add_argument("--weights", choices=("gptq", "rtn", "none"), required=True, help="its weight rounding")
-    parser.add_argument("--seed", type=int, required=True, metavar="N", help="its calibration seed")
-
-
-def read_evaluated(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a result says of what was evaluated; ValueError for a setting that cannot be read."""
-    setting = str(Setting.parse(arguments.setting))
-    return {"method": arguments.method, "setting": setting, "weights": arguments.weights, "seed": arguments.seed}
 
 
 def add_task(parser: argparse.ArgumentParser) -> None:
@@ -72,12 +55,6 @@ def _parse_task(text: str) -> str:
         return checked_task(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def add_items(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--items", type=Path, required=True, metavar="FOLDER", help="folder that `altq fetch-task` wrote"
-    )
 
 
 def add_loss(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""What the commands that draw figures share."""
+"""Commands that draw the figures."""
 
 import argparse
 from collections.abc import Callable
@@ -6,6 +6,9 @@ from pathlib import Path
 
 from altq.commands.command import add_output
 from altq.experiment.policies import HeuristicOptions
+from altq.report.figure1 import write_figure1
+from altq.report.figure2 import write_figure2
+from altq.runtime.files import write_json
 from altq.runtime.flags import add_options, read_options
 from altq.runtime.provenance import provenance
 
@@ -13,7 +16,7 @@ Write = Callable[[list[Path], list[Path], HeuristicOptions, Path], None]
 """Writes a figure from statistics, what is drawn of each model and setting, the heuristic's options and the path."""
 
 
-def add_figure(parser: argparse.ArgumentParser, drawn: str) -> None:
+def _add_figure(parser: argparse.ArgumentParser, drawn: str) -> None:
     """--statistics, the flag of the files that are drawn, --output and the heuristic's options."""
     parser.add_argument("--statistics", type=Path, nargs="+", required=True, metavar="FILE", help="of every model")
     parser.add_argument(
@@ -23,11 +26,42 @@ def add_figure(parser: argparse.ArgumentParser, drawn: str) -> None:
     add_options(parser, HeuristicOptions)
 
 
-def run_figure(command: str, arguments: argparse.Namespace, write: Write) -> None:
+def _draw(command: str, arguments: argparse.Namespace, write: Write) -> None:
     """Let `write` write the figure, and beside it a .json with provenance."""
     options = read_options(arguments, HeuristicOptions)
-    from altq.runtime.files import write_json
-
     write(arguments.statistics, arguments.drawn, options, arguments.output)
     record = provenance(command, options.model_dump(), [*arguments.statistics, *arguments.drawn])
     write_json(arguments.output.with_suffix(".json"), {"provenance": record})
+
+
+def figure1_flags(parser: argparse.ArgumentParser) -> None:
+    _add_figure(parser, "--selections")
+
+
+def figure1(arguments: argparse.Namespace) -> None:
+    """Draw Figure 1: kurtosis of each layer, and the kind that the differentiable search chose.
+
+    Reads the weights' statistics and the learned selections, which lie below <model>/<setting>/seed<k>. Writes the
+    figure as PDF and, beside it, as .png, the points as .csv, and a .json with provenance.
+
+      altq figure1 --statistics results/statistics/smollm2.json \\
+          --selections results/selections/smollm2/*/seed0/learned.json --output results/figure1.pdf
+    """
+    _draw("figure1", arguments, write_figure1)
+
+
+def figure2_flags(parser: argparse.ArgumentParser) -> None:
+    _add_figure(parser, "--scores")
+
+
+def figure2(arguments: argparse.Namespace) -> None:
+    """Draw Figure 2: what rotation gains over affine at each sublayer, against its kurtosis.
+
+    Reads the weights' statistics and the reconstruction errors that `altq reconstruction` wrote, which lie below
+    <model>/<setting>/seed<k>. Writes the figure as PDF and, beside it, as .png, the points as .csv, their rank
+    correlations as -correlation.csv, and a .json with provenance.
+
+      altq figure2 --statistics results/statistics/smollm2.json \\
+          --scores results/scores/smollm2/*/seed0/oracle/scores.json --output results/figure2.pdf
+    """
+    _draw("figure2", arguments, write_figure2)

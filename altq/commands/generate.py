@@ -1,20 +1,22 @@
-"""Generate text from a quantized checkpoint on the packed CPU kernels, or from a full-precision model.
-
-Reads a checkpoint folder (or a model folder, with transformers' own linear layers). Writes the text as it comes and, on
-the error stream at the end, tokens per second and the memory of the weights. Without --temperature the likeliest token
-is taken each time; with it tokens are drawn, the same ones for the same --seed. Keys and values go through the
-quantizer of the checkpoint's setting and are kept as floats.
-
-  altq generate --folder results/checkpoints/smollm2/adaptive/W4A4K4V4/gptq/seed0 --prompt 'The city of Paris is' \\
-      --max-new-tokens 64
-"""
+"""The command that generates text."""
 
 import argparse
 import sys
 from pathlib import Path
 
+import torch
+from transformers import AutoTokenizer, TextStreamer
+from transformers.utils.logging import disable_progress_bar
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+from altq.checkpoint.format import CHECKPOINT_FILE
+from altq.checkpoint.half_embedding import halve_embedding
+from altq.checkpoint.packed_model import load_packed_model, weight_memory
+from altq.checkpoint.quantized_model import load_model
+from altq.evaluation import generation
+from kernels.cpu import default_variant
+
+
+def generate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, required=True, help="checkpoint folder or model folder")
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what the text starts with")
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="how many to make at most (128)")
@@ -28,21 +30,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def run(arguments: argparse.Namespace) -> None:
+def generate(arguments: argparse.Namespace) -> None:
+    """Generate text from a quantized checkpoint on the packed CPU kernels, or from a full-precision model.
+
+    Reads a checkpoint folder (or a model folder, with transformers' own linear layers). Writes the text as it comes
+    and, on the error stream at the end, tokens per second and the memory of the weights. Without --temperature the
+    likeliest token is taken each time; with it tokens are drawn, the same ones for the same --seed. Keys and values go
+    through the quantizer of the checkpoint's setting and are kept as floats.
+
+      altq generate --folder results/checkpoints/smollm2/adaptive/W4A4K4V4/gptq/seed0 --prompt 'The city of Paris is' \\
+          --max-new-tokens 64
+    """
     if arguments.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens {arguments.max_new_tokens} makes no text; give 1 or more")
-    import torch
-    from transformers import AutoTokenizer, TextStreamer
-    from transformers.utils.logging import disable_progress_bar
-
-    from altq.checkpoint.format import CHECKPOINT_FILE
-    from altq.checkpoint.half_embedding import halve_embedding
-    from altq.checkpoint.packed_model import load_packed_model, weight_memory
-    from altq.checkpoint.quantized_model import load_model
-    from altq.evaluation.generation import Sampling, Speed, generate
-    from kernels.cpu import default_variant
-
-    sampling = Sampling(arguments.temperature, arguments.top_k)
+    sampling = generation.Sampling(arguments.temperature, arguments.top_k)
     disable_progress_bar()
     is_packed = (arguments.folder / CHECKPOINT_FILE).is_file()
     model = load_packed_model(arguments.folder) if is_packed else load_model(arguments.folder)
@@ -56,9 +57,9 @@ def run(arguments: argparse.Namespace) -> None:
         prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
     else:
         raise ValueError(f"the tokenizer of {arguments.folder} has no chat template; leave --chat out")
-    speed, streamer = Speed(), TextStreamer(tokenizer, skip_special_tokens=True)
+    speed, streamer = generation.Speed(), TextStreamer(tokenizer, skip_special_tokens=True)
     streamer.put(torch.tensor(prompt))
-    for token in generate(
+    for token in generation.generate(
         model, prompt, arguments.max_new_tokens, sampling=sampling,
         generator=torch.Generator().manual_seed(arguments.seed), end_tokens=_end_tokens(model), speed=speed,
     ):  # fmt: skip

@@ -1,57 +1,77 @@
-"""Measure the perplexity of a model or checkpoint over windows of tokens.
-
-Reads a model folder or a checkpoint folder, and test tokens. Writes a .json file: each window's summed negative
-log-likelihood, the perplexity exp(mean over all predicted tokens), its 95 % bootstrap interval over windows, and how
-all of it was made. A run that was stopped goes on at the block of the model where it stopped. --method, --setting,
---weights and --seed say what is evaluated; they are written, not acted on.
-
-  altq perplexity --folder results/checkpoints/smollm2/affine/W4A4K4V4/gptq/seed0 --method affine --setting W4A4K4V4 \\
-      --weights gptq --seed 0 --tokens results/tokens/smollm2/pydoc/test.npy --output affine-pydoc.json
-"""
+"""Commands that measure perplexity: as codes multiplied in torch, or on the packed CPU kernels."""
 
 import argparse
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from altq.commands.command import add_evaluated, add_output, read_evaluated
+import numpy as np
+
+from altq.checkpoint.format import labels_of
+from altq.checkpoint.packed_model import open_packed_model
+from altq.checkpoint.quantized_model import open_model
+from altq.commands.command import add_folder, add_output
+from altq.evaluation.bootstrap import perplexity_interval
+from altq.evaluation.perplexity import window_losses
+from altq.models.skeleton import Skeleton
+from altq.runtime.files import read_json, write_json
 from altq.runtime.provenance import identity, provenance
+from kernels.cpu import default_variant
 
 BOOTSTRAP_SEED = 0
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    add_evaluated(parser)
+def perplexity_flags(parser: argparse.ArgumentParser) -> None:
+    add_folder(parser)
     parser.add_argument("--tokens", type=Path, required=True, metavar="FILE", help="test tokens (.npy)")
     add_output(parser, ".json file")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    from altq.checkpoint.quantized_model import open_model
+def perplexity(arguments: argparse.Namespace) -> None:
+    """Measure the perplexity of a model or checkpoint over windows of tokens.
 
-    measure(arguments, open_model, "perplexity")
+    Reads a model folder or a checkpoint folder, and test tokens. Writes a .json file: what was evaluated, as the
+    checkpoint says it; each window's summed negative log-likelihood, the perplexity exp(mean over all predicted
+    tokens), its 95 % bootstrap interval over windows, and how all of it was made. A run that was stopped goes on at the
+    block of the model where it stopped.
+
+      altq perplexity --folder results/checkpoints/smollm2/affine/W4A4K4V4/gptq/seed0 \\
+          --tokens results/tokens/smollm2/pydoc/test.npy --output affine-pydoc.json
+    """
+    _measure(arguments, open_model, "perplexity")
 
 
-def measure(arguments: argparse.Namespace, open_folder: Callable[[Path], Any], command: str, **notes: Any) -> None:
+def perplexity_packed_flags(parser: argparse.ArgumentParser) -> None:
+    perplexity_flags(parser)
+
+
+def perplexity_packed(arguments: argparse.Namespace) -> None:
+    """Measure the perplexity of a checkpoint as it runs on the packed CPU kernels.
+
+    Reads a checkpoint folder and test tokens. Writes what `altq perplexity` writes, and which kernels ran: the number
+    is to be that of the same checkpoint there, where codes are multiplied as floats.
+
+      altq perplexity-packed --folder results/checkpoints/smollm2/affine/W4A4K4V4/gptq/seed0 \\
+          --tokens results/tokens/smollm2/pydoc/test.npy --output packed.json
+    """
+    _measure(arguments, open_packed_model, "perplexity-packed", kernels=default_variant())
+
+
+def _measure(
+    arguments: argparse.Namespace, open_folder: Callable[[Path], Skeleton], command: str, **notes: Any
+) -> None:
     """Write the perplexity of what `open_folder` makes of the folder; `notes` go into the result beside it."""
-    of = read_evaluated(arguments)
-    import shutil
-
-    import numpy as np
-
-    from altq.evaluation.bootstrap import perplexity_interval
-    from altq.evaluation.perplexity import window_losses
-    from altq.runtime.files import read_json, write_json
-
+    labels = labels_of(arguments.folder)
     tokens = np.load(arguments.tokens)
     drawn = read_json(arguments.tokens.with_suffix(".json"))
     num_windows, window_length = tokens.shape
     scratch = arguments.output.with_suffix(".states")
     inputs = [arguments.folder, arguments.tokens]
-    nll = window_losses(open_folder(arguments.folder), tokens, scratch, identity(command, of, inputs))
+    nll = window_losses(open_folder(arguments.folder), tokens, scratch, identity(command, labels, inputs))
     interval = perplexity_interval(nll, window_length - 1, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))
     result = {
-        **of,
+        **labels,
         "model": drawn["model"],
         "corpus": drawn["corpus"],
         "num_windows": num_windows,
@@ -62,7 +82,7 @@ def measure(arguments: argparse.Namespace, open_folder: Callable[[Path], Any], c
         "perplexity_low": interval.low,
         "perplexity_high": interval.high,
         **notes,
-        "provenance": provenance(command, of, inputs),
+        "provenance": provenance(command, labels, inputs),
     }
     write_json(arguments.output, result)
     shutil.rmtree(scratch)

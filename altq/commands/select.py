@@ -1,24 +1,4 @@
-"""Choose a transformation kind for each sublayer of a model.
-
-Policies:
-  a kind        everywhere
-  heuristic     rotation at both tails of the weights' kurtosis, affine between them (Eq. 8-15 of the paper); reads what
-                `altq statistics` wrote
-  random        each candidate at an equal share of each half, drawn with --seed
-  learned, oracle, probe, predicted
-                the kind with the best score at each sublayer; reads what `altq search`, `altq reconstruction` or `altq
-                predict` wrote
-  best_random   the random selection with the lowest perplexity (the geometric mean over texts)
-Writes a selection: a .json file with the kinds and, for each sublayer, score and reason. Selections can be edited
-or written by hand; no selection needs a new calibration.
-
-  altq select --policy heuristic --statistics results/statistics/smollm2.json \\
-      --output results/selections/smollm2/heuristic.json
-  altq select --policy affine --model-name smollm2 --num-blocks 30 --output results/selections/smollm2/affine.json
-  altq select --policy random --seed 3 --candidates affine rotation --model-name smollm2 --num-blocks 30 \\
-      --output results/selections/smollm2/random3.json
-  altq select --policy oracle --scores results/scores/smollm2/W3A3K3V3/seed0/oracle/scores.json --output oracle.json
-"""
+"""Commands that choose a transformation kind for each sublayer, and find selections that choose alike."""
 
 import argparse
 from collections.abc import Callable
@@ -29,15 +9,19 @@ from typing import Any
 from altq.commands.command import add_output
 from altq.experiment.kinds import KINDS
 from altq.experiment.policies import HeuristicOptions
+from altq.runtime.files import read_json, write_json
 from altq.runtime.flags import add_options, read_options
 from altq.runtime.provenance import provenance
-from altq.selection.selection import Selection
+from altq.selection.heuristic import heuristic_selection
+from altq.selection.random import best_of, random_selection
+from altq.selection.scores import Scores, best_selection
+from altq.selection.selection import Selection, fixed_selection
 
 Choice = tuple[Selection, dict[str, Any], list[Path]]
 """A selection, the options behind it, and the files that it was read from."""
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def select_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", choices=(*KINDS, *POLICIES), required=True, metavar="POLICY", help="how to choose")
     parser.add_argument("--statistics", type=Path, metavar="FILE", help="what `altq statistics` wrote")
     parser.add_argument("--model-name", metavar="NAME", help="name of the model")
@@ -51,49 +35,57 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_options(parser, HeuristicOptions)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def select(arguments: argparse.Namespace) -> None:
+    """Choose a transformation kind for each sublayer of a model.
+
+    Policies:
+      a kind        everywhere
+      heuristic     rotation at both tails of the weights' kurtosis, affine between them (Eq. 8-15 of the paper); reads
+                    what `altq statistics` wrote
+      random        each candidate at an equal share of each half, drawn with --seed
+      learned, oracle, probe, predicted
+                    the kind with the best score at each sublayer; reads what `altq search`, `altq reconstruction` or
+                    `altq predict` wrote
+      best_random   the random selection with the lowest perplexity (the geometric mean over texts)
+    Writes a selection: a .json file with the kinds and, for each sublayer, score and reason. Selections can be edited
+    or written by hand; no selection needs a new calibration.
+
+      altq select --policy heuristic --statistics results/statistics/smollm2.json \\
+          --output results/selections/smollm2/heuristic.json
+      altq select --policy affine --model-name smollm2 --num-blocks 30 --output results/selections/smollm2/affine.json
+      altq select --policy random --seed 3 --candidates affine rotation --model-name smollm2 --num-blocks 30 \\
+          --output results/selections/smollm2/random3.json
+      altq select --policy oracle --scores results/scores/smollm2/W3A3K3V3/seed0/oracle/scores.json --output oracle.json
+    """
     needed, choose = POLICIES.get(arguments.policy, (("model_name", "num_blocks"), _one_kind))
     missing = [f"--{name.replace('_', '-')}" for name in needed if getattr(arguments, name) is None]
     if missing:
         raise ValueError(f"--policy {arguments.policy} needs {' and '.join(missing)}")
     selection, options, inputs = choose(arguments)
-    record = provenance("select", options, inputs)
-    replace(selection, provenance=record).write(arguments.output)
+    replace(selection, provenance=provenance("select", options, inputs)).write(arguments.output)
 
 
 def _one_kind(arguments: argparse.Namespace) -> Choice:
-    from altq.selection.selection import fixed_selection
-
     options = {"policy": arguments.policy, "num_blocks": arguments.num_blocks}
     return fixed_selection(arguments.model_name, arguments.num_blocks, arguments.policy), options, []
 
 
 def _heuristic(arguments: argparse.Namespace) -> Choice:
-    from altq.runtime.files import read_json
-    from altq.selection.heuristic import heuristic_selection
-
     options = read_options(arguments, HeuristicOptions)
     selection = heuristic_selection(read_json(arguments.statistics), options)
     return selection, options.model_dump(), [arguments.statistics]
 
 
 def _random(arguments: argparse.Namespace) -> Choice:
-    from altq.selection.random import random_selection
-
     options = {name: getattr(arguments, name) for name in ("num_blocks", "candidates", "seed")}
     return random_selection(arguments.model_name, **options), options, []
 
 
 def _best(arguments: argparse.Namespace) -> Choice:
-    from altq.selection.scores import Scores, best_selection
-
     return best_selection(arguments.policy, Scores.read(arguments.scores)), {}, [arguments.scores]
 
 
 def _best_random(arguments: argparse.Namespace) -> Choice:
-    from altq.runtime.files import read_json
-    from altq.selection.random import best_of
-
     selections = {path.stem: Selection.read(path) for path in arguments.selections}
     best = best_of(map(read_json, arguments.results))
     if best not in selections:
@@ -109,3 +101,22 @@ POLICIES: dict[str, tuple[tuple[str, ...], Callable[[argparse.Namespace], Choice
     "best_random": (("results", "selections"), _best_random),
 }
 """The flags that a policy needs, and how it chooses; any other policy is a kind."""
+
+
+def distinct_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--selections", type=Path, nargs="+", required=True, metavar="FILE", help="selections")
+    add_output(parser, ".json file")
+
+
+def distinct(arguments: argparse.Namespace) -> None:
+    """Find the selections that are the same, so that each is assembled once.
+
+    Reads selection files. Writes a .json file whose `first` maps the name of each to the name of the first that chooses
+    alike; a name is that of the file.
+
+      altq distinct --selections results/selections/smollm2/heuristic.json results/selections/smollm2/grid*.json \\
+          --output results/selections/smollm2/distinct.json
+    """
+    first: dict[tuple[str, ...], str] = {}
+    same = {path.stem: first.setdefault(Selection.read(path).kinds, path.stem) for path in arguments.selections}
+    write_json(arguments.output, {"first": same, "provenance": provenance("distinct", {}, arguments.selections)})

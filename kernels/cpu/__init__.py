@@ -4,9 +4,10 @@ No CPU multiplies 4-bit integers: codes of activations of 2 to 8 bits are bytes 
 run equally fast.
 """
 
+from kernels.cpu.activations import Activations
 from kernels.cpu.cache import CacheQuantizer
 from kernels.cpu.half_linear import HalfLinear
 from kernels.cpu.library import default_variant
-from kernels.cpu.linear import Activations, QuantizedLinear
+from kernels.cpu.linear import QuantizedLinear
 
 __all__ = ["Activations", "CacheQuantizer", "HalfLinear", "QuantizedLinear", "default_variant"]

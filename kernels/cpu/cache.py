@@ -8,7 +8,7 @@ from kernels.cpu.library import TORCH, default_variant, load_library
 
 
 class CacheQuantizer:
-    """Q(x A_head) of x [batch, kv_heads, tokens, d], each token and head by itself, as the floats that its codes mean.
+    """Q(x A_head) of x [batch, kv_heads, tokens, d] for each token and head, as the floats that the codes stand for.
 
     bits: 2 to 8, or None for no quantizer. clips: [kv_heads, 2], factors of the minimum and the maximum. factors:
     [kv_heads, d, d], or None for no transform. A row that is NaN or infinite anywhere comes out as NaN.

@@ -2,49 +2,17 @@
 
 import ctypes
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kernels.cpu.activations import Activations, check_bits
 from kernels.cpu.factors import prepare_factors
 from kernels.cpu.library import TORCH, Layer, default_variant, load_library
 from kernels.cpu.torch_path import TorchLayer
 
-BITS = (2, 3, 4, 8)
-"""Widths of codes that the kernels know. In memory a weight of 2 or 3 bits takes 4."""
-
 _PANEL, _GROUP, _DEPTH_MULTIPLE, _CACHE_LINE, _COLUMN_MULTIPLE = 32, 4, 64, 64, 16  # as in the C sources
-
-
-@dataclass(frozen=True)
-class Activations:
-    """How a layer quantizes its input: a scale for each token, after the transform.
-
-    clip: one factor of the largest magnitude, or [2] of the minimum and the maximum. signed: the scale is negative where
-    the largest magnitude is positive. asymmetric: codes have a zero point (then at most 4 bits).
-    """
-
-    bits: int
-    clip: Tensor | float = 1.0
-    signed: bool = True
-    asymmetric: bool = False
-
-    def __post_init__(self) -> None:
-        _check_bits("activations", self.bits)
-        if self.asymmetric and self.bits == 8:
-            raise ValueError(
-                "activations of 8 bits with a zero point do not fit the kernels' signed bytes; give 2 to 4"
-            )
-
-    def clips(self) -> tuple[float, float]:
-        """Factors of the minimum and the maximum; over the largest code, as the kernels read it, where symmetric."""
-        clip = torch.as_tensor(self.clip, dtype=torch.float32)
-        if not self.asymmetric:
-            clip = clip / ((1 << self.bits - 1) - 1)
-        low, high = clip.reshape(-1).expand(2).tolist() if clip.numel() == 1 else clip.flatten().tolist()
-        return low, high
 
 
 class QuantizedLinear:
@@ -70,7 +38,7 @@ class QuantizedLinear:
         bias: Tensor | None = None,
         variant: str | None = None,
     ) -> None:
-        _check_bits("weights", weight_bits)
+        check_bits("weights", weight_bits)
         _check_weights(codes, scale, bias, weight_bits)
         self.d_out, self.d_in = codes.shape
         self.variant = variant or default_variant()
@@ -86,7 +54,7 @@ class QuantizedLinear:
         width = 8 if weight_bits == 8 else 4
         packed = pack_panels(codes, width, depth)
         rows = (0, -self.d_out % _PANEL)
-        # Whatever the structure points to lives as long as it does.
+        # The structure points into these tensors, so they live as long as the layer.
         tensors = {
             "weights": packed,
             "weight_scale": F.pad(scale, rows),
@@ -117,7 +85,7 @@ class QuantizedLinear:
         return y
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The codes of x T, int8 [..., d_in], less their zero point where they have one, and scales [..., 1]."""
+        """Codes of the transformed x, int8 [..., d_in], less any zero point, and their scales [..., 1]."""
         rows = self._checked(x)
         if self.variant == TORCH:
             return self._torch.quantize(rows)
@@ -153,11 +121,6 @@ def pack_panels(codes: Tensor, width: int, depth: int) -> Tensor:
 
 def _multiple(number: int, of: int) -> int:
     return math.ceil(number / of) * of
-
-
-def _check_bits(what: str, bits: int) -> None:
-    if bits not in BITS:
-        raise ValueError(f"the kernels know {what} of {', '.join(map(str, BITS))} bits, not of {bits}")
 
 
 def _check_weights(codes: Tensor, scale: Tensor, bias: Tensor | None, bits: int) -> None:

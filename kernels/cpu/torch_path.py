@@ -1,4 +1,4 @@
-"""The same layer without kernels of our own: torch's integer product, for machines that cannot compile or run them.
+"""The quantized linear layer on torch's integer product, for machines that cannot compile or run the kernels.
 
 Its weights take a byte each, whatever their bits.
 """
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from kernels.cpu.factors import Factors
+from kernels.reference.scale import signed_peak, symmetric_scale
 
 if TYPE_CHECKING:
-    from kernels.cpu.linear import Activations
+    from kernels.cpu.activations import Activations
 
 
 class TorchLayer:
@@ -45,18 +46,16 @@ class TorchLayer:
         values = self._transform(x)
         if not x.numel():
             return values.to(torch.int8), values.new_empty(*x.shape[:-1], 1)
-        highest, lowest = values.amax(-1, keepdim=True), values.amin(-1, keepdim=True)
         (low_clip, high_clip), bits = self._clips, self._activations.bits
         if self._activations.asymmetric:
-            low, high = lowest.clamp(max=0) * low_clip, highest.clamp(min=0) * high_clip
+            low = values.amin(-1, keepdim=True).clamp(max=0) * low_clip
+            high = values.amax(-1, keepdim=True).clamp(min=0) * high_clip
             span, levels = high - low, (1 << bits) - 1
             scale = torch.where(span > 0, span, 1.0) / levels
             least = -(-low / scale).round()
             most = least + levels
         else:
-            peak = torch.where(highest > -lowest, highest, lowest)
-            scale = (-peak if self._activations.signed else peak.abs()) * low_clip
-            scale = torch.where(scale != 0, scale, 1.0)
+            scale = symmetric_scale(signed_peak(values), low_clip, signed=self._activations.signed)
             most = torch.full_like(scale, (1 << bits - 1) - 1)
             least = -most - 1
         finite = values.isfinite().all(-1, keepdim=True) & scale.isfinite()

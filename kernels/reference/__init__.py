@@ -1,1 +1,1 @@
-"""What the kernels compute, in plain torch: one file a concept, the signatures of the kernels."""
+"""Definitions in plain torch of what the kernels compute: one file a concept, with the signatures of the kernels."""

@@ -82,8 +82,9 @@ def append(
     """Rotate queries and keys, transform both, quantize keys and values into the caches (in place).
 
     qkv: [batch, tokens, (heads + 2 kv_heads) * head_dim], queries, keys, values side by side. positions: int32 [batch],
-    where each sequence's first token goes; the tokens from there on must lie within the capacity (programs outside it
-    write nothing). key_clip, value_clip: float32 [kv_heads, 2], of the minimum and the maximum. rotary: cosines and
+    the place of each sequence's first token. A token whose place is not within the capacity is not written, and its
+    query (and key and value) is NaN: where positions grow without the host looking, a full cache shows in the output and
+    overwrites nothing. key_clip, value_clip: float32 [kv_heads, 2], of the minimum and the maximum. rotary: cosines and
     sines by position, float32 [positions, head_dim / 2]. key_factors [kv_heads, head_dim, head_dim]: keys become k A;
     query_factors: their inverse transposes, queries become q A^-T.
 
@@ -95,11 +96,13 @@ def append(
     head_dim = key_cache.codes.shape[-1] * 8 // key_bits
     # [batch, heads + 2 kv_heads, tokens, head_dim]
     by_head = qkv.view(batch, tokens, qkv.shape[-1] // head_dim, head_dim).transpose(1, 2)
+    places = positions.long().unsqueeze(-1) + torch.arange(tokens, device=qkv.device)  # [batch, tokens]
+    has_place = (places >= 0) & (places < capacity)
+    by_head = torch.where(has_place[:, None, :, None], by_head, torch.nan)
     num_heads = by_head.shape[1] - 2 * kv_heads
     queries, keys, values = by_head.split((num_heads, kv_heads, kv_heads), dim=1)
-    places = positions.long().unsqueeze(-1) + torch.arange(tokens, device=qkv.device)  # [batch, tokens]
     if rotary is not None:
-        cosines, sines = (table[places].unsqueeze(1) for table in rotary)
+        cosines, sines = (table[places.clamp(0, capacity - 1)].unsqueeze(1) for table in rotary)
         queries, keys = rotate(queries, cosines, sines), rotate(keys, cosines, sines)
     if key_factors is not None:
         queries = (queries.float() @ query_factors.float().repeat_interleave(num_heads // kv_heads, 0)).to(qkv.dtype)
@@ -110,8 +113,7 @@ def append(
     ):  # fmt: skip
         codes, ranges = quantize_range(x, clip.unsqueeze(1), bits, cache.ranges.dtype)
         written = Cache(pack(codes, bits), ranges)
-        for sequence, rows in enumerate(places):
-            inside = rows < capacity
+        for sequence, (rows, inside) in enumerate(zip(places, has_place, strict=True)):
             cache.codes[sequence, :, rows[inside]] = written.codes[sequence, :, inside]
             cache.ranges[sequence, :, rows[inside]] = written.ranges[sequence, :, inside]
         kept.append(dequantize(written, bits).to(qkv.dtype) if keep_values else None)

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.reference.packing import check_bits, pack
+from kernels.reference.scale import largest_code, signed_peak, symmetric_scale
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -68,15 +69,13 @@ def transform_quantize(
         x = rms_norm(x, norm, epsilon)
     values = x.float() if left is None and right is None else kronecker(x, left, right)
     scales = token_scales(values, clips, bits, signed=signed)
-    top = (1 << (bits - 1)) - 1
+    top = largest_code(bits)
     codes = (values / scales.unsqueeze(-1)).round().clamp(-top - 1, top).nan_to_num(0)
     return pack(codes.to(torch.int8), width), scales
 
 
 def token_scales(values: Tensor, clips: Tensor, bits: int, *, signed: bool) -> Tensor:
     """The scales of `transform_quantize`: float32 [tokens, d], [outputs] -> [outputs, tokens]."""
-    highest, lowest = values.amax(-1), values.amin(-1)
-    peak = torch.where(highest > -lowest, highest, lowest)
-    scales = (-peak if signed else peak.abs()) * (clips.float() / ((1 << (bits - 1)) - 1)).unsqueeze(-1)
-    scales = torch.where(scales == 0, 1.0, scales)
+    factors = clips.float() / largest_code(bits)
+    scales = symmetric_scale(signed_peak(values).squeeze(-1), factors.unsqueeze(-1), signed=signed)
     return torch.where(values.isfinite().all(-1), scales, torch.nan)

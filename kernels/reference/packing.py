@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 BITS = (2, 3, 4, 8)
-"""The widths that kernels know."""
+"""The widths of codes that the kernels pack."""
 
 # The widths of the planes a code is split into, lowest bits first.
 _PLANES = {2: (2,), 3: (2, 1), 4: (4,), 8: (8,)}

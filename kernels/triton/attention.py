@@ -79,7 +79,9 @@ def decode_attention_kernel(
         query_sum += tl.sum(part.to(tl.float32), axis=1)
         query = query + (part,)
 
-    end = tl.load(positions + cache_head // KV_HEADS) + 1
+    # A position beyond the capacity, whose token was not written, reads the cache to its end and not what lies behind it.
+    newest = tl.minimum(tl.load(positions + cache_head // KV_HEADS), capacity - 1)
+    end = tl.maximum(newest, -1) + 1
     per_split = tl.cdiv(tl.cdiv(end, TOKENS), SPLITS) * TOKENS
     stop = tl.minimum((split + 1) * per_split, end)
     first_row = cache_head.to(tl.int64) * capacity

@@ -17,10 +17,10 @@ from kernels.triton.launch import check_tensor, launch, target_of
 
 @triton.jit
 def _quantize_append(
-    x, clip, codes, ranges, kept, head, sequence, token, place, inside, num_tokens, kv_heads, capacity,
+    x, clip, codes, ranges, kept, head, sequence, token, place, inside, has_place, num_tokens, kv_heads, capacity,
     ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, BITS: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """Quantize float32 [ROWS, HEAD_DIM] of one head; write codes and ranges, and what they stand for."""
+    """Quantize float32 [ROWS, HEAD_DIM] of one head; write codes and ranges, and with KEEP the values they stand for."""
     top = (1 << BITS) - 1.0
     low = tl.minimum(tl.min(x, axis=1), 0.0) * tl.load(clip + 2 * head)
     high = tl.maximum(tl.max(x, axis=1), 0.0) * tl.load(clip + 2 * head + 1)
@@ -34,17 +34,16 @@ def _quantize_append(
     scale += tl.sum(x * 0.0, axis=1)
 
     cache_row = (sequence * kv_heads + head).to(tl.int64) * capacity + place
-    writes = inside & (place < capacity)
-    tl.store(ranges + 2 * cache_row, scale.to(tl.float16), writes)
-    tl.store(ranges + 2 * cache_row + 1, zero.to(tl.float16), writes)
+    tl.store(ranges + 2 * cache_row, scale.to(tl.float16), has_place)
+    tl.store(ranges + 2 * cache_row + 1, zero.to(tl.float16), has_place)
     start = codes + cache_row[:, None] * (HEAD_DIM * BITS // 8)
     quantized = levels.to(tl.int32)
     LOW: tl.constexpr = 2 if BITS == 3 else BITS
     byte = tl.arange(0, HEAD_DIM * LOW // 8)[None, :]
-    tl.store(start + byte, pack_plane(quantized, ROWS, HEAD_DIM, LOW), writes[:, None])
+    tl.store(start + byte, pack_plane(quantized, ROWS, HEAD_DIM, LOW), has_place[:, None])
     if BITS == 3:
         byte = tl.arange(0, HEAD_DIM // 8)[None, :]
-        tl.store(start + HEAD_DIM // 4 + byte, pack_plane(quantized >> 2, ROWS, HEAD_DIM, 1), writes[:, None])
+        tl.store(start + HEAD_DIM // 4 + byte, pack_plane(quantized >> 2, ROWS, HEAD_DIM, 1), has_place[:, None])
     if KEEP:
         row = (sequence * kv_heads + head).to(tl.int64) * num_tokens + token
         value = ((levels - zero[:, None]) * scale[:, None]).to(tl.float16)
@@ -63,9 +62,12 @@ def append_kernel(
     sequence, token = row // num_tokens, row % num_tokens
     inside = row < num_rows
     place = tl.load(positions + sequence, inside, 0) + token
+    has_place = inside & (place >= 0) & (place < capacity)
     channel = tl.arange(0, HEAD_DIM)
     start = qkv + row.to(tl.int64)[:, None] * ((num_heads + 2 * kv_heads) * HEAD_DIM) + head * HEAD_DIM
-    x = tl.load(start + channel[None, :], inside[:, None], 0.0)
+    # A token without a place is NaN from here on, so that a full cache shows in the output; rows of no token are zeros.
+    outside = tl.where(inside, float("nan"), 0.0)[:, None]
+    x = tl.load(start + channel[None, :], has_place[:, None], outside)
     is_value = head >= num_heads + kv_heads
     kv_head = tl.where(head < num_heads, head // (num_heads // kv_heads), (head - num_heads) % kv_heads)
     if not is_value:
@@ -74,7 +76,8 @@ def append_kernel(
             angle = place[:, None] * HALF + (channel % HALF)[None, :]
             other = tl.load(start + ((channel + HALF) % HEAD_DIM)[None, :], inside[:, None], 0.0).to(tl.float32)
             other = tl.where((channel < HALF)[None, :], -other, other)
-            cosine, sine = tl.load(cosines + angle, inside[:, None], 0.0), tl.load(sines + angle, inside[:, None], 0.0)
+            cosine = tl.load(cosines + angle, has_place[:, None], 0.0)
+            sine = tl.load(sines + angle, has_place[:, None], 0.0)
             x = (x.to(tl.float32) * cosine + other * sine).to(tl.float16)
         wide = x.to(tl.float32)
         if TRANSFORM:
@@ -89,13 +92,13 @@ def append_kernel(
             tl.store(address, wide.to(tl.float16), inside[:, None])
         else:
             _quantize_append(
-                wide, key_clip, key_codes, key_ranges, keys, kv_head, sequence, token, place, inside, num_tokens,
-                kv_heads, capacity, ROWS, HEAD_DIM, KEY_BITS, KEEP,
+                wide, key_clip, key_codes, key_ranges, keys, kv_head, sequence, token, place, inside, has_place,
+                num_tokens, kv_heads, capacity, ROWS, HEAD_DIM, KEY_BITS, KEEP,
             )  # fmt: skip
     else:
         _quantize_append(
             x.to(tl.float32), value_clip, value_codes, value_ranges, values, kv_head, sequence, token, place, inside,
-            num_tokens, kv_heads, capacity, ROWS, HEAD_DIM, VALUE_BITS, KEEP,
+            has_place, num_tokens, kv_heads, capacity, ROWS, HEAD_DIM, VALUE_BITS, KEEP,
         )  # fmt: skip
 
 
@@ -116,8 +119,7 @@ def append(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """`kernels.reference.cache.append` for float16 qkv, factors and cache ranges, and a head_dim that is a power of two.
 
-    Tokens beyond the capacity are not written: where positions grow without the host looking, a full cache is lost
-    tokens, not overwritten memory. Raises ValueError for tensors that do not fit together or are not contiguous, for
+    Raises ValueError for tensors that do not fit together or are not contiguous, for
     unknown bits, for other head sizes, and for one of the two factors without the other.
     """
     target_of(qkv)
@@ -165,7 +167,7 @@ def append(
 def check_caches(
     key_cache: Cache, value_cache: Cache, key_bits: int, value_bits: int, like: Tensor
 ) -> tuple[int, int, int, int]:
-    """Batch, key heads, capacity and head size of two caches; ValueError where they are not what the kernels read."""
+    """Batch, key heads, capacity and head size of two caches; ValueError where the kernels cannot read them."""
     check_bits(key_bits)
     head_dim = key_cache.codes.shape[-1] * 8 // key_bits
     if head_dim & (head_dim - 1) or head_dim < 16:

@@ -1,4 +1,4 @@
-"""Tile sizes by target and size: fixed tables, no search at run time, so that what is compiled and tested is what runs."""
+"""Tile sizes by target and size, from fixed tables: with no search at run time, the tiles that run have been tested."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ import triton
 
 @dataclass(frozen=True)
 class KroneckerTiles:
-    """How a transform is cut: `tokens` a program, d1 in steps of `rows`, d2 in `num_tiles` tiles of `columns`."""
+    """Tiles of a transform: `tokens` a program, d1 in steps of `rows`, d2 in `num_tiles` tiles of `columns`."""
 
     d1_padded: int
     d2_padded: int
@@ -30,7 +30,7 @@ _KRONECKER = {
     65536: (1, 32, 32, 8),
 }
 _KRONECKER_OF_TARGET = {(89, 32768): (1, 64, 32, 8), (100, 32768): (1, 64, 32, 8)}
-"""Where registers are given out otherwise: with 32 rows, a few would be spilled."""
+"""Exceptions by target, which hands out registers in its own way: with 32 rows, a few would be spilled."""
 
 
 def kronecker_tiles(target: int, d1: int, d2: int, num_tokens: int, *, has_left: bool) -> KroneckerTiles:
@@ -65,7 +65,7 @@ class LinearTiles:
 
 
 MULTIPROCESSORS = {80: 108, 89: 128, 90: 132, 100: 148}
-"""Of the A100, RTX 4090, H100 and B200."""
+"""Target -> multiprocessors of the A100, RTX 4090, H100 and B200."""
 
 # By the most tokens that they serve: tokens, rows, pairs, warps, stages.
 _DECODE = {16: (16, 64, 128, 4, 4), 32: (32, 64, 128, 4, 4), 64: (64, 64, 64, 4, 4), 128: (128, 64, 64, 4, 4)}
@@ -93,7 +93,7 @@ def linear_tiles(target: int, num_tokens: int, num_rows: int, num_pairs: int, ro
 
 
 def _splits(target: int, num_tokens: int, num_tiles: int, num_pairs: int, pairs: int) -> int:
-    """How many programs share a tile so that each multiprocessor has two; each does at least 4 steps of `pairs`."""
+    """The number of programs that share a tile: two for each multiprocessor, each of at least 4 steps of `pairs`."""
     if num_tokens > MOST_SHARED_TOKENS:
         return 1
     return max(min(2 * MULTIPROCESSORS[target] // max(num_tiles, 1), num_pairs // (4 * pairs), _MAX_SPLITS), 1)
@@ -136,7 +136,7 @@ _INT4 = {
 
 
 def int4_tiles(target: int, num_tokens: int, num_rows: int, num_pairs: int, rows: tuple[int, ...]) -> Int4Tiles:
-    """The tiles of an int4 product, shared as those of `linear_tiles`."""
+    """The tiles of an int4 product; few tokens share them as in `linear_tiles`."""
     tiles = next(tiles for most, tiles in _INT4.items() if most is None or num_tokens <= most)
     if len(rows) > 1 and any(n % tiles.rows for n in rows):
         tiles = replace(tiles, row_blocks=tiles.row_blocks * 64 // tiles.rows)
@@ -148,7 +148,7 @@ APPEND_TOKENS = 16
 """Tokens of a head that a program of the cache kernel takes: the fewest that a tensor core multiplies."""
 
 APPEND_WARPS = {"decode": 4, "prefill": 8}
-"""A prefill, which keeps what the cache stands for, needs more registers: with 4 warps a few would be spilled."""
+"""Warps by phase: a prefill keeps its values and needs more registers, of which 4 warps would spill a few."""
 
 ATTENTION_TOKENS = 64
 """Tokens of the cache that a program of the attention kernel takes at a time."""
@@ -157,6 +157,6 @@ ATTENTION_WARPS = 4
 
 
 def attention_splits(target: int, num_heads: int, capacity: int) -> int:
-    """How many programs share the tokens of a key head: four for each multiprocessor, with at least 128 tokens each."""
+    """The number of programs that share the tokens of a key head: four a multiprocessor, each of at least 128 tokens."""
     wanted = min(triton.cdiv(4 * MULTIPROCESSORS[target], max(num_heads, 1)), capacity // (2 * ATTENTION_TOKENS), 32)
     return 1 << max(wanted, 1).bit_length() - 1

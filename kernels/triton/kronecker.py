@@ -153,6 +153,7 @@ def _quantize_tile(
     OUTPUTS: tl.constexpr, BITS: tl.constexpr, WIDTH: tl.constexpr, SIGNED: tl.constexpr,
 ):  # fmt: skip
     """Write the scales of each output, and the codes of a tile of columns."""
+    # The scale is that of kernels/reference/scale.py.
     peak = ((largest >> 1) | (largest << 31)).to(tl.float32, bitcast=True)
     if not SIGNED:
         peak = -tl.abs(peak)

@@ -1,8 +1,8 @@
-"""Where kernels run: checks of their tensors, the target they are laid out for, and one door through which they start.
+"""Launches of kernels: checks of their tensors, the target of their layout, and the one place that starts them.
 
 A kernel runs on a GPU, or on the CPU in Triton's interpreter (TRITON_INTERPRET=1 before Triton is imported). Under
 `recording` nothing runs: launches are kept with their arguments, which may lie on the meta device. That is how kernels
-are counted (`kernels.layer`) and compiled for targets that are not at hand (`kernels.compiled`).
+are counted and compiled for targets that are not at hand (`kernels.measure.compilation`).
 """
 
 from collections.abc import Iterator
@@ -15,19 +15,19 @@ import triton
 from torch import Tensor
 
 INTERPRETED = triton.knobs.runtime.interpret
-"""Kernels run in the interpreter, which knows no inline assembly: they take their plain paths."""
+"""Whether kernels run in the interpreter, which has no inline assembly, so that they take their plain paths."""
 
 TARGETS = (80, 89, 90, 100)
 """Compute capabilities with configurations of their own: A100; RTX 4090, L40S; H100; B200."""
 
 
 OPTIONS = {"enable_fp_fusion": True}
-"""Of every compilation: a multiplication and an addition may be rounded once. Integers do not care."""
+"""Options of every compilation: a multiplication and an addition may be rounded once, which changes no integer."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One start of a kernel: `arguments` by name, constants included."""
+    """A launch of a kernel: `arguments` by name, constants included."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -47,7 +47,7 @@ _recording: _Recording | None = None
 
 @contextmanager
 def recording(target: int) -> Iterator[list[Launch]]:
-    """Inside, kernels are laid out for `target`, one of TARGETS, and recorded in the list instead of started."""
+    """A context in which kernels are laid out for `target`, one of TARGETS, and recorded instead of started."""
     global _recording
     if target not in TARGETS:
         raise ValueError(f"no kernel is laid out for compute capability {target}; there are {TARGETS}")

@@ -1,10 +1,11 @@
-"""What the int8 and the int4 linear share: checks, the order of tiles, programs that share a tile, the epilogue.
+"""The part that int8 and int4 linears share: checks, the order of tiles, programs that share a tile, the epilogue.
 
 A product of few tokens has too few tiles for a large GPU, so several programs share a tile, each summing a part of the
 channels: each adds its sums to an int32 workspace, and the last one to arrive applies the epilogue and leaves the
 workspace zero for the next launch. Integers make that exact whatever the order.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,8 +20,20 @@ MAX_CHANNELS = 1 << 16
 """Input channels up to which sums of 256 times a product of 4-bit codes, or of 8-bit codes, stay in int32."""
 
 
+CHECK_WORKSPACE = os.environ.get("ALTQ_CHECK_WORKSPACE", "0") != "0"
+"""Look at the workspace before and after each launch that shares tiles (environment variable ALTQ_CHECK_WORKSPACE=1).
+
+The host then waits for every such launch. Launches under capture in a CUDA graph are not looked at: there, call
+`check_workspace` around the replay.
+"""
+
+
 class Workspace(NamedTuple):
-    """Zeros in which programs that share a tile meet; every launch leaves them zero."""
+    """Zeros that programs which share a tile add to; every launch leaves them zero.
+
+    Launches that share a workspace must run one after another: two streams, or a graph that is replayed beside eager
+    calls, would add to the same sums, and an aborted launch leaves sums that the next one adds to its own.
+    """
 
     sums: Tensor  # int32
     arrivals: Tensor  # int32, by tile
@@ -32,8 +45,19 @@ def empty_workspace(num_tokens: int, num_rows: int, device: torch.device | str) 
     return Workspace(*(torch.zeros(n, dtype=torch.int32, device=device) for n in (num_tokens * num_rows, num_tiles)))
 
 
+def check_workspace(workspace: Workspace, moment: str) -> None:
+    """RuntimeError unless all of a workspace is zero; the moment, "before a launch" for instance, is in the message."""
+    counts = {name: int(tensor.count_nonzero()) for name, tensor in workspace._asdict().items()}
+    if any(counts.values()):
+        raise RuntimeError(
+            f"the workspace of shared tiles is not zero {moment}: {counts['sums']} sums and {counts['arrivals']} "
+            "arrivals are left, so products are wrong. Either two streams, or a graph and eager calls, used it at once, "
+            "or a launch was aborted: give each stream a workspace of its own, and make a new one (empty_workspace)"
+        )
+
+
 def workspace_for(y: Tensor, num_tiles: int, splits: int, workspace: Workspace | None) -> tuple[Tensor | None, ...]:
-    """The tensors of a workspace for y, made where none was given; none where no tile is shared."""
+    """The tensors of a workspace for y, new ones unless given; None where no tile is shared."""
     if splits == 1:
         return None, None
     if workspace is None:
@@ -67,7 +91,7 @@ def check_linear(
     rows: Sequence[int] | None,
     dtype: torch.dtype,
 ) -> LinearShape:
-    """The sizes of a linear layer; ValueError where its tensors do not fit together or to the kernels."""
+    """The sizes of a linear layer; ValueError for tensors that do not fit together, or that the kernels cannot read."""
     for name, width in (("activations", bits), ("weights", weight_bits)):
         if width not in (4, 8):
             raise ValueError(
@@ -97,8 +121,10 @@ def check_linear(
 
 @triton.jit
 def tile_of(program, token_tiles, row_tiles):
-    """The token tile and the row tile of a program: down groups of 8 token tiles, so that what a group of programs
-    reads is still in the L2 cache."""
+    """The token tile and the row tile of a program.
+
+    Programs go down groups of 8 token tiles, so that the operands of a group stay in the L2 cache.
+    """
     group = program // (8 * row_tiles)
     group_size = tl.minimum(token_tiles - 8 * group, 8)
     in_group = program % (8 * row_tiles)
@@ -116,7 +142,7 @@ def input_of(first_row, first_end, second_end, OUTPUTS: tl.constexpr):
 
 @triton.jit
 def add_sums(sums, total, token, row, num_tokens, num_rows):
-    """Add a program's part; `token` and `row` broadcast to the shape of `total`."""
+    """Add a program's part to the sums; `token` and `row` broadcast to the shape of `total`."""
     inside = (token < num_tokens) & (row < num_rows)
     tl.atomic_add(sums + token * num_rows + row, total, inside, sem="relaxed")
 
@@ -130,7 +156,7 @@ def is_last(arrivals, tile, SPLITS: tl.constexpr):
 
 @triton.jit
 def take_sums(sums, token, row, num_tokens, num_rows):
-    """The whole sums, leaving zeros."""
+    """The sums of all programs; zeros take their place in the workspace."""
     inside = (token < num_tokens) & (row < num_rows)
     # Atomics work in the L2 cache: an older value in L1 must not be read.
     total = tl.load(sums + token * num_rows + row, inside, 0, cache_modifier=".cg")
@@ -183,5 +209,11 @@ def launch_product(
         "OUTPUTS": len(shape.rows), "BIAS": bias is not None, "RESIDUAL": residual is not None,
         "ASSEMBLY": not INTERPRETED,
     }  # fmt: skip
+    checks = CHECK_WORKSPACE and sums is not None and not sums.is_meta
+    checks = checks and not (sums.is_cuda and torch.cuda.is_current_stream_capturing())
+    if checks:
+        check_workspace(Workspace(sums, arrivals), "before a launch")
     launch(kernel, (num_tiles, tiles.splits), arguments, num_warps=tiles.num_warps, num_stages=num_stages)
+    if checks:
+        check_workspace(Workspace(sums, arrivals), "after a launch")
     return y

@@ -58,13 +58,15 @@ def test_bad_requests_are_one_message(checkpoint, capsys):
 def test_perplexity_of_packed_weights_is_that_of_the_checkpoint(checkpoint, tmp_path):
     np.save(tmp_path / "test.npy", make_tokens(windows=3, length=16))
     (tmp_path / "test.json").write_text(json.dumps({"model": "m", "corpus": "c"}))
-    argv = ["--folder", checkpoint[0], "--tokens", tmp_path / "test.npy", "--method", "affine", "--setting", "W4A4K4V4",
-            "--weights", "rtn", "--seed", 0]  # fmt: skip
+    argv = ["--folder", checkpoint[0], "--tokens", tmp_path / "test.npy"]
     results = {}
     for command in ("perplexity", "perplexity-packed"):
         path = tmp_path / f"{command}.json"
         assert main([command, *map(str, argv), "--output", str(path)]) == 0
         results[command] = json.loads(path.read_text())
     plain, packed = results.values()
+    for result in (plain, packed):
+        labels = {name: result[name] for name in ("method", "setting", "weights", "seed")}
+        assert labels == {"method": "test", "setting": "W4A4K4V4", "weights": "rtn", "seed": 0}
     assert packed["perplexity"] == pytest.approx(plain["perplexity"], rel=1e-3)
     assert packed["kernels"] and packed["provenance"]["command"] == "perplexity-packed"

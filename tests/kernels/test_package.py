@@ -6,7 +6,9 @@ from pathlib import Path
 import kernels
 
 ROOT = Path(kernels.__file__).parent
-FILES = sorted((ROOT / "triton").glob("*.py")) + sorted((ROOT / "reference").glob("*.py")) + sorted(ROOT.glob("*.py"))
+FILES = sorted(ROOT.rglob("*.py"))
+ROOMS = {"reference": (), "cpu": ("reference",), "triton": ("reference",), "measure": ("reference", "cpu", "triton")}
+"""The packages, and what each may import besides itself."""
 
 
 def imports(path):
@@ -23,15 +25,34 @@ def test_kernels_know_only_tensors():
         assert not [name for name in imports(path) if name.split(".")[0] in ("altq", "transformers")], path
 
 
-def test_references_know_no_kernel():
+def test_no_import_runs_up():
+    assert {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()} == ROOMS.keys()
+    for room, below in ROOMS.items():
+        allowed = tuple(f"kernels.{name}" for name in (room, *below))
+        for path in (ROOT / room).rglob("*.py"):
+            own = [name for name in imports(path) if name.startswith("kernels")]
+            assert all(f"{name}.".startswith(tuple(f"{a}." for a in allowed)) for name in own), path
+
+
+def test_references_are_plain_torch():
     for path in (ROOT / "reference").glob("*.py"):
-        allowed = ("kernels.reference", "torch", "typing", "collections.abc", "math")
+        allowed = ("kernels.reference", "torch", "typing", "collections.abc", "dataclasses", "math")
         assert not [name for name in imports(path) if not name.startswith(allowed)], path
 
 
-def test_files_are_short():
+def test_no_modules_import_each_other():
+    modules = {".".join(("kernels", *path.relative_to(ROOT).with_suffix("").parts)): path for path in FILES}
+    edges = {name: {target for target in imports(path) if target in modules} for name, path in modules.items()}
+    while free := [name for name, targets in edges.items() if not targets & edges.keys()]:
+        for name in free:
+            del edges[name]
+    assert not edges, f"modules that import each other, or one that does: {sorted(edges)}"
+
+
+def test_files_hold_30_to_300_lines():
     for path in FILES:
-        assert len(path.read_text().splitlines()) <= 320, path
+        lines = len(path.read_text().splitlines())
+        assert (path.name == "__init__.py" or lines >= 30) and lines <= 300, path
 
 
 def test_transformers_takes_it_for_no_package_of_its_own(run_python, project):

@@ -79,15 +79,17 @@ def test_kernels_and_their_c_sources_count(hash_of, tmp_path, monkeypatch):
     assert "kernels.cpu" in code_hash.stage_modules("altq.first")
 
 
-def test_tables_do_not_depend_on_kernels():
+def test_of_the_kernels_tables_depend_on_the_scale_alone():
+    scale = {"kernels", "kernels.reference", "kernels.reference.scale"}
     for command in ("perplexity", "assemble", "calibrate"):
-        assert not any(name.startswith("kernels") for name in stage_modules(f"altq.commands.{command}"))
-    assert "kernels.cpu.linear" in stage_modules("altq.commands.generate")
+        modules = stage_modules(command)
+        assert {name for name in modules if name.startswith("kernels")} <= scale
+    assert "kernels.cpu.linear" in stage_modules("generate")
 
 
 def test_a_module_that_does_not_exist_is_an_error():
-    with pytest.raises(ValueError, match="altq.commands.nothing"):
-        stage_modules("altq.commands.nothing")
+    with pytest.raises(ValueError, match="nothing"):
+        stage_modules("nothing")
 
 
 def test_relative_imports_are_followed(tmp_path, monkeypatch):
@@ -104,8 +106,52 @@ def test_relative_imports_are_followed(tmp_path, monkeypatch):
 
 
 def test_stages_hold_their_own_code_and_not_the_frame():
-    states, table = stage_modules("altq.commands.states"), stage_modules("altq.commands.table2")
+    states, table = stage_modules("states"), stage_modules("table2")
     assert "altq.calibration.states" in states and "altq.models.weights" in states
     assert not any(name.startswith(("altq.report", "altq.transforms", "altq.selection")) for name in states)
     assert "altq.report.published" in table
     assert not FRAME & (states.keys() | table.keys())
+
+
+def test_of_a_file_of_commands_only_what_a_command_uses_counts(tmp_path, monkeypatch):
+    commands = """
+import argparse
+from altq.first import one
+from altq.second import two
+
+LIMIT = 3
+
+def a_flags(parser): parser.add_argument("--x", default=LIMIT)
+def a(arguments): return _shared(one())
+def _shared(x): return x
+def b_flags(parser): pass
+def b(arguments): return _shared(two())
+"""
+    (tmp_path / "commands").mkdir()
+    for folder in (tmp_path, tmp_path / "commands"):
+        (folder / "__init__.py").write_text("")
+    for name in ("one", "two"):
+        (tmp_path / f"{'first' if name == 'one' else 'second'}.py").write_text(f"def {name}(): return 1\n")
+    monkeypatch.setattr(code_hash, "ROOT", tmp_path)
+    file = tmp_path / "commands" / "group.py"
+
+    def hashes(text: str) -> tuple[str, str]:
+        file.write_text(text)
+        for cached in vars(code_hash).values():
+            if hasattr(cached, "cache_clear"):
+                cached.cache_clear()
+        return code_hash.code_hash("a"), code_hash.code_hash("b")
+
+    try:
+        a, b = hashes(commands)
+        assert "altq.second" not in stage_modules("a") and "altq.first" in stage_modules("a")
+        assert hashes(commands.replace("two())", "two() + 1)")) == (a, code_hash.code_hash("b")) and a != b
+        changed = hashes(commands.replace("LIMIT = 3", "LIMIT = 4"))
+        assert changed[0] != a and changed[1] == b
+        changed = hashes(commands.replace("return x", "return x + 1"))
+        assert changed[0] != a and changed[1] != b
+    finally:
+        monkeypatch.undo()
+        for cached in vars(code_hash).values():
+            if hasattr(cached, "cache_clear"):
+                cached.cache_clear()

@@ -104,19 +104,12 @@ def test_devices_are_those_that_the_driver_lists(tmp_path, monkeypatch):
     assert gpu.list_devices() == []
 
 
-@pytest.mark.parametrize(
-    ("module", "words"),
-    [
-        ("calibrate_end_to_end", "--model m --states s --setting W4A4K4V4 --seed 0 --output o"),
-        ("benchmark", "--device gpu"),
-    ],
-)
-def test_stages_on_a_gpu_claim_it_before_torch_is_imported(run_python, project, module, words):
+@pytest.mark.parametrize("words", ["calibrate-end-to-end --model m", "benchmark --device gpu"])
+def test_commands_on_a_gpu_claim_it_before_torch_is_imported(run_python, project, words):
     code = (
-        "import sys; from altq.cli import main\n"
-        f"from altq.commands import {module} as stage\n"
-        "stage.claim_gpu = lambda: sys.exit(f'claims, with torch imported: {\"torch\" in sys.modules}')\n"
-        "main(sys.argv[1:])\n"
+        "import sys; from altq import cli\n"
+        "cli.claim_gpu = lambda: sys.exit(f'claims, with torch imported: {\"torch\" in sys.modules}')\n"
+        "cli.main(sys.argv[1:])\n"
     )
-    ended = run_python("-c", code, module.replace("_", "-"), *words.split(), folder=project)
+    ended = run_python("-c", code, *words.split(), folder=project)
     assert ended.returncode == 1 and ended.stderr.strip() == "claims, with torch imported: False"

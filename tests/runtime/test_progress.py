@@ -37,11 +37,11 @@ def test_a_bar_of_tqdm(run_python, project):
 
 def test_messages_are_lines_between(run_python, project):
     code = (
-        "import logging, altq.cli as cli; from altq.commands import show; from altq.runtime.progress import progress\n"
+        "import logging, altq.cli as cli; from altq.commands import results; from altq.runtime.progress import progress\n"
         "def run(arguments):\n"
         "    for i in progress(range(2), 'calibrating'): logging.getLogger('altq.calibration').info('block %d', i)\n"
         "    logging.getLogger('altq').warning('restarted')\n"
-        "show.run = run; cli.main(['show'])\n"
+        "results.show = run; cli.main(['show'])\n"
     )
     lines = run_python("-c", code, folder=project).stderr.splitlines()
     assert [line for line in lines if "|" not in line] == ["block 0", "block 1", "altq: warning: restarted"]

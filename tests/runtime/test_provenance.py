@@ -24,7 +24,7 @@ def chain(tmp_path):
 
 def test_a_record_has_everything(chain):
     record = provenance("states", {"loss": "mse"}, [])
-    assert record["options"] == {"loss": "mse"} and record["code"] == code_hash("altq.commands.states")
+    assert record["options"] == {"loss": "mse"} and record["code"] == code_hash("states")
     assert {"python", "numpy", "torch"} <= record["versions"].keys()
     assert record["machine"]["processors"] >= 1 and record["machine"]["threads"] >= 1
     assert record["seconds"] > 0 and record["processor_seconds"] > 0 and record["peak_memory"] > 10**6

@@ -24,7 +24,7 @@ SETTING = "W3A3K2V2"
 MODEL, STATES = "results/models/made", "results/states/made/seed0"
 BANK = f"results/bank/made/{SETTING}/seed0"
 CHECKPOINT = f"results/checkpoints/made/affine/{SETTING}/gptq/seed0"
-EVALUATED = f"--folder {CHECKPOINT} --method affine --setting {SETTING} --weights gptq --seed 0"
+EVALUATED = f"--folder {CHECKPOINT}"
 STAGES = (
     "fetch-corpus", "states", "calibrate", "calibrate-end-to-end", "search", "assemble", "perplexity", "zero-shot"
 )  # fmt: skip
@@ -62,7 +62,7 @@ class Stages:
             "calibrate": f"{calibrated} --kind affine {ours}",
             "calibrate-end-to-end": f"{calibrated} {theirs}",
             "search": f"{calibrated} --candidates affine rotation --search {{\"steps\":20}} {ours}",
-            "assemble": f"--model {MODEL} --states {STATES} --setting {SETTING} --bank affine={BANK}/affine "
+            "assemble": f"--model {MODEL} --states {STATES} --setting {SETTING} --banks {BANK}/affine "
             f"--selection results/selections/made/affine.json {rounding}",
             "perplexity": f"{EVALUATED} --tokens results/tokens/made/pydoc/test.npy",
             "zero-shot": f"{EVALUATED} --task hellaswag --items tasks/hellaswag --requests requests/hellaswag.parquet",

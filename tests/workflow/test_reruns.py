@@ -320,7 +320,7 @@ def test_code_of_calibration_by_unit_reruns_its_banks(finished):
 
 def test_the_two_ways_of_calibrating_do_not_import_each_other():
     by_unit, end_to_end = (
-        {module.removeprefix("altq.calibration.") for module in stage_modules(f"altq.commands.{command}")}
+        {module.removeprefix("altq.calibration.") for module in stage_modules(command)}
         for command in ("calibrate", "calibrate_end_to_end")
     )
     assert {"by_unit", "unit", "fit"} <= by_unit - end_to_end

@@ -141,7 +141,7 @@ int altq_quantize(const Layer *layer, const float *x, long tokens, int8_t *codes
     return 0;
 }
 
-/* What a cache of `bits` bits with a zero point makes of x [batch, heads, tokens, d], each row by itself.
+/* The values that codes of `bits` bits with a zero point stand for, of x [batch, heads, tokens, d], each row by itself.
 
    factors: [heads, d, d padded to a multiple of 16], x becomes x A; or null. clips: [heads, 2], of minimum and maximum.
    bits 0: no quantizer. */

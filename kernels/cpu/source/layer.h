@@ -1,4 +1,4 @@
-/* What the kernels know of a linear layer, as kernels/cpu/linear.py fills it in. */
+/* The description of a linear layer, filled in by kernels/cpu/linear.py. */
 #pragma once
 #include <stdint.h>
 
@@ -14,7 +14,7 @@ typedef struct {
     int64_t weight_bits;        /* 4 or 8 */
     const uint8_t *weights;
     const float *weight_scale;  /* [d_out, padded to whole panels] */
-    const float *bias;          /* the same, or null */
+    const float *bias;          /* [d_out, padded to whole panels], or null */
     /* T = L (x) R: L^T [d1, d1] row by row, or null; R [d2, d2 padded with zeros to a multiple of 16], or null;
        right_stride floats from the matrix of one of the d1 runs to the next, 0 where they share it. */
     int64_t d1, d2;

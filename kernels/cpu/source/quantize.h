@@ -35,6 +35,7 @@ INLINE Range range_with(float scale, float lower, float upper) {
     return (Range){scale, lower, upper, fabsf(scale) > 1e-25f && fabsf(scale) < 1e25f};
 }
 
+/* kernels/reference/scale.py; clip is already over the largest code. */
 INLINE Range symmetric_range(float lowest, float highest, long bits, int is_signed, float clip) {
     float peak = highest > -lowest ? highest : lowest;
     float scale = (is_signed ? -peak : fabsf(peak)) * clip, upper = (float)((1 << (bits - 1)) - 1);

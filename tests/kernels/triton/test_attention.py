@@ -83,9 +83,24 @@ def test_nothing_is_read_beyond_the_newest_token(filled, device, splits):
     assert output[0].isnan().all() and output[1].isfinite().all()
 
 
+@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize("beyond", [80, 95, 2**31 - 1])
+def test_a_full_cache_is_read_to_its_end_and_no_further(filled, device, splits, beyond):
+    queries, keys, values = filled(2, 2, 1, 64, 80, (4, 4))
+    full, past = (torch.tensor([p, 79], dtype=torch.int32, device=device) for p in (79, beyond))
+    output = assert_same(queries, keys, values, past, (4, 4), splits=splits)
+    assert torch.equal(output, assert_same(queries, keys, values, full, (4, 4), splits=splits))
+    # What lies behind the first sequence's cache is that of the second.
+    keys.codes[1], values.codes[1] = 0, 0
+    assert torch.equal(
+        decode_attention(queries, keys, values, past, key_bits=4, value_bits=4, splits=splits)[0], output[0]
+    )
+
+
 @pytest.mark.parametrize("splits", [1, 2])
-def test_an_empty_sequence_gives_zeros(filled, device, splits):
-    positions = torch.tensor([-1, 3], dtype=torch.int32, device=device)
+@pytest.mark.parametrize("empty", [-1, -300, -(2**31)])
+def test_an_empty_sequence_gives_zeros(filled, device, splits, empty):
+    positions = torch.tensor([empty, 3], dtype=torch.int32, device=device)
     output = assert_same(*filled(2, 2, 1, 64, 80, (4, 4)), positions, (4, 4), splits=splits)
     assert not output[0].any() and output[1].any()
 

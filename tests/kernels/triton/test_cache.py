@@ -82,6 +82,24 @@ def test_tokens_beyond_the_capacity_are_not_written(arguments, device):
         assert cache.codes[:, :, 18:].any() and not cache.codes[:, :, :18].any()
 
 
+@pytest.mark.parametrize("rotary", [True, False])
+@pytest.mark.parametrize("far", [20, 21, -1, -40, 10**8, 2**31 - 1, -(2**31)])
+def test_a_token_outside_the_cache_is_nan_and_touches_nothing(arguments, device, rotary, far):
+    qkv, options = arguments(3, 1, 2, 2, 32)
+    # The table is a part of a longer one, as the cache is of the memory: what lies beyond must not be read.
+    options["rotary"] = [table[:20] for table in options["rotary"]] if rotary else None
+    positions = torch.tensor([3, far, 19], dtype=torch.int32, device=device)
+    kernel, expected = both(qkv, positions, (2, 32), (4, 4), 20, **options, keep_values=True)
+    for result, wanted in zip(kernel[0], expected[0], strict=True):
+        assert result[1].isnan().all() and wanted[1].isnan().all()
+        torch.testing.assert_close(result[::2], wanted[::2], rtol=0, atol=2e-2)
+    for cache, wanted in zip(kernel[1], expected[1], strict=True):
+        for side in (cache, wanted):
+            assert not side.ranges[1].any() and not side.codes[1].any()
+            assert side.ranges[0, :, :, 0].nonzero()[:, 1].tolist() == [3, 3]
+            assert side.ranges[2, :, :, 0].nonzero()[:, 1].tolist() == [19, 19]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_token_that_is_not_finite_has_scale_nan_and_spoils_no_other(arguments, device, bad):
     qkv, options = arguments(1, 3, 2, 1, 32)

@@ -1,0 +1,131 @@
+"""Commands that score every candidate kind at every sublayer: by search, on held-out text, in closed form."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from altq.calibration.bank import banks_by_kind
+from altq.commands.command import (
+    add_banks,
+    add_candidates,
+    add_loss,
+    add_model,
+    add_output,
+    add_seed,
+    add_setting,
+    add_states,
+)
+from altq.experiment.policies import SearchOptions
+from altq.experiment.recipe import Recipe
+from altq.experiment.setting import Setting
+from altq.runtime.code_hash import code_hash
+from altq.runtime.files import write_text
+from altq.runtime.flags import add_options, read_options
+from altq.runtime.provenance import provenance
+from altq.selection.learned import curve, search_model, searched_seconds
+from altq.selection.oracle import reconstruction_errors
+from altq.selection.predicted import predict_model
+from altq.selection.scores import Scores
+
+
+def search_flags(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_states(parser)
+    add_setting(parser)
+    add_candidates(parser)
+    add_seed(parser, "random starts")
+    fields = ", ".join(SearchOptions.model_fields)
+    parser.add_argument("--search", default="{}", metavar="JSON", help=f"what is not default of: {fields}")
+    add_output(parser, "folder")
+    add_options(parser, Recipe)
+
+
+def search(arguments: argparse.Namespace) -> None:
+    """Search the best kind of each sublayer by gradients: a softmax mixture of candidates (Eq. 5-7 of the paper).
+
+    Reads a model folder and the states that `altq states` wrote. Writes, to one folder, a file for each sublayer,
+    curve.csv (pi, reconstruction error and entropy over the steps) and scores.json, last: pi at the end, by which `altq
+    select --policy learned` chooses. A search that was stopped goes on at the sublayer where it stopped. Transforms
+    start and learn as in `altq calibrate`, whose options these are; they are not kept, since the bank has them.
+
+      altq search --model results/models/smollm2 --states results/states/smollm2/seed0 --setting W3A3K3V3 --seed 0 \\
+          --candidates affine rotation --search '{"steps": 16}' --output results/scores/smollm2/W3A3K3V3/seed0/learned
+    """
+    setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
+    options = SearchOptions.model_validate_json(arguments.search)
+    what = (setting, arguments.seed, arguments.candidates, recipe, options)
+    traces = search_model(arguments.model, arguments.states, *what, arguments.output, code_hash("search"))
+    write_text(arguments.output / "curve.csv", curve(arguments.candidates, traces))
+    made = {
+        "setting": str(setting),
+        "seed": arguments.seed,
+        "search": options.model_dump(),
+        "recipe": recipe.model_dump(),
+    }
+    record = provenance("search", made, [arguments.model, arguments.states])
+    # A search that went on where it was stopped took longer than its last process.
+    record["processor_seconds"] = max(record["processor_seconds"], searched_seconds(arguments.output))
+    scores = Scores(
+        model=arguments.model.resolve().name,
+        quantity="pi",
+        lower_is_better=False,
+        values=tuple(dict(zip(arguments.candidates, trace.pi[-1], strict=True)) for trace in traces),
+        provenance=record,
+    )
+    scores.write(arguments.output / "scores.json")
+
+
+def reconstruction_flags(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("--tokens", type=Path, required=True, metavar="FILE", help="held-out tokens (.npy)")
+    add_setting(parser)
+    add_banks(parser, "of each candidate kind")
+    add_loss(parser)
+    add_output(parser, ".json file")
+
+
+def reconstruction(arguments: argparse.Namespace) -> None:
+    """Measure the reconstruction error of calibrated sublayers on tokens that their calibration did not see.
+
+    Reads a model folder, held-out tokens and a bank of each candidate kind. Writes a .json file with the error of every
+    kind at every sublayer, by which `altq select` chooses (policies oracle and probe).
+
+      altq reconstruction --model results/models/smollm2 --tokens results/tokens/smollm2/wikipedia/held_out-seed0.npy \\
+          --banks results/bank/smollm2/W3A3K3V3/seed0/affine results/bank/smollm2/W3A3K3V3/seed0/rotation \\
+          --setting W3A3K3V3 --loss relative --output oracle.json
+    """
+    setting, banks = Setting.parse(arguments.setting), banks_by_kind(arguments.banks)
+    errors = reconstruction_errors(arguments.model, np.load(arguments.tokens), banks, setting, arguments.loss)
+    made = {"setting": str(setting), "loss": arguments.loss}
+    record = provenance("reconstruction", made, [arguments.model, arguments.tokens, *banks.values()])
+    Scores(arguments.model.resolve().name, "reconstruction error", True, tuple(errors), record).write(arguments.output)
+
+
+def predict_flags(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_states(parser)
+    add_setting(parser)
+    add_candidates(parser)
+    add_seed(parser, "random starts")
+    add_output(parser, ".json file")
+    add_options(parser, Recipe)
+
+
+def predict(arguments: argparse.Namespace) -> None:
+    """Predict how well each kind quantizes from second moments alone: concentration and alignment, no training.
+
+    Reads a model folder and the states that `altq states` wrote. Writes a .json file with the
+    signal-to-quantization-noise ratio (in decibels, larger is better) of the closed-form start of every candidate kind
+    at every sublayer, by which `altq select --policy predicted` chooses.
+
+      altq predict --model results/models/smollm2 --states results/states/smollm2/seed0 --setting W3A3K3V3 --seed 0 \\
+          --candidates affine rotation --output predicted.json
+    """
+    setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
+    what = (setting, arguments.seed, arguments.candidates, recipe)
+    predicted = predict_model(arguments.model, arguments.states, *what)
+    values = tuple({kind: prediction.sqnr for kind, prediction in of_kind.items()} for of_kind in predicted)
+    made = {"setting": str(setting), "seed": arguments.seed, "recipe": recipe.model_dump()}
+    record = provenance("predict", made, [arguments.model, arguments.states])
+    Scores(arguments.model.resolve().name, "SQNR in dB", False, values, record).write(arguments.output)
