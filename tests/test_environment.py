@@ -96,11 +96,16 @@ def test_the_profiles_of_slurm_differ_in_accounting_alone(project):
 
 
 def test_every_rule_names_an_environment_that_exists(project):
+    common = (project / "rules" / "common.smk").read_text()
+    environments = dict(re.findall(r'^(\w+) = f"\{ENVS\}/(\w+\.yaml)"$', common, re.MULTILINE))
+    assert environments and all((project / "envs" / name).is_file() for name in environments.values())
     for path in (project / "rules").glob("*.smk"):
         text = path.read_text()
-        named = re.findall(r'"\.\./envs/(\w+\.yaml)"', text)
-        assert len(named) == len(re.findall(r"^(?:rule|checkpoint) ", text, re.MULTILINE)), path
-        assert all((project / "envs" / name).is_file() for name in named)
+        rules = re.split(r"^(?:rule|checkpoint|use rule) ", text, flags=re.MULTILINE)[1:]
+        for rule in rules:
+            named = re.findall(r"^    conda:\n        (\w+)$", rule, re.MULTILINE)
+            inherits = re.match(r"\w+ as ", rule)
+            assert set(named) <= environments.keys() and (len(named) == 1 or inherits), f"{path.name}: {rule[:40]}"
 
 
 def test_no_registry_is_named(project):
