@@ -1,4 +1,5 @@
-# The two commands: `make table2` and `make test`. Both make .venv first and keep it until the pinned versions change.
+# The two commands: `make table2` and `make test`; the others are for who works on altq. All make .venv first, and keep it
+# until the pinned versions change.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,11 +9,14 @@ LOCKED = $(PIP) --require-hashes --requirement
 PINS := pyproject.toml $(wildcard envs/lock*.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help table2 test test-slurm lock clean
+.PHONY: help table2 test test-fast test-slurm lint docs lock clean
 
 help:
 	@echo "make table2       run the default experiment and print its table (results/table2.*; what it cost: results/cost.*)"
 	@echo "make test         run the whole test suite"
+	@echo "make test-fast    run the tests that take seconds, in under three minutes on two cores"
+	@echo "make lint         check style, types and the layout of the rules"
+	@echo "make docs         build the documentation's site (site/index.html)"
 	@echo "make test-slurm   run a part of the workflow through a SLURM that is started here (root, Debian packages)"
 	@echo "make lock         look up the hashes of the pinned versions anew"
 	@echo "make clean        remove .venv; results/ stays"
@@ -46,6 +50,21 @@ table2: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# What is left out are processes that import torch again (the workflow, the command line), and what is marked slow.
+test-fast: .venv/installed
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow" --ignore tests/workflow
+
+PYTHON_FILES := altq kernels tests benchmarks
+
+lint: .venv/installed
+	$(BIN)/ruff check $(PYTHON_FILES)
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile rules
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test-slurm: .venv/installed
 	$(BIN)/python -m pytest -m slurm -rs

@@ -1,6 +1,6 @@
 """Decoding on packed weights against transformers' `generate` in float32, by turns: milliseconds a token, and memory.
 
-  python benchmarks/packed_decoding.py --checkpoint results/checkpoints/smollm2/adaptive/W4A4K4V4/gptq/seed0 \\
+python benchmarks/packed_decoding.py --checkpoint results/checkpoints/smollm2/adaptive/W4A4K4V4/gptq/seed0 \\
       --model results/models/smollm2 --threads 1
 """
 

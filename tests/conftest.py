@@ -38,7 +38,7 @@ def run_python():
     def run(*arguments: str | Path, folder: Path, root: Path = PROJECT) -> subprocess.CompletedProcess:
         environment = os.environ | {"PYTHONPATH": str(root)}
         command = [sys.executable, *map(str, arguments)]
-        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
     return run
 
@@ -66,7 +66,9 @@ def snakemake(tmp_path_factory):
             servers.append(start_server(environment))
         command = [python, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", folder, *arguments]
         variables = os.environ | {"PYTHONPATH": str(root)}
-        return subprocess.run([*map(str, command)], cwd=root, env=variables, capture_output=True, text=True)
+        return subprocess.run(
+            [*map(str, command)], cwd=root, env=variables, capture_output=True, text=True, check=False
+        )
 
     yield run
     for server in servers:

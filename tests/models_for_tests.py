@@ -144,12 +144,26 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def recipe(**options) -> Recipe:
     """Every field given here: tests do not follow the defaults, which are tuned."""
-    given = dict(
-        unit="sublayer", start="balance", structure="kronecker", longest_run=128, scaling="balance", smooth_alpha=0.5,
-        other_sites="affine", initial_clip=0.982, clip_search=False, search_windows=2, signed_scale=True, steps=0,
-        fitted=["attention", "ffn"], windows_per_step=2, learning_rate=1e-3, clip_rate_factor=10.0, betas=(0.9, 0.99),
-        weight_decay=0.0,
-    )  # fmt: skip
+    given = {
+        "unit": "sublayer",
+        "start": "balance",
+        "structure": "kronecker",
+        "longest_run": 128,
+        "scaling": "balance",
+        "smooth_alpha": 0.5,
+        "other_sites": "affine",
+        "initial_clip": 0.982,
+        "clip_search": False,
+        "search_windows": 2,
+        "signed_scale": True,
+        "steps": 0,
+        "fitted": ["attention", "ffn"],
+        "windows_per_step": 2,
+        "learning_rate": 1e-3,
+        "clip_rate_factor": 10.0,
+        "betas": (0.9, 0.99),
+        "weight_decay": 0.0,
+    }
     return Recipe(**given | options)
 
 

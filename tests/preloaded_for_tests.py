@@ -1,9 +1,9 @@
 """A Python that has imported the libraries of the stages: the workflow's jobs are forked from it, in milliseconds.
 
 Nearly all of a job of the made model is its imports, five seconds of them. `make_environment` lays out a folder like a
-virtual environment's: `bin/python` is the real interpreter, which runs Snakemake; `bin/python3`, which the workflow's shell
-lines call, asks the server of this file to fork. altq itself is not imported before the fork, so that a job runs the
-checkout that PYTHONPATH names, as in reality. What kills jobs, or times them, uses the real interpreter throughout.
+virtual environment's: `bin/python` is the real interpreter, which runs Snakemake; `bin/python3`, which the workflow's
+shell lines call, asks the server of this file to fork. altq itself is not imported before the fork, so that a job runs
+the checkout that PYTHONPATH names, as in reality. What kills jobs, or times them, uses the real interpreter throughout.
 """
 
 import gc

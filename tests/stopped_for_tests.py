@@ -6,7 +6,7 @@ class Stopped(Exception):
 
 
 def stop_after(monkeypatch, owner, name, finished):
-    """Let `owner.name` stop the run, once, when it has been called `finished` times; the arguments of all other calls."""
+    """Let `owner.name` stop the run, once, when it has been called `finished` times; the arguments of other calls."""
     original, calls, stops = getattr(owner, name), [], [True]
 
     def call(*arguments):

@@ -58,9 +58,9 @@ def test_examples_are_accepted(name):
 
 def test_usage_errors_exit_with_2(capsys):
     for argv in (["calibrate"], ["statistics", "--model", "a", "--output", "b", "--threads", "0"]):
-        with pytest.raises(SystemExit) as exit:
+        with pytest.raises(SystemExit) as exited:
             main(argv)
-        assert exit.value.code == 2
+        assert exited.value.code == 2
     assert "usage: altq" in capsys.readouterr().err
     assert main(["tabel2"]) == 2
     assert "'tabel2' is no command; did you mean table2?" in capsys.readouterr().err

@@ -30,7 +30,7 @@ BORROWED = {
     "transforms": {"runtime"},
     "evaluation": {"checkpoint", "models", "transforms", "quantizers"},
 }
-"""Packages that import less than their floor lets them: what they may, besides themselves, `experiment` and `runtime`."""
+"""Packages that import less than their floor lets them: what they may, besides `experiment` and `runtime`."""
 
 HEAVY = ("torch", "transformers", "pandas", "matplotlib", "numpy", "datasets", "scipy", "lm_eval")
 

@@ -65,8 +65,8 @@ def calibrate_bank(
         unit = start_unit(skeleton, known, members, problem, block_arguments, setting, kind, seed, recipe)
         name = sublayer_name(members[0]) if len(members) == 1 else f"block {members[0] // 2}"
         fit = fit_unit(unit, problem, recipe, name)
-        made = [{"sublayer": s, **asdict(fit), "fingerprint": p} for s, p in zip(members, prints)]
-        for s, quantized, record in zip(members, unit.sublayers, made):
+        made = [{"sublayer": s, **asdict(fit), "fingerprint": p} for s, p in zip(members, prints, strict=True)]
+        for s, quantized, record in zip(members, unit.sublayers, made, strict=True):
             write_entry(entry_path(folder, s), quantized, record)
         seconds = time.monotonic() - began
         reached = f"{fit.start_loss:.5g} -> {fit.loss:.5g}" if fit.steps_kept else f"{fit.start_loss:.5g}"
@@ -79,7 +79,7 @@ def calibrate_bank(
     for first in progress(units, f"calibrating {kind} at {setting}"):
         members = range(first, first + size)
         prints = [fingerprint(common | {"sublayer": s, "states": known.fingerprint}) for s in members]
-        finished = [finished_record(entry_path(folder, s), p) for s, p in zip(members, prints)]
+        finished = [finished_record(entry_path(folder, s), p) for s, p in zip(members, prints, strict=True)]
         if None in finished:
             finished = calibrate(members, prints)
         records += finished
@@ -123,7 +123,7 @@ def start_sublayers(
     """Sublayers of one block, of which they have a copy for themselves, with the starting transforms of a kind."""
     block = skeleton.block(members[0] // 2)
     started = []
-    for s, seen in zip(members, observed):
+    for s, seen in zip(members, observed, strict=True):
         if silent := silent_sites(seen):
             log.warning("%s: no signal at %s; nothing is balanced there", sublayer_name(s), ", ".join(silent))
         # A generator of its own for each sublayer: the result depends neither on the order nor on what was resumed.

@@ -136,7 +136,7 @@ def _take_steps(
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
         (loss / loss.detach().clamp_min(torch.finfo(loss.dtype).tiny)).backward()
-        for optimiser, schedule in zip(optimisers, schedules):
+        for optimiser, schedule in zip(optimisers, schedules, strict=True):
             optimiser.step()
             schedule.step()
     for parameter in unit.parameters():

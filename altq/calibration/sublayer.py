@@ -111,8 +111,10 @@ class QuantizedSublayer(nn.Module):
 def fold_weight(
     transforms: Mapping[str, Transform], sites: dict[str, tuple[str, ...]], name: str, weight: Tensor
 ) -> Tensor:
-    """The weight [d_out, d_in] of a projection for its transformed input; v's rows and o's columns are in the value's
-    basis, too."""
+    """The weight [d_out, d_in] of a projection for its transformed input.
+
+    v's rows and o's columns are in the value's basis, too.
+    """
     site = next(site for site, names in sites.items() if name in names)
     if name == _value_projection(sites):
         weight = transforms["value"].apply_to(weight.T).T

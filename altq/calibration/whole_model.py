@@ -104,7 +104,7 @@ class WholeModel(nn.Module):
 
     def release(self) -> None:
         """Let go of rotated and folded weights: the next block makes its own, also in the backward pass."""
-        for quantized, (weights, biases) in zip(self.sublayers, self._weights):
+        for quantized, (weights, biases) in zip(self.sublayers, self._weights, strict=True):
             quantized.weights, quantized.biases = weights, biases
             for projection in quantized.projections.values():
                 projection.weight = projection.bias = None

@@ -103,7 +103,7 @@ def assemble(
         "weights": rounding.weights,
         "seed": seed,
         "policy": chosen.policy,
-        "blocks": [dict(zip(HALVES, structures[s : s + 2])) for s in range(0, num_sublayers, 2)],
+        "blocks": [dict(zip(HALVES, structures[s : s + 2], strict=True)) for s in range(0, num_sublayers, 2)],
     }
     config = read_json(Path(model) / CONFIG_FILE) | {"tie_word_embeddings": skeleton.config.tie_word_embeddings}
     finish_checkpoint(folder, Path(model), {outer.name: list(skeleton.outer_tensors)} | names_of, config, description)

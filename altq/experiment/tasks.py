@@ -12,9 +12,12 @@ ITEMS_FILE = "items.parquet"
 
 
 class Task(NamedTuple):
-    """label: as the paper prints it. folder: of the harness's definition. split: that the harness evaluates. metric:
+    """A zero-shot task.
+
+    label: as the paper prints it. folder: of the harness's definition. split: that the harness evaluates. metric:
     what enters the paper's average, acc_norm where the harness has it and acc elsewhere. part: the field of an item
-    whose beginning, up to a tilde, names the part of the set it is of."""
+    whose beginning, up to a tilde, names the part of the set it is of.
+    """
 
     label: str
     folder: str

@@ -77,7 +77,7 @@ def rotate_projections(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
     """The weights [d_out, d_in] and biases [d_out] of a half whose norm has gain one, in the rotated stream.
 
-    In float64 it is exact; in float32 the products are reduced ones (altq/runtime/precision.py), as calibration's all are.
+    In float64 it is exact; in float32 the products are reduced (altq/runtime/precision.py), as all in calibration are.
     """
     read = {name: reduced_linear(weights[name], rotation.T) for name in half.readers}
     written = {name: reduced_linear(weights[name].T, rotation.T).T for name in half.writers}

@@ -21,7 +21,7 @@ def dequantized(x: Codes | Tensor) -> Tensor:
 
 
 def quantized_linear(x: Codes | Tensor, weight: Codes | Tensor) -> Tensor:
-    """x W^T of [..., d_in] and [d_out, d_in]; of codes exact up to the scales, since small integers have no rounding."""
+    """x W^T of [..., d_in] and [d_out, d_in]; of codes exact up to the scales: small integers have no rounding."""
     if not (isinstance(x, Codes) and isinstance(weight, Codes)):
         return F.linear(dequantized(x), dequantized(weight))
     with reduced_products():

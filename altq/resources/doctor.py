@@ -60,24 +60,36 @@ def check_machine() -> Iterator[Check]:
 
 
 def check_versions() -> Check:
-    """Whether the packages that are pinned in pyproject.toml are here in these versions."""
+    """Whether every package that pyproject.toml asks for is here in a version that it takes, and in the pinned one."""
     project = ROOT.parent / "pyproject.toml"
     if not project.is_file():
         return Check("packages", NOTE, f"{project} is missing, so that there is nothing to compare with")
     required = [requirement for line in _dependencies(project) if _applies(requirement := Requirement(line))]
-    wrong = []
+    pins = _pins(project.with_name("constraints.txt"))
+    wrong, other = [], []
     for requirement in required:
-        package, pinned = requirement.name, str(requirement.specifier).removeprefix("==")
         try:
             # A build's own label (2.13.0+cpu) is no other version.
-            seen = version(package).partition("+")[0]
+            seen = version(requirement.name).partition("+")[0]
         except PackageNotFoundError:
-            seen = "not installed"
-        if seen == "not installed" or seen not in requirement.specifier:
-            wrong.append(f"{package} {pinned} is {seen}")
+            wrong.append(f"{requirement} is not installed")
+            continue
+        pinned = pins.get(requirement.name, seen)
+        if not requirement.specifier.contains(seen, prereleases=True):
+            wrong.append(f"{requirement} is {seen}")
+        elif seen != pinned:
+            other.append(f"{requirement.name} {pinned} is {seen}")
     if wrong:
         return Check("packages", MISSING, "; ".join(wrong), INSTALL)
+    if other:
+        return Check("packages", NOTE, f"{'; '.join(other)}: results may differ in their last digits", INSTALL)
     return Check("packages", OK, f"{len(required)} as pinned")
+
+
+def _pins(constraints: Path) -> dict[str, str]:
+    """The exact versions of constraints.txt; empty where the file is not there."""
+    lines = constraints.read_text(encoding="utf-8").splitlines() if constraints.is_file() else []
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
 def _dependencies(project: Path) -> list[str]:

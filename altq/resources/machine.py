@@ -14,8 +14,8 @@ class Work:
 
     products: floating-point operations in matrix products. elements: elements that chains of elementwise operations
     pass over. solving: operations of GPTQ and decompositions, which run far below the speed of products. seconds: what
-    takes its time on any machine (downloads). held, on_gpu: bytes at the peak, without the libraries; where nothing is known
-    of a GPU, it would hold what main memory holds. read, written: bytes on disk. light: the job imports no torch.
+    takes its time on any machine (downloads). held, on_gpu: bytes at the peak, without the libraries; where nothing is
+    known of a GPU, it would hold what main memory holds. read, written: bytes on disk. light: the job imports no torch.
     """
 
     products: float = 0.0

@@ -98,8 +98,8 @@ def _keep_signature(function: Callable[..., int]) -> None:
 
 NUMERIC = frozenset(
     {
-        "statistics", "states", "calibrate", "calibrate_shard", "calibrate_end_to_end", "search", "reconstruction", "predict", "assemble",
-        "perplexity", "perplexity_full", "zero_shot", "zero_shot_full",
+        "statistics", "states", "calibrate", "calibrate_shard", "calibrate_end_to_end", "search", "reconstruction",
+        "predict", "assemble", "perplexity", "perplexity_full", "zero_shot", "zero_shot_full",
     }
 )  # fmt: skip
 """Rules whose jobs spend their time in torch."""

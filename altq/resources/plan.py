@@ -67,7 +67,7 @@ def to_text(needs: Needs, jobs: Sequence[Planned], cores: int, gpus: int, memory
     ]
     lines.append("")
     for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         lines.append("  ".join(cells).rstrip())
     path = critical_path(jobs)
     on_path = sum(jobs[position].cost.seconds for position in path)

@@ -69,13 +69,13 @@ def finished_after(jobs: Sequence[Planned], cores: int, gpus: int, memory: float
         while ready:
             entry = heapq.heappop(ready)
             wanted = needs[entry[1]]
-            if all(want <= have for want, have in zip(wanted, free)):
-                free = [have - want for want, have in zip(wanted, free)]
+            if all(want <= have for want, have in zip(wanted, free, strict=True)):
+                free = [have - want for want, have in zip(wanted, free, strict=True)]
                 heapq.heappush(running, (now + jobs[entry[1]].cost.seconds, entry[1]))
             else:
                 held_back.append(entry)
         now, done = heapq.heappop(running)
-        free = [have + want for want, have in zip(needs[done], free)]
+        free = [have + want for want, have in zip(needs[done], free, strict=True)]
         for position in after[done]:
             waiting[position].discard(done)
             if not waiting[position]:

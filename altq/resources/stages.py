@@ -39,7 +39,8 @@ TEST_WINDOWS = {"windows": 170, "of": 2048}
 """What a whole test split is taken for: WikiText-2 has 341,000 tokens of LLaMA."""
 
 TASK_ITEMS = {
-    "arc_challenge": 1172, "arc_easy": 2376, "hellaswag": 10042, "lambada_openai": 5153, "piqa": 1838, "winogrande": 1267,
+    "arc_challenge": 1172, "arc_easy": 2376, "hellaswag": 10042, "lambada_openai": 5153, "piqa": 1838,
+    "winogrande": 1267,
 }  # fmt: skip
 TOKENS_OF_ITEM = {"hellaswag": 220, "arc_challenge": 100, "arc_easy": 90, "lambada_openai": 95, "piqa": 110}
 """Tokens that an item's requests have, their shared beginning once; 60 where not named."""

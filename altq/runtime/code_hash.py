@@ -1,8 +1,8 @@
 """A hash of the code behind a stage, so that an edit reruns the stages that it can change, and no others.
 
-The code of a stage is its command's function in altq/commands with what that uses there, and every module of altq and of
-kernels that is imported for it, at whatever depth and wherever in a file the import stands. Only import statements are
-followed; a package's C sources, in its folder `source`, count as part of it.
+The code of a stage is its command's function in altq/commands with what that uses there, and every module of altq and
+of kernels that is imported for it, at whatever depth and wherever in a file the import stands. Only import statements
+are followed; a package's C sources, in its folder `source`, count as part of it.
 """
 
 import ast

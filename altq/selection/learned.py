@@ -49,7 +49,9 @@ class Mixture(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """[windows, length, hidden] -> the same."""
-        return sum(share * candidate(states) for share, candidate in zip(self.alpha.softmax(0), self.candidates))
+        return sum(
+            share * candidate(states) for share, candidate in zip(self.alpha.softmax(0), self.candidates, strict=True)
+        )
 
     def entropy(self) -> Tensor:
         """H(pi) = -sum pi log pi, in nats."""
@@ -156,7 +158,7 @@ def search_model(
             found = search(s)
             spent = time.process_time() - began
             write_json(path, {"trace": asdict(found), "processor_seconds": spent, "fingerprint": expected})
-            chosen = dict(zip(candidates, found.pi[-1]))
+            chosen = dict(zip(candidates, found.pi[-1], strict=True))
             log.info("%s: pi %s", sublayer_name(s), ", ".join(f"{kind} {pi:.3f}" for kind, pi in chosen.items()))
         traces.append(found)
     return traces

@@ -71,7 +71,7 @@ def predict(transform: Transform, moment_x: Tensor, moment_w: Tensor, setting: S
     concentrations = concentration(seen), concentration(read)
     noise = sum(
         1 / (3 * (2**bits - 2) ** 2 * c * alignment)
-        for bits, c in zip((setting.activations, setting.weights), concentrations)
+        for bits, c in zip((setting.activations, setting.weights), concentrations, strict=True)
     )
     return Prediction(*concentrations, alignment, -10 * math.log10(noise))
 

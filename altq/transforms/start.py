@@ -66,7 +66,9 @@ def start_transform(
         return Scaling(torch.ones(len(moment_x)) if scale is None else scale).float()
     if scale is None:
         return _online(kind, moment_x, moment_w, start, structure, generator, longest_run).float()
-    for row_x, row_w, of_row in zip(moment_x, moment_w, scale):  # the largest matrices that there are: in place
+    for row_x, row_w, of_row in zip(
+        moment_x, moment_w, scale, strict=True
+    ):  # the largest matrices that there are: in place
         row_x.mul_(of_row * scale)
         row_w.div_(of_row * scale)
     online = _online(kind, moment_x, moment_w, start, structure, generator, longest_run)
@@ -97,7 +99,7 @@ def _online(
         return Balance.from_moments(moment_x, moment_w, *spread)
     if start == "balance":
         balanced = balance_factors(moment_x, moment_w, sizes)
-        spread = [factor @ hadamard for factor, hadamard in zip(balanced, spread)]
+        spread = [factor @ hadamard for factor, hadamard in zip(balanced, spread, strict=True)]
     return Affine(*spread)
 
 

@@ -15,8 +15,8 @@ BITS = (2, 3, 4, 8)
 class Activations:
     """The quantizer of a layer's input: a scale for each token, after the transform.
 
-    clip: one factor of the largest magnitude, or [2] of the minimum and the maximum. signed: the scale is negative where
-    the largest magnitude is positive. asymmetric: codes have a zero point (then at most 4 bits).
+    clip: one factor of the largest magnitude, or [2] of the minimum and the maximum. signed: the scale is negative
+    where the largest magnitude is positive. asymmetric: codes have a zero point (then at most 4 bits).
     """
 
     bits: int

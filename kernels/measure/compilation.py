@@ -2,9 +2,9 @@
 
   python -m kernels.measure.compilation FILE.csv
 
-The calls of `kernels.measure.compilation_cases` are made under `recording`, so that kernels are compiled with the tiles,
-constants and argument types of their launches. No driver is needed. Registers, spills and instructions are read from the
-machine code by the tools that come with Triton.
+The calls of `kernels.measure.compilation_cases` are made under `recording`, so that kernels are compiled with the
+tiles, constants and argument types of their launches. No driver is needed. Registers, spills and instructions are read
+from the machine code by the tools that come with Triton.
 """
 
 import csv

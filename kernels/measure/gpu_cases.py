@@ -1,9 +1,9 @@
 """Cases that are timed on a GPU, by the protocol of the published speed table: one decoder layer of LLaMA-2-7B.
 
-Prefill: one sequence into an empty cache, whose quantization is inside the time. Decode: one token for each of a batch of
-sequences behind a cache of some length; it is written to the same place in each call. Both are replayed from CUDA graphs,
-but for the baseline as published, so that the GPU is timed and not the host. Weights, transforms and hidden states are
-random: none of them changes the work.
+Prefill: one sequence into an empty cache, whose quantization is inside the time. Decode: one token for each of a batch
+of sequences behind a cache of some length; it is written to the same place in each call. Both are replayed from CUDA
+graphs, but for the baseline as published, so that the GPU is timed and not the host. Weights, transforms and hidden
+states are random: none of them changes the work.
 """
 
 import subprocess

@@ -1,8 +1,9 @@
 """The float16 decoder layers that the quantized one is compared with.
 
-`EagerLayer` is the published baseline in plain torch: a linear for each projection, a cache that grows by concatenation,
-attention as products and a softmax. `GraphLayer` is what a careful float16 implementation does: q, k, v and gate, up in
-one product each, a cache of fixed size, scaled_dot_product_attention; its decode step can be captured in a CUDA graph.
+`EagerLayer` is the published baseline in plain torch: a linear for each projection, a cache that grows by
+concatenation, attention as products and a softmax. `GraphLayer` is what a careful float16 implementation does: q, k, v
+and gate, up in one product each, a cache of fixed size, scaled_dot_product_attention; its decode step can be
+captured in a CUDA graph.
 """
 
 import math

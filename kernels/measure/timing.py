@@ -1,7 +1,7 @@
 """Timing by turns, and its results as a table.
 
-Cases of one group are timed by turns, a few calls each, for many rounds: whatever else the machine does in a round meets
-all of them. A ratio is the median of the rounds' own ratios to the group's first case.
+Cases of one group are timed by turns, a few calls each, for many rounds: whatever else the machine does in a round
+meets all of them. A ratio is the median of the rounds' own ratios to the group's first case.
 """
 
 import csv

@@ -20,10 +20,10 @@ def decode_attention(
 ) -> Tensor:
     """softmax(q K^T / sqrt(head_dim)) V over each sequence up to its newest token: [batch, heads, head_dim].
 
-    queries: [batch, heads, head_dim]; each key head serves heads / kv_heads of them. positions: int32 [batch], the place
-    of each newest token; one beyond the capacity reads the whole cache, a negative one, an empty sequence, gives zeros.
-    query_factors [kv_heads, head_dim, head_dim]: A^-T of a key transform that the queries have not been through yet. A
-    NaN in the part of a cache that is read makes the output NaN.
+    queries: [batch, heads, head_dim]; each key head serves heads / kv_heads of them. positions: int32 [batch], the
+    place of each newest token; one beyond the capacity reads the whole cache, a negative one, an empty sequence, gives
+    zeros. query_factors [kv_heads, head_dim, head_dim]: A^-T of a key transform that the queries have not been through
+    yet. A NaN in the part of a cache that is read makes the output NaN.
     """
     batch, num_heads, head_dim = queries.shape
     kv_heads, capacity = key_cache.codes.shape[1:3]

@@ -83,10 +83,10 @@ def append(
 
     qkv: [batch, tokens, (heads + 2 kv_heads) * head_dim], queries, keys, values side by side. positions: int32 [batch],
     the place of each sequence's first token. A token whose place is not within the capacity is not written, and its
-    query (and key and value) is NaN: where positions grow without the host looking, a full cache shows in the output and
-    overwrites nothing. key_clip, value_clip: float32 [kv_heads, 2], of the minimum and the maximum. rotary: cosines and
-    sines by position, float32 [positions, head_dim / 2]. key_factors [kv_heads, head_dim, head_dim]: keys become k A;
-    query_factors: their inverse transposes, queries become q A^-T.
+    query (and key and value) is NaN: where positions grow without the host looking, a full cache shows in the output
+    and overwrites nothing. key_clip, value_clip: float32 [kv_heads, 2], of the minimum and the maximum. rotary: cosines
+    and sines by position, float32 [positions, head_dim / 2]. key_factors [kv_heads, head_dim, head_dim]: keys become k
+    A; query_factors: their inverse transposes, queries become q A^-T.
 
     Returns the queries [batch, heads, tokens, head_dim], and with `keep_values` the keys and values that the caches now
     stand for, [batch, kv_heads, tokens, head_dim] each, for the attention of a prefill (None otherwise).

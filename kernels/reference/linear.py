@@ -23,10 +23,10 @@ def linear(
 ) -> Tensor:
     """y = (scale of the token) (scale of the channel) codes W^T + bias + residual: [tokens, d_out].
 
-    codes: uint8 [outputs, tokens, bytes] and scales: float32 [outputs, tokens], as `transform_quantize` gives them, with
-    `bits` bits in memory, 4 or 8. weight: uint8 [d_out, bytes] of `weight_bits` bits, 4 or 8; weight_scales: float32
-    [d_out]. rows: with several outputs, how many rows of the weight read each of them (q, k, v); their sum is d_out.
-    bias [d_out], residual [tokens, d_out]. The epilogue is in float32 and is rounded once to dtype.
+    codes: uint8 [outputs, tokens, bytes] and scales: float32 [outputs, tokens], as `transform_quantize` gives them,
+    with `bits` bits in memory, 4 or 8. weight: uint8 [d_out, bytes] of `weight_bits` bits, 4 or 8; weight_scales:
+    float32 [d_out]. rows: with several outputs, how many rows of the weight read each of them (q, k, v); their sum is
+    d_out. bias [d_out], residual [tokens, d_out]. The epilogue is in float32 and is rounded once to dtype.
     Raises ValueError where the sizes do not fit together.
     """
     rows = [len(weight)] if rows is None else list(rows)

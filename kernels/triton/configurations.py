@@ -101,8 +101,11 @@ def _splits(target: int, num_tokens: int, num_tiles: int, num_pairs: int, pairs:
 
 @dataclass(frozen=True)
 class Int4Tiles:
-    """A tile of an int4 product. A warp has row_blocks x token_blocks tiles of 16 rows and 8 tokens, and loads `steps`
-    times 64 channels at a time; a program has row_warps x token_warps warps."""
+    """A tile of an int4 product.
+
+    A warp has row_blocks x token_blocks tiles of 16 rows and 8 tokens, and loads `steps`
+    times 64 channels at a time; a program has row_warps x token_warps warps.
+    """
 
     row_blocks: int
     token_blocks: int

@@ -138,8 +138,8 @@ def transform_quantize_kernel(
 def _largest(z, D1_PADDED: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr):
     """The entry of largest magnitude of each token: uint32 [TOKENS], its bits with the sign bit moved to the lowest.
 
-    So the largest integer is the entry of largest magnitude, the negative one of two; a NaN or an infinity is larger than
-    any number, and one reduction does for all.
+    So the largest integer is the entry of largest magnitude, the negative one of two; a NaN or an infinity is larger
+    than any number, and one reduction does for all.
     """
     bits = z.to(tl.uint32, bitcast=True)
     magnitude = tl.reshape((bits << 1) | (bits >> 31), (D1_PADDED, TOKENS, COLUMNS))

@@ -2,8 +2,8 @@
 
 int8 is what all of sm_80 to sm_100 multiply; `kernels.triton.linear_int4` has the int4 path of those that have one.
 
-Weight rows are the left operand and tokens the right one, so that a decode step's few tokens still fill the 64 rows of a
-Hopper or Blackwell product. Bytes of two codes are never put in order: a dot product may be summed in any order, so
+Weight rows are the left operand and tokens the right one, so that a decode step's few tokens still fill the 64 rows of
+a Hopper or Blackwell product. Bytes of two codes are never put in order: a dot product may be summed in any order, so
 codes at even places are multiplied by codes at even places, odd by odd. Of 4-bit codes, 16 times the code is
 multiplied, which is cheaper to unpack (`kernels.triton.codes.halves`), and the epilogue divides by it.
 """
@@ -92,8 +92,8 @@ def linear(
 
     workspace: zeros to share tiles in, at least as large as `empty_workspace` makes them; without one, a launch that
     shares tiles makes its own. Raises ValueError for tensors that do not fit together or are not contiguous, for bits
-    other than 4 and 8, for more than MAX_CHANNELS input channels, and with several outputs for rows that are no multiples
-    of 64.
+    other than 4 and 8, for more than MAX_CHANNELS input channels, and with several outputs for rows that are no
+    multiples of 64.
     """
     target = target_of(codes)
     shape = check_linear(codes, scales, weight, weight_scales, bits, weight_bits, bias, residual, rows, dtype)

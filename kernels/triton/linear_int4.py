@@ -1,14 +1,14 @@
 """The quantized linear layer on int4 tensor cores: sm_80, sm_86 and sm_89, at twice the rate of int8.
 
-Triton has no int4 dot product, so the instruction is written out: mma.m16n8k64, which a warp executes together, each lane
-giving its fragment of the operands (PTX ISA, "Matrix Fragments for mma.m16n8k64"). Every tensor here has one element for
-each thread of the program, so that element w * 32 + l is lane l of warp w in any layout that Triton can choose
-(tests/kernels/measure/test_compilation.py looks at it), and a fragment is a few such tensors.
+Triton has no int4 dot product, so the instruction is written out: mma.m16n8k64, which a warp executes together, each
+lane giving its fragment of the operands (PTX ISA, "Matrix Fragments for mma.m16n8k64"). Every tensor here has one
+element for each thread of the program, so that element w * 32 + l is lane l of warp w in any layout that Triton can
+choose (tests/kernels/measure/test_compilation.py looks at it), and a fragment is a few such tensors.
 
 With g = lane / 4 and t = lane % 4, a lane holds rows g and g + 8 of the left operand, 16 rows by 64 channels, column g of
-the right one, 64 channels by 8, and of the sums rows g and g + 8, columns 2 t and 2 t + 1. Which 16 of the 64 channels a
-lane holds is free as long as both operands agree: taking 8 neighbouring bytes, lanes load from packed codes as they lie
-in memory, and nothing is unpacked or put in order. Weight rows are on the left, tokens on the right.
+the right one, 64 channels by 8, and of the sums rows g and g + 8, columns 2 t and 2 t + 1. Which 16 of the 64 channels
+a lane holds is free as long as both operands agree: taking 8 neighbouring bytes, lanes load from packed codes as they
+lie in memory, and nothing is unpacked or put in order. Weight rows are on the left, tokens on the right.
 
 Hopper and Blackwell only emulate this instruction: `kernels.triton.linear` is the path there.
 """

@@ -1,5 +1,6 @@
 """End-to-end calibration: it descends, stays orthogonal, goes on where it was killed, and accumulates."""
 
+import itertools
 import logging
 import math
 
@@ -84,7 +85,7 @@ def test_the_loss_falls_at_every_step(loud, not_rotated, tmp_path, monkeypatch, 
     index = read_index(calibrate(loud, tmp_path, recipe, setting=Setting(4, 4, 16, 16)))
     assert index["losses"][0] == pytest.approx(index["start_loss"], rel=1e-3)  # the same windows, no step yet
     losses = index["losses"]
-    assert len(losses) == 10 and all(later < earlier for earlier, later in zip(losses, losses[1:]))
+    assert len(losses) == 10 and all(later < earlier for earlier, later in itertools.pairwise(losses))
     # What is kept is the projection of what the last step reached, and that step is a small one.
     assert index["loss"] < 1.001 * losses[-1] and index["loss"] < share * index["start_loss"]
 

@@ -139,7 +139,7 @@ def test_rotations_stay_orthogonal(workspace):
     # Not through fit_unit, which takes steps back that raise the loss.
     assert module._take_steps(unit, unit.sublayers, problem, recipe(steps=8, learning_rate=2e-2), 1.0) is None
     assert len(rotations) == 2
-    for rotation, start in zip(rotations, before):
+    for rotation, start in zip(rotations, before, strict=True):
         assert not torch.equal(rotation.right, start)
         assert max(orthogonality_error(factor) for factor in (rotation.left, rotation.right)) < 1e-6
 
@@ -362,7 +362,7 @@ def test_a_factor_that_becomes_singular_is_a_restart(workspace, monkeypatch, cap
 def test_a_fit_that_always_diverges_is_an_error_that_names_the_sublayer(workspace, monkeypatch):
     unit, problem, observed = build(workspace, 1)
     NanOnce(monkeypatch, always=True)
-    with pytest.raises(ValueError, match="block 0 ffn: the loss is nan at step 0.*even at 0.01 of the learning rate"):
+    with pytest.raises(ValueError, match=r"block 0 ffn: the loss is nan at step 0.*even at 0.01 of the learning rate"):
         start_and_fit(unit, problem, observed, recipe(steps=3), "block 0 ffn")
 
 

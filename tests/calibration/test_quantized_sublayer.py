@@ -117,7 +117,7 @@ def test_clipping_factors_are_given_and_taken(workspaces):
     skeleton = Skeleton(workspace.model)
     first, _, again, _ = install(workspace, skeleton, skeleton.fill(), 4 * ["affine"], setting=Setting(4, 4, 4, 4))
     factors = first.clipping_factors()
-    names = {f"weight.{module_key(p)}": (n, 1) for p, n in zip(first.weights, (36, 18, 18, 36))}
+    names = {f"weight.{module_key(p)}": (n, 1) for p, n in zip(first.weights, (36, 18, 18, 36), strict=True)}
     shapes = names | {"activation.qkv": (1,), "activation.o": (1,), "cache.key": (3, 1, 2), "cache.value": (3, 1, 2)}
     assert {name: tuple(factor.shape) for name, factor in factors.items()} == shapes
     generator = torch.Generator().manual_seed(0)

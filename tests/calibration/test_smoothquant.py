@@ -68,7 +68,7 @@ SITES = {"qkv": ("self_attn", "qkv"), "gate_up": ("mlp", ("gate", "up")), "down"
 @pytest.mark.parametrize("alpha", [0.5, 0.85])
 def test_the_scalings_are_the_paper_s(workspace, alpha):
     bank = smoothquant(workspace, alpha)
-    peaks, weights, config = hooked_peaks(workspace)
+    peaks, weights, _config = hooked_peaks(workspace)
     for s in range(4):
         entry = read_entry(bank, s)
         for site, transform in entry.transforms.items():

@@ -23,7 +23,7 @@ def workspace(tmp_path_factory):
 
 
 def start(workspace, s, kind="affine", **options):
-    """(transforms of a sublayer, what was observed there, its linears)"""
+    """(transforms of a sublayer, what was observed there, its linears)."""
     skeleton, observed = Skeleton(workspace.model), States(workspace.states).observed(s)
     sublayer = Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
     generator = torch.Generator().manual_seed(s)
@@ -73,7 +73,7 @@ def test_the_three_scalings_differ(workspace):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scaling", ["ones", "balance", "smooth"])
 def test_other_sites_may_have_nothing_but_scalings_that_fold(workspace, kind, scaling):
-    transforms, observed, _ = start(workspace, 0, kind, scaling=scaling, other_sites="scaling")
+    transforms, _observed, _ = start(workspace, 0, kind, scaling=scaling, other_sites="scaling")
     assert {site: type(t) for site, t in transforms.items() if site != "qkv"} == {
         "key": HeadAffine, "value": HeadAffine, "o": Identity
     }  # fmt: skip

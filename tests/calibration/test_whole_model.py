@@ -1,4 +1,4 @@
-"""The whole model as end-to-end calibration runs it: the model itself at 16 bits, and the gradients of its rotations."""
+"""The whole model as end-to-end calibration runs it: the model itself at 16 bits, and its rotations' gradients."""
 
 import pytest
 import torch
@@ -275,7 +275,7 @@ def test_folded_weights_are_not_kept(folders, name):
     # The block that the backward pass came to last is let go of by the next forward pass.
     kept = blocks_that_are_folded(whole)
     assert kept <= {0}
-    for s, (quantized, original) in enumerate(zip(whole.sublayers, originals)):
+    for s, (quantized, original) in enumerate(zip(whole.sublayers, originals, strict=True)):
         assert s // 2 in kept or same_tensors(tensors_of(quantized), original)
     with torch.no_grad():
         loss_of(whole)

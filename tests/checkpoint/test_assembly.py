@@ -40,6 +40,7 @@ from altq.runtime.files import read_json
 
 RTN, GPTQ = (RoundingOptions(weights=weights, windows=4, block_size=16) for weights in ("rtn", "gptq"))
 MIXTURE = ["affine", "rotation", "rotation", "affine"]
+W4A4K4V4 = Setting(4, 4, 4, 4)
 SETTINGS = ["W4A4K4V4", "W3A3K2V2", "W4A16K16V16", "W16A4K4V4", "W8A8K16V4"]
 
 
@@ -248,7 +249,7 @@ def test_a_singular_bank_entry_is_refused(workspaces, tmp_path):
     refused(workspace, "sublayer_001.safetensors cannot be read", **given)
 
 
-def rotated_bank(workspace, name, *, setting=Setting(4, 4, 4, 4), seed=0, **options):
+def rotated_bank(workspace, name, *, setting=W4A4K4V4, seed=0, **options):
     """A bank that stands in a rotated residual stream."""
     folder = workspace.folder / "rotated" / str(setting) / name
     if not (folder / "index.json").exists():

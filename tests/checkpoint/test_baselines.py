@@ -138,7 +138,7 @@ def test_calibrated_at_16_bits_it_is_the_model_too(workspaces, monkeypatch, name
         turn_at_each_step(patch)
         calibrate_end_to_end(workspace.model, workspace.states, FULL_PRECISION, 0, recipe, folder / "bank", "code")
     selection = selection_of(method, workspace.folder / "selection.json")
-    banks = {kind: folder / "bank" for kind in method.banks}
+    banks = dict.fromkeys(method.banks, folder / "bank")
     rounding = RoundingOptions(weights="gptq", windows=4)
     assemble(
         workspace.model, workspace.states, selection, banks, FULL_PRECISION, rounding, folder / "checkpoint", "test"

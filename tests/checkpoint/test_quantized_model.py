@@ -84,5 +84,5 @@ def test_codes_of_another_width_are_refused(checkpoint):
 def test_an_interrupted_checkpoint_is_not_taken_for_a_model(checkpoint):
     # quantization.json is written last: without it the folder says that it is a model, which it is not.
     (checkpoint / CHECKPOINT_FILE).unlink()
-    with pytest.raises(ValueError, match="has no tensor 'model.layers.0.self_attn.q_proj.weight'"):
+    with pytest.raises(ValueError, match=r"has no tensor 'model.layers.0.self_attn.q_proj.weight'"):
         load_model(checkpoint)

@@ -98,7 +98,7 @@ class Reference:
         return x / (x.square().mean(-1, keepdim=True) + self.config["rms_norm_eps"]).sqrt()
 
     def rotary(self, x):
-        """[windows, heads, length, head_dim]"""
+        """[windows, heads, length, head_dim]."""
         half = self.head_dim // 2
         theta = self.config.get("rope_theta") or self.config["rope_parameters"]["rope_theta"]
         frequencies = theta ** (-torch.arange(half).double() / half)
@@ -119,7 +119,7 @@ class Reference:
         q, k = q @ gain @ self.residual, k @ gain @ self.residual
         v = torch.block_diag(*values).T @ v @ gain @ self.residual
         o = self.residual.T @ o @ grouped @ mixing
-        q, k, v, o = (self.weight(s, f"{name}_proj", weight) for name, weight in zip("qkvo", (q, k, v, o)))
+        q, k, v, o = (self.weight(s, f"{name}_proj", weight) for name, weight in zip("qkvo", (q, k, v, o), strict=True))
         x = self.read(self.norm(h))
 
         def by_head(weight):
@@ -143,7 +143,8 @@ class Reference:
         gate, up = gate @ gain @ self.residual, up @ gain @ self.residual
         down = self.residual.T @ down @ online
         gate, up, down = (
-            self.weight(s, f"{name}_proj", weight) for name, weight in zip(("gate", "up", "down"), (gate, up, down))
+            self.weight(s, f"{name}_proj", weight)
+            for name, weight in zip(("gate", "up", "down"), (gate, up, down), strict=True)
         )
         x = self.read(self.norm(h))
         gated = x @ gate.T

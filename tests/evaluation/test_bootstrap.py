@@ -44,7 +44,7 @@ def test_covers_the_truth_about_as_often_as_it_says():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_non_finite_is_refused(value):
-    with pytest.raises(ValueError, match="window 1 is (nan|inf)"):
+    with pytest.raises(ValueError, match=r"window 1 is (nan|inf)"):
         perplexity_interval([1.0, value, 2.0], 10, np.random.default_rng(0))
 
 

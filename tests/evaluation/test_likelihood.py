@@ -104,7 +104,7 @@ def test_a_row_has_each_shared_token_once(items):
         shared = row.branches.count(0)
         assert len(row.tokens) == shared + sum(len(own) - shared for own in inputs)
         for branch, own in enumerate(inputs, start=1):
-            seen = [(p, t) for p, t, b in zip(row.positions, row.tokens, row.branches) if b in (0, branch)]
+            seen = [(p, t) for p, t, b in zip(row.positions, row.tokens, row.branches, strict=True) if b in (0, branch)]
             assert seen == list(enumerate(own))
 
 
@@ -138,7 +138,7 @@ def test_a_long_request_loses_its_first_tokens(model):
     assert found[0].log_likelihood == pytest.approx(found[1].log_likelihood, rel=1e-5)
 
 
-@pytest.mark.parametrize("context, continuation", [([], [1]), ([1], []), ([1], [1] * (MAX_LENGTH + 1))])
+@pytest.mark.parametrize(("context", "continuation"), [([], [1]), ([1], []), ([1], [1] * (MAX_LENGTH + 1))])
 def test_what_cannot_be_asked_is_refused(context, continuation):
     with pytest.raises(ValueError, match=r"item 7 asks for .* tokens"):
         plan_batches([Request(7, context, continuation)], MAX_LENGTH)

@@ -50,7 +50,7 @@ def test_the_file_reads_back(tmp_path, made_model):
     assert sum(item % 2 for item in made.items) == 3  # activitynet and wikihow in turn
     assert made.task_version == 1.0 and not made.truncated_items
     (tmp_path / "requests.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(ValueError, match="cannot be read .* make them again"):
+    with pytest.raises(ValueError, match=r"cannot be read .* make them again"):
         TaskRequests.read(tmp_path / "requests.parquet")
 
 
@@ -70,7 +70,7 @@ def test_what_is_longer_than_the_context_is_counted(tmp_path, made_model):
 
 
 @pytest.mark.parametrize(
-    "name, field, value, message",
+    ("name", "field", "value", "message"),
     [
         ("piqa", "label", 2, "its label 2 is none of its 2 choices"),
         ("piqa", "label", -1, "its label -1 is none of its 2 choices"),

@@ -55,7 +55,7 @@ def test_both_accuracies_by_hand(asked):
     likelihoods[0] = Likelihood(-0.9 * len(items[0]["sol1"]), False)
     table, accuracies = judge("piqa", folder, requests, likelihoods)
     shorter = [min((0, 1), key=lambda n: len(doc[("sol1", "sol2")[n]])) for doc in items]
-    for row, doc, pick in list(zip(table.to_pylist(), items, shorter))[1:]:
+    for row, doc, pick in list(zip(table.to_pylist(), items, shorter, strict=True))[1:]:
         assert row["acc"] == (pick == doc["label"])
     assert table["acc_norm"].to_pylist()[0] == (items[0]["label"] == 0)
     assert accuracies["acc"].value == sum(table["acc"].to_pylist()) / 10

@@ -18,7 +18,7 @@ def smoke(project):
 
 
 def refused(config):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="the configuration cannot be used") as caught:
         Experiment.parse(config)
     message = str(caught.value)
     assert message.startswith("the configuration cannot be used:\n")

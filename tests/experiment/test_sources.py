@@ -30,7 +30,7 @@ def test_sources_are_named():
 
 
 @pytest.mark.parametrize(
-    "given, message",
+    ("given", "message"),
     [
         ({"num_blocks": 2}, "no source is given; give exactly one of hub, wheel, path, made"),
         ({"num_blocks": 2, "made": {}, "hub": "a/b@main"}, "hub and made are given"),
@@ -51,7 +51,7 @@ def test_bad_models_are_refused(given, message):
 
 
 @pytest.mark.parametrize(
-    "given, message",
+    ("given", "message"),
     [
         ({}, "no source is given"),
         ({"module": "m", "hub": "a/b@main"}, "hub and module are given"),
@@ -72,7 +72,7 @@ def test_bad_corpora_are_refused(given, message):
 
 
 def test_local_paths_are_looked_at(tmp_path):
-    with pytest.raises(ValidationError, match="no config.json"):
+    with pytest.raises(ValidationError, match=r"no config.json"):
         ModelDescription(num_blocks=2, path=str(tmp_path))
     (tmp_path / "model.bin").touch()
     with pytest.raises(ValidationError, match="not a model"):

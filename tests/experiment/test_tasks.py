@@ -9,7 +9,7 @@ def test_they_are_the_papers_in_its_order():
 
 
 @pytest.mark.parametrize(
-    "name, near", [("hella_swag", "hellaswag"), ("arc", "arc_easy or arc_challenge"), ("lambada", "lambada_openai")]
+    ("name", "near"), [("hella_swag", "hellaswag"), ("arc", "arc_easy or arc_challenge"), ("lambada", "lambada_openai")]
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name, near):
     with pytest.raises(ValueError, match=rf"task '{name}' is not known; did you mean {near}"):

@@ -70,19 +70,19 @@ def test_unknown_family(tmp_path, tensors):
 
 
 def test_missing_projection_is_named(tmp_path, tensors):
-    with pytest.raises(ValueError, match="no tensor 'model.layers.11.self_attn.q_proj.weight'"):
+    with pytest.raises(ValueError, match=r"no tensor 'model.layers.11.self_attn.q_proj.weight'"):
         ModelWeights(write(tmp_path / "m", tensors, num_hidden_layers=12))
 
 
 def test_missing_tensor_is_named(tmp_path, tensors):
-    with pytest.raises(ValueError, match="no tensor 'lm_head.weight'"):
+    with pytest.raises(ValueError, match=r"no tensor 'lm_head.weight'"):
         ModelWeights(write(tmp_path / "m", tensors)).tensor("lm_head.weight")
 
 
 @pytest.mark.parametrize("num_shards", [1, 2])
 def test_truncated_file_is_refused(tmp_path, tensors, num_shards):
     folder = write(tmp_path / "m", tensors, num_shards)
-    damaged = sorted(folder.glob("*.safetensors"))[-1]
+    damaged = max(folder.glob("*.safetensors"))
     damaged.write_bytes(damaged.read_bytes()[:-100])
     with pytest.raises(ValueError, match=f"{damaged.name} is not a readable safetensors file"):
         ModelWeights(folder)
@@ -94,14 +94,14 @@ def test_index_that_disagrees_with_its_shards(tmp_path, tensors):
     content = json.loads(index.read_text())
     content["weight_map"]["made.up"] = "model-00001-of-00002.safetensors"
     index.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="has no tensor 'made.up'"):
+    with pytest.raises(ValueError, match=r"has no tensor 'made.up'"):
         ModelWeights(folder)
 
 
 def test_missing_shard_or_config(tmp_path, tensors):
     folder = write(tmp_path / "m", tensors, num_shards=2)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(ValueError, match="model-00002-of-00002.safetensors is missing"):
+    with pytest.raises(ValueError, match=r"model-00002-of-00002.safetensors is missing"):
         ModelWeights(folder)
     with pytest.raises(ValueError, match="is not a model folder"):
         ModelWeights(tmp_path / "nowhere")

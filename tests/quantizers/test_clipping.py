@@ -39,7 +39,7 @@ def test_row_clips_equal_brute_force(bits, signed, seed):
     best = search_row_clip(weight, moment, Quantizer(bits, signed=signed))
     assert best.shape == (6, 1)
     grid = [1.0 - 0.05 * i for i in range(15)]
-    for row, factor in zip(weight.split(1), best):
+    for row, factor in zip(weight.split(1), best, strict=True):
         errors = [error(row, each) for each in grid]
         assert error(row, factor.item()) <= min(errors) * (1 + 1e-4)
         assert min(abs(factor.item() - each) for each in grid) < 1e-6
@@ -55,7 +55,7 @@ def test_row_clips_do_not_depend_on_the_other_rows():
     weight = torch.randn(5, 16, generator=generator, dtype=torch.float64) ** 3
     best = search_row_clip(weight, torch.eye(16, dtype=torch.float64), Quantizer(3, signed=True))
     assert len(best.unique()) > 1
-    for row, factor in zip(weight.split(1), best.split(1)):
+    for row, factor in zip(weight.split(1), best.split(1), strict=True):
         assert torch.equal(search_row_clip(row, torch.eye(16, dtype=torch.float64), Quantizer(3, signed=True)), factor)
 
 

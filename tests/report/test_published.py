@@ -69,5 +69,5 @@ def test_every_method_that_the_paper_prints_is_one_of_ours():
 
 @pytest.mark.parametrize(("model", "corpus"), [("LLaMA-2-70B", "C4"), ("LLaMA-2-7B", "c4")])
 def test_unknown_names_are_refused(model, corpus):
-    with pytest.raises(ValueError, match="the paper reports no (model 'LLaMA-2-70B'|corpus 'c4')"):
+    with pytest.raises(ValueError, match=r"the paper reports no (model 'LLaMA-2-70B'|corpus 'c4')"):
         published_perplexity("W4A4K4V4", "affine", model, corpus)

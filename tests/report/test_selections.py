@@ -8,7 +8,7 @@ def test_the_selection_is_the_one_that_was_assembled():
     learned = selection("learned", "affine", "rotation")
     given = {selection_path("learned"): learned, selection_path("adaptive"): selection("heuristic", "affine", "affine")}
     assert selection_of(result("learned", 9.0), given) is learned
-    with pytest.raises(ValueError, match="oracle.json, the selection behind a result of oracle, is not given"):
+    with pytest.raises(ValueError, match=r"oracle.json, the selection behind a result of oracle, is not given"):
         selection_of(result("oracle", 9.0), given)
 
 

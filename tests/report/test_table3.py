@@ -23,7 +23,7 @@ FEW = [1] + [0] * 39
 def results(tmp_path):
     paths = write_all(tmp_path, "full", [1] * 40, setting="W16A16K16V16", weights="none")
     paths += write_all(tmp_path, "flatquant", FEW) + write_all(tmp_path, "affine", HALF)
-    almost = FEW[:-2] + [1, 0]
+    almost = [*FEW[:-2], 1, 0]
     return paths + write_all(tmp_path, "adaptive", almost)
 
 
@@ -43,7 +43,7 @@ def test_which_accuracy_enters_the_average(tmp_path):
 
 def test_rows_are_in_the_papers_order_with_the_average_last(results):
     frame = table3_frame(results[::-1], "flatquant", PLAIN)
-    assert list(frame["method"].unique())[0] == "full"
+    assert next(iter(frame["method"].unique())) == "full"
     for _, of_method in frame.groupby("method"):
         assert list(of_method["task"]) == [*TASKS, "average"]
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_tabulated_is_refused(results, tmp_path):
 def test_items_of_another_run_are_refused(results):
     items = results[7].with_suffix(".parquet")
     pandas.read_parquet(items).assign(acc=1).to_parquet(items)
-    with pytest.raises(ValueError, match="is not what .* was made with"):
+    with pytest.raises(ValueError, match=r"is not what .* was made with"):
         table3_frame(results, "flatquant", PLAIN)
 
 
@@ -155,5 +155,5 @@ def test_the_average_stands_beside_perplexities(tmp_path):
     frame = perplexity_frame(perplexities, PLAIN)
     assert with_zero_shot(frame, paths, PLAIN)["zero_shot"].tolist() == [1.0, 1.0, 0.5, 0.5]
     assert with_zero_shot(frame, [], PLAIN) is frame
-    with pytest.raises(ValueError, match="rotation.* has a perplexity, but no zero-shot results"):
+    with pytest.raises(ValueError, match=r"rotation.* has a perplexity, but no zero-shot results"):
         with_zero_shot(perplexity_frame([*perplexities, result("rotation", 9.0)], PLAIN), paths, PLAIN)

@@ -20,8 +20,9 @@ GPU = {"gpu": "H100", "clocks": "1980 MHz", "torch": "2", "triton": "3"}
 def rows(device, shape, calls, methods=METHODS):
     return [
         {
-            "device": device, "phase": phase, "shape": shape, "tokens": tokens, "kv_length": kv_length, "method": method,
-            "median_seconds": seconds / 1e3, "low_seconds": seconds / 1e3, "high_seconds": seconds / 1e3,
+            "device": device, "phase": phase, "shape": shape, "tokens": tokens, "kv_length": kv_length,
+            "method": method, "median_seconds": seconds / 1e3, "low_seconds": seconds / 1e3,
+            "high_seconds": seconds / 1e3,
             "ratio": next(iter(methods.values())) / seconds, "ratio_low": 1.0, "ratio_high": 9.0,
             "limit_seconds": 0.001, "rounds": 11,
         }

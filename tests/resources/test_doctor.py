@@ -1,5 +1,7 @@
 """The doctor sees what is missing and names the command that mends it."""
 
+from importlib.metadata import PackageNotFoundError
+
 import pytest
 import yaml
 
@@ -23,14 +25,29 @@ def test_this_environment_has_what_is_pinned():
     assert check_versions().state == OK
 
 
-def test_another_version_is_named(monkeypatch):
-    monkeypatch.setattr(doctor, "version", lambda package: "0.1" if package == "geoopt" else "2.13.0+cpu")
-    monkeypatch.setattr(
-        doctor,
-        "_dependencies",
-        lambda project: ["torch==2.13.0", "geoopt==0.5.1", "triton==3.9.0; sys_platform == 'beos'"],
-    )
-    assert check_versions() == Check("packages", MISSING, "geoopt 0.5.1 is 0.1", "pip install -c constraints.txt -e .")
+REQUIRED = ["torch>=2.13.0,<3", "geoopt>=0.5.1,<1", "triton>=3.9.0,<4; sys_platform == 'beos'"]
+
+
+@pytest.mark.parametrize(
+    ("geoopt", "state", "said"),
+    [
+        ("0.4", MISSING, "geoopt<1,>=0.5.1 is 0.4"),
+        ("1.0.dev1", MISSING, "geoopt<1,>=0.5.1 is 1.0.dev1"),
+        (None, MISSING, "geoopt<1,>=0.5.1 is not installed"),
+        ("0.6", NOTE, "geoopt 0.5.1 is 0.6: results may differ in their last digits"),
+        ("0.5.1", OK, "2 as pinned"),
+    ],
+)
+def test_versions_are_held_against_the_ranges_and_the_pins(monkeypatch, geoopt, state, said):
+    def version(package):
+        if package == "geoopt" and geoopt is None:
+            raise PackageNotFoundError(package)
+        return geoopt if package == "geoopt" else "2.13.0+cpu"
+
+    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setattr(doctor, "_dependencies", lambda project: REQUIRED)
+    remedy = "" if state == OK else "pip install -c constraints.txt -e ."
+    assert check_versions() == Check("packages", state, said, remedy)
 
 
 def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):

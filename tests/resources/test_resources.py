@@ -1,4 +1,4 @@
-"""What jobs take, from shapes alone: counted right, within a factor of two of what was measured, growing as it should."""
+"""What jobs take, from shapes alone: counted right, within a factor of two of measurements, growing as it should."""
 
 import json
 
@@ -92,7 +92,7 @@ def test_every_rule_has_an_estimate(project, tmp_path):
     assert rules == WORK.keys() | LIGHT_RULES.keys()
     for text in texts:
         for name, asked in re.findall(
-            r"^(?:rule|checkpoint) (\w+):.*?NEEDS\.resources\(\"(\w+)\"\)", text, re.M | re.S
+            r"^(?:rule|checkpoint) (\w+):.*?NEEDS\.resources\(\"(\w+)\"\)", text, re.MULTILINE | re.DOTALL
         ):
             assert name == asked
 

@@ -35,7 +35,7 @@ def test_json_reads_back_and_is_ordered(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_json_refuses_what_is_not_finite(tmp_path, value):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"perplexity": value})
     assert list(tmp_path.iterdir()) == []
 

@@ -50,9 +50,8 @@ def test_products_outside_are_full_again_even_after_an_error(operands):
     with reduced_products():
         inside = F.linear(inputs, weight)
         assert relative(inside, expected) < TOLERANCE
-    with pytest.raises(KeyError):
-        with reduced_products():
-            raise KeyError
+    with pytest.raises(KeyError), reduced_products():
+        raise KeyError
     assert backend.fp32_precision == before
     assert torch.equal(F.linear(inputs, weight), expected)
 

@@ -71,5 +71,8 @@ def test_hidden_states_that_are_not_finished_leave_nothing(tmp_path):
 
 
 def test_space_is_asked_for_before_anything_is_filled_in(tmp_path):
-    with pytest.raises(OSError), written_hidden_states(tmp_path / "state.npy", (1 << 20, 1 << 10, 1 << 10)):
+    with (
+        pytest.raises(OSError, match="No space left"),
+        written_hidden_states(tmp_path / "state.npy", (1 << 20, 1 << 10, 1 << 10)),
+    ):
         pytest.fail("four terabytes were given")

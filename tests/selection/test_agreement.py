@@ -27,5 +27,5 @@ def test_itself_and_its_opposite():
 
 
 def test_other_models_cannot_be_compared():
-    with pytest.raises(ValueError, match="'m' .1 blocks. and 'n' .1. cannot be compared"):
+    with pytest.raises(ValueError, match=r"'m' .1 blocks. and 'n' .1. cannot be compared"):
         agreement(selection("affine", "affine"), selection("affine", "affine", model="n"))

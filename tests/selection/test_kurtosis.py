@@ -49,13 +49,13 @@ def test_zeros_have_no_tails_and_are_named(caplog):
 @pytest.mark.parametrize("value", [0.1, -3e30])
 def test_constant_is_refused_by_name(value):
     moments = merge_all([Moments.of(np.full(n, value), "w") for n in (1000, 77)])
-    with pytest.raises(ValueError, match="layers.3.q_proj is constant"):
+    with pytest.raises(ValueError, match=r"layers.3.q_proj is constant"):
         moments.excess_kurtosis("layers.3.q_proj")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_non_finite_is_refused_by_name(value):
-    with pytest.raises(ValueError, match="layers.3.q_proj holds values that are not finite"):
+    with pytest.raises(ValueError, match=r"layers.3.q_proj holds values that are not finite"):
         Moments.of(np.array([1.0, value, 2.0]), "layers.3.q_proj")
 
 

@@ -112,7 +112,7 @@ def test_on_a_real_sublayer_the_better_kind_is_picked(tmp_path, change, better, 
         workspace.model, states, setting, 0, kinds, fitted, options, tmp_path / "search", "code"
     )
     assert attention.pi[-1][kinds.index(better)] > 0.6
-    assert all(after < before for before, after in zip(attention.entropy, attention.entropy[1:5]))
+    assert all(after < before for before, after in zip(attention.entropy, attention.entropy[1:5], strict=False))
 
 
 def test_candidates_that_are_the_same_stay_a_tie_which_is_an_error():
@@ -120,7 +120,7 @@ def test_candidates_that_are_the_same_stay_a_tie_which_is_an_error():
     twins = Mixture([mixture.candidates[0], Candidate(mixture.candidates[0].transform, mixture.candidates[0].error)])
     trace = search(twins, problem, steps=5)
     assert trace.pi[-1] == [0.5, 0.5]
-    values = dict(zip(("affine", "rotation"), trace.pi[-1]))
+    values = dict(zip(("affine", "rotation"), trace.pi[-1], strict=True))
     with pytest.raises(ValueError, match="cannot choose at sublayer 0"):
         best_selection("learned", Scores("m", "pi", False, (values, values)))
 
@@ -138,13 +138,13 @@ def test_transforms_and_mixture_are_trained_together():
     before = [candidate.transform.detach().clone() for candidate in mixture.candidates]
     trace = search(mixture, problem, steps=40)
     assert trace.loss[-1] < trace.loss[0]
-    assert all(not torch.equal(a, candidate.transform) for a, candidate in zip(before, mixture.candidates))
+    assert all(not torch.equal(a, candidate.transform) for a, candidate in zip(before, mixture.candidates, strict=True))
     assert all(candidate.prepared == 40 for candidate in mixture.candidates)
 
 
 def test_a_search_that_diverges_names_its_sublayer(caplog):
     mixture, problem = made_up([float("inf"), 1.0])
-    with pytest.raises(ValueError, match="block 3 ffn: the loss is (nan|inf) at step 0, even at 0.01"):
+    with pytest.raises(ValueError, match=r"block 3 ffn: the loss is (nan|inf) at step 0, even at 0.01"):
         search(mixture, problem, "block 3 ffn")
 
 

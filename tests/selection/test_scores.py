@@ -25,7 +25,7 @@ def test_any_kinds_may_compete():
 
 
 def test_a_tie_is_an_error_and_a_tie_among_losers_is_not():
-    with pytest.raises(ValueError, match="cannot choose at sublayer 1: a.* and .* both have a pi of 0.5"):
+    with pytest.raises(ValueError, match=r"cannot choose at sublayer 1: a.* and .* both have a pi of 0.5"):
         best_selection(
             "learned",
             scores({"affine": 1.0, "rotation": 0.0}, {"affine": 0.5, "rotation": 0.5}, lower=False, quantity="pi"),

@@ -42,7 +42,7 @@ def test_share_is_kept():
 
 
 @pytest.mark.parametrize(
-    "name, content, documents",
+    ("name", "content", "documents"),
     [
         ("a.json", '{"A": "x", "B": {"text": "y"}}', [("A", "x"), ("B", "y")]),
         ("a.json", '[{"title": "A", "text": "x"}, {"text": "y"}, "z"]', [("A", "x"), ("y", "y"), ("z", "z")]),
@@ -57,7 +57,7 @@ def test_documents(tmp_path, name, content, documents):
 
 
 @pytest.mark.parametrize(
-    "name, content, message",
+    ("name", "content", "message"),
     [
         ("a.json", '{"A": {"extract": "x"}}', r"'A' has no text in the field 'text' \(fields: extract\)"),
         ("a.jsonl", '{"text": "x"}\n{"text": 3}', "row 1 has no text"),

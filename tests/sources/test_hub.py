@@ -54,12 +54,12 @@ def test_offline_model(tmp_path, monkeypatch):
     error = DryRunError("no")
     error.__cause__ = ConnectionError("connection refused")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", failing(error))
-    with pytest.raises(ConnectionError, match="hub model org/name@abc could not .*connection refused.*as `path:"):
+    with pytest.raises(ConnectionError, match=r"hub model org/name@abc could not .*connection refused.*as `path:"):
         hub.fetch_config("org/name@abc", tmp_path)
 
 
 @pytest.mark.parametrize(
-    "error, kind, message",
+    ("error", "kind", "message"),
     [
         (ConnectionError("refused"), ConnectionError, "hub corpus a/b@main could not be fetched .* as `paths:"),
         (DatasetNotFoundError("a/b"), ValueError, "hub corpus a/b@main was not found"),
@@ -84,5 +84,5 @@ def test_corpus_files_are_chosen_by_split(tmp_path, monkeypatch):
     file = {"train": "missing.jsonl", "validation": str(tmp_path / "v.jsonl")}
     description = CorpusDescription(hub="a/b@main", files=file, splits=SPLITS)
     assert hub.read_split(description, "validation[:2]") == ["x", "y"]
-    with pytest.raises(ValueError, match="no field 'extract' .it has: text, url.; correct text_field"):
+    with pytest.raises(ValueError, match=r"no field 'extract' .it has: text, url.; correct text_field"):
         hub.read_split(description.model_copy(update={"text_field": "extract"}), "validation")

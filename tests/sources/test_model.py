@@ -116,13 +116,13 @@ def test_stale_files_go(original, local, tmp_path):
 
 
 def test_wrong_num_blocks(local, tmp_path):
-    with pytest.raises(ValueError, match="has 3 blocks .* says num_blocks: 4; correct it"):
+    with pytest.raises(ValueError, match=r"has 3 blocks .* says num_blocks: 4; correct it"):
         fetch_local(local, tmp_path, num_blocks=4)
     assert not (tmp_path / "fetched").exists()
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"model_type": "gpt2"}, "model family 'gpt2' is not known"),
         ({"quantization_config": {"bits": 4}}, "quantized already"),
@@ -150,7 +150,7 @@ def test_truncated_safetensors_names_file_and_tensor(local, tmp_path):
 @pytest.mark.parametrize("data", [b"", b"\x10", b"\xff" * 64, (20).to_bytes(8, "little") + b"{" * 20])
 def test_corrupt_header_is_refused(local, tmp_path, data):
     (local / "model.safetensors").write_bytes(data)
-    with pytest.raises(ValueError, match="model.safetensors is corrupt or cut .*header is not readable"):
+    with pytest.raises(ValueError, match=r"model.safetensors is corrupt or cut .*header is not readable"):
         fetch_local(local, tmp_path)
 
 
@@ -167,7 +167,7 @@ def damage_integer(weights):
 
 
 @pytest.mark.parametrize(
-    "damage, message",
+    ("damage", "message"),
     [
         (damage_nan, "model.safetensors: tensor model.layers.1.mlp.up_proj.weight holds NaN"),
         (damage_missing, "lacks 2 tensors of the model, among them lm_head.weight, model.layers.2.mlp.up_proj.weight"),
@@ -209,18 +209,18 @@ def test_tied_weights_need_no_head(local, tmp_path):
 
 def test_missing_tokenizer(local, tmp_path):
     (local / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match="tokenizer in .* cannot be loaded"):
+    with pytest.raises(ValueError, match=r"tokenizer in .* cannot be loaded"):
         fetch_local(local, tmp_path)
     (local / "tokenizer.json").unlink()
-    with pytest.raises(ValueError, match="no tokenizer.json; add the tokenizer"):
+    with pytest.raises(ValueError, match=r"no tokenizer.json; add the tokenizer"):
         fetch_local(local, tmp_path)
 
 
 def test_bad_gguf(tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(60))
-    with pytest.raises(ValueError, match="m.gguf cannot be converted"):
+    with pytest.raises(ValueError, match=r"m.gguf cannot be converted"):
         fetch_model(ModelDescription(num_blocks=2, path=str(tmp_path / "m.gguf")), tmp_path / "fetched")
-    with pytest.raises(ValueError, match="m.gguf has sha256 .* but the configuration says 000"):
+    with pytest.raises(ValueError, match=r"m.gguf has sha256 .* but the configuration says 000"):
         path = str(tmp_path / "m.gguf")
         fetch_model(ModelDescription(num_blocks=2, path=path, sha256="0" * 64), tmp_path / "fetched")
 
@@ -257,7 +257,7 @@ def test_hub_model_is_looked_at_before_its_weights(original, tmp_path, monkeypat
     def snapshot(address, folder, patterns):
         assert address == "a/b@main"
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
-            if name == "config.json" or "config.json" != patterns[-1]:
+            if name == "config.json" or patterns[-1] != "config.json":
                 fetched.append(name)
                 (folder / name).write_bytes((original / name).read_bytes())
 

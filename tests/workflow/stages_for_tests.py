@@ -61,7 +61,7 @@ class Stages:
             "states": f"--model {MODEL} --tokens results/tokens/made/pydoc/calibration-seed0.npy --loss relative",
             "calibrate": f"{calibrated} --kind affine {ours}",
             "calibrate-end-to-end": f"{calibrated} {theirs}",
-            "search": f"{calibrated} --candidates affine rotation --search {{\"steps\":20}} {ours}",
+            "search": f'{calibrated} --candidates affine rotation --search {{"steps":20}} {ours}',
             "assemble": f"--model {MODEL} --states {STATES} --setting {SETTING} --banks {BANK}/affine "
             f"--selection results/selections/made/affine.json {rounding}",
             "perplexity": f"{EVALUATED} --tokens results/tokens/made/pydoc/test.npy",

@@ -52,7 +52,12 @@ class Cluster:
     def run(self, *arguments: str) -> str:
         """Run to the end; what it says."""
         result = subprocess.run(
-            self.command(*arguments), cwd=self.project, env=self.environment, capture_output=True, text=True
+            self.command(*arguments),
+            cwd=self.project,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert result.returncode == 0, (result.stdout + result.stderr)[-5000:]
         return result.stdout + result.stderr
@@ -93,7 +98,7 @@ def cluster(project, tmp_path_factory):
         pytest.skip("the SLURM executor is not installed: pip install -c constraints.txt -e '.[slurm]'")
     scripts, state = project / "tests" / "workflow" / "slurm", tmp_path_factory.mktemp("slurm")
     started = subprocess.run(
-        ["timeout", "-k", "5", "300", scripts / "start.sh", state], capture_output=True, text=True
+        ["timeout", "-k", "5", "300", scripts / "start.sh", state], capture_output=True, text=True, check=False
     )  # fmt: skip
     if started.returncode == 77:
         pytest.skip(started.stdout.strip())

@@ -15,7 +15,10 @@ NAMESPACE = ("unshare", "--map-root-user", "--mount")
 
 def _can_mount() -> bool:
     command = [*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/tmp"]
-    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )
 
 
 needs_a_disk = pytest.mark.skipif(not _can_mount(), reason="a disk of one's own needs mount namespaces (unshare)")
@@ -63,7 +66,9 @@ def on_a_disk(stages, stage, size, script):
     """Run a script of which "$@" is the command of a stage, whose folder `disk/<stage>` is a disk of `size` bytes."""
     mounted = f"mkdir -p disk/{stage} && mount -t tmpfs -o size={size} tmpfs disk/{stage}"
     command = [*NAMESPACE, "sh", "-c", f"{mounted} && {script}", "sh", *stages.command(stage, "disk")]
-    return subprocess.run(command, cwd=stages.folder, env=stages.environment, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=stages.folder, env=stages.environment, capture_output=True, text=True, check=False
+    )
 
 
 def message(done):

@@ -243,10 +243,17 @@ def test_compiled_variants_agree_to_the_bit():
     x, left, right = draw(40, 24 * 36), draw(24, 24, seed=7), draw(36, 36, seed=8)
     outputs = [
         QuantizedLinear(
-            weights, weight_scale, weight_bits=4, activations=Activations(4), left=left, right=right, bias=draw(70), variant=name
+            weights,
+            weight_scale,
+            weight_bits=4,
+            activations=Activations(4),
+            left=left,
+            right=right,
+            bias=draw(70),
+            variant=name,
         )(x)
         for name in names
-    ]  # fmt: skip
+    ]
     assert all(torch.equal(outputs[0], other) for other in outputs[1:])
 
 

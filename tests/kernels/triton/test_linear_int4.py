@@ -1,4 +1,4 @@
-"""The int4 path; on the CPU the instruction is spelled out, so that fragments, tiles and epilogue are what is tested."""
+"""The int4 path; on the CPU the instruction is spelled out, so that fragments, tiles and epilogue are tested."""
 
 import pytest
 import torch
