@@ -22,12 +22,13 @@ from altq.experiment.experiment import Experiment
 from altq.experiment.baselines import END_TO_END
 from altq.experiment.methods import BANKS, FULL, MEASURED, METHODS, NUMBERED, PROBE, method_of, method_of_policy
 from altq.runtime.flags import to_flags
-from altq.runtime.files import read_json
+from altq.runtime.documents import read_yaml
 from altq.report import protocol
 from altq.report.presentation import HEADINGS
 from altq.resources.needs import Needs
 from altq.experiment.kinds import KINDS
 from altq.experiment.setting import FULL_PRECISION
+from altq.selection.selection import read_distinct
 from altq.experiment.tasks import TASKS
 
 # Snakemake would merge a --configfile into this one; an experiment is one file.
@@ -37,6 +38,9 @@ if not workflow.overwrite_configfiles:
 
 
 try:
+    # Snakemake has read them already, and of a key that is given twice kept the last.
+    for file in workflow.overwrite_configfiles or [f"{workflow.basedir}/config.yaml"]:
+        read_yaml(file)
     EXPERIMENT = Experiment.parse(config)
 except ValueError as error:
     raise WorkflowError(str(error)) from None

@@ -16,6 +16,7 @@ from pathlib import Path
 from altq.commands.outputs import refuse_collisions
 from altq.runtime.code_hash import command_module, function_of
 from altq.runtime.cores import limit_threads
+from altq.runtime.failures import message_of
 from altq.runtime.gpu import claim_gpu
 from altq.runtime.progress import LinesFromBars, Messages
 from altq.runtime.stopping import Terminated, is_interrupted, signals_heeded
@@ -103,9 +104,10 @@ def main(argv: list[str] | None = None) -> int:
         except Exception as error:
             if is_interrupted():
                 return _stopped(130)
-            if not isinstance(error, (ValueError, OSError)):
+            message = message_of(error)
+            if message is None:
                 raise
-            print(f"altq: {error}", file=sys.stderr)
+            print(f"altq: {message}", file=sys.stderr)
             return 1
     return 0
 

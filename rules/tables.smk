@@ -21,7 +21,7 @@ def results_of_table6(wildcards):
     """The perplexities that Table 6 needs: of the learned selection, and once of each distinct point."""
     results = perplexities(["learned"], EXPERIMENT.settings_of(STUDY.table6), FIRST)
     for model in EXPERIMENT.models:
-        first = read_json(checkpoints.distinct.get(model=model).output[0])["first"]
+        first = read_distinct(checkpoints.distinct.get(model=model).output[0])
         needed = dict.fromkeys(method_of_policy(first[point]) for point in EXPERIMENT.grid.named)
         results += perplexities(needed, EXPERIMENT.settings_of(STUDY.table6), FIRST, model)
     return results

@@ -1,5 +1,6 @@
 """The command line teaches, checks, and says what is wrong in one message."""
 
+import errno
 import json
 import re
 import shlex
@@ -264,3 +265,57 @@ def test_warnings_are_messages(capsys, monkeypatch):
     assert main(["show"]) == 0
     assert capsys.readouterr().err == "altq: warning: half of the layers are alike\n"
     assert sys.stderr.__class__.__name__ != "LinesFromBars"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you\nat"
+        ),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_want_of_memory_is_one_message(monkeypatch, capsys, error):
+    def run(arguments):
+        raise error
+
+    monkeypatch.setattr(results, "show", run)
+    code, said_so = said(capsys, "show")
+    assert code == 1 and said_so.startswith("altq: out of memory; ") and "ulimit -v" in said_so
+    assert said_so.count("\n") == 1
+
+
+def test_a_full_disk_says_what_to_do(monkeypatch, capsys):
+    def run(arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "results/table2.csv")
+
+    monkeypatch.setattr(results, "show", run)
+    code, error = said(capsys, "show")
+    assert code == 1 and "'results/table2.csv'; free some space" in error
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    def run(arguments):
+        raise RuntimeError("a defect of ours")
+
+    monkeypatch.setattr(results, "show", run)
+    with pytest.raises(RuntimeError, match="a defect of ours"):
+        main(["show"])
+
+
+@pytest.mark.parametrize(
+    ("content", "said_so"),
+    [
+        (b"seeds: [0]\nmethods: [full]\nseeds: [1]\n", "the key 'seeds' is given twice at line 3"),
+        (b"[" * 5000, "nested too deeply"),
+        (b"a: \xff", "is not UTF-8: line 1 has the byte 0xff"),
+        (b"a: \0", "U+0000"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_one_message(tmp_path, capsys, content, said_so):
+    (tmp_path / "config.yaml").write_bytes(content)
+    code, error = said(capsys, "config", tmp_path / "config.yaml")
+    assert code == 1 and error.startswith(f"altq: {tmp_path}/config.yaml ") and said_so in error

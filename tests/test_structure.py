@@ -20,6 +20,7 @@ FLOORS = (
 BORROWED = {
     "report": {
         "selection.agreement",
+        "selection.description",
         "selection.heuristic",
         "selection.random",
         "selection.scores",

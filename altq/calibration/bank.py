@@ -20,7 +20,8 @@ from altq.calibration.sublayer import QuantizedSublayer
 from altq.experiment.setting import Setting
 from altq.models.sublayer import Sublayer
 from altq.quantizers.quantizer import Quantizers
-from altq.runtime.files import read_json, write_json
+from altq.runtime.documents import Record, read_described
+from altq.runtime.files import write_json
 from altq.runtime.tensor_files import write_tensors
 from altq.transforms.storage import restore, store
 from altq.transforms.transform import Transform
@@ -57,8 +58,16 @@ def write_index(folder: str | Path, content: dict[str, Any]) -> None:
     write_json(Path(folder) / INDEX_FILE, content)
 
 
+class _Index(Record):
+    """What a bank is of, as far as those ask that read it."""
+
+    setting: str
+    kind: str
+
+
 def read_index(folder: str | Path) -> dict[str, Any]:
-    return read_json(Path(folder) / INDEX_FILE)
+    """What a bank was made for and from; ValueError for an index that does not say it."""
+    return read_described(Path(folder) / INDEX_FILE, _Index, "calibrate the bank again").model_dump(exclude_unset=True)
 
 
 def banks_by_kind(folders: Iterable[Path]) -> dict[str, Path]:

@@ -6,17 +6,52 @@ embedding, last norm and head; quantization.json, written last, says how the sit
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import AfterValidator, model_validator
 from torch import Tensor
 
 from altq.experiment.methods import FULL
-from altq.experiment.setting import FULL_PRECISION
+from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.models.weights import CONFIG_FILE, INDEX_FILE, ModelWeights
-from altq.runtime.files import read_json, write_json
+from altq.runtime.documents import Record, read_described
+from altq.runtime.files import write_json
 from altq.runtime.tensor_files import write_tensors
+from altq.transforms.storage import check_description
 
 CHECKPOINT_FILE = "quantization.json"
+
+
+class Structure(Record):
+    """How a sublayer is quantized: the transform at each site, and the options of its quantizers."""
+
+    sites: dict[str, dict[str, Any]]
+    signed: bool
+    asymmetric: bool
+
+    @model_validator(mode="after")
+    def _has_known_sites(self) -> Self:
+        for site, description in self.sites.items():
+            check_description(description, site)
+        return self
+
+
+class Block(Record):
+    """Both halves of a block."""
+
+    attention: Structure
+    ffn: Structure
+
+
+class Description(Record):
+    """What quantization.json holds."""
+
+    method: str
+    setting: Annotated[str, AfterValidator(lambda text: str(Setting.parse(text)))]
+    weights: Literal["gptq", "rtn"]
+    seed: int
+    policy: str
+    blocks: list[Block]
 
 
 class CheckpointWeights(ModelWeights):
@@ -25,8 +60,11 @@ class CheckpointWeights(ModelWeights):
     remedy = "assemble the checkpoint again"
 
     def __init__(self, folder: str | Path) -> None:
-        self.description: dict[str, Any] = read_json(Path(folder) / CHECKPOINT_FILE)
+        path = Path(folder) / CHECKPOINT_FILE
+        self.description: dict[str, Any] = read_described(path, Description, self.remedy).model_dump()
         super().__init__(folder)
+        if (seen := len(self.description["blocks"])) != self.num_blocks:
+            raise ValueError(f"{path} describes {seen} blocks of {self.num_blocks}; {self.remedy}")
 
     def _check_projections(self) -> None:
         """None: a projection has codes, or at 16 bits a weight, and what is missing is named when it is read."""
@@ -35,15 +73,13 @@ class CheckpointWeights(ModelWeights):
 def labels_of(folder: str | Path) -> dict[str, Any]:
     """What results say of a checkpoint: its method, setting, weight rounding and seed; of a model, full precision.
 
-    ValueError for a checkpoint that an older version assembled.
+    ValueError for a checkpoint whose description lacks them, as an older version wrote it.
     """
-    if not (Path(folder) / CHECKPOINT_FILE).is_file():
+    path = Path(folder) / CHECKPOINT_FILE
+    if not path.is_file():
         return {"method": FULL, "setting": str(FULL_PRECISION), "weights": "none", "seed": 0}
-    description = read_json(Path(folder) / CHECKPOINT_FILE)
-    try:
-        return {name: description[name] for name in ("method", "setting", "weights", "seed")}
-    except KeyError as missing:
-        raise ValueError(f"{folder}/{CHECKPOINT_FILE} lacks {missing}; {CheckpointWeights.remedy}") from missing
+    description = read_described(path, Description, CheckpointWeights.remedy)
+    return {name: getattr(description, name) for name in ("method", "setting", "weights", "seed")}
 
 
 def part_path(folder: str | Path, part: int, num_sublayers: int) -> Path:

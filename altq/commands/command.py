@@ -11,7 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from altq.commands.outputs import refuse_overwriting
 from altq.experiment.kinds import KINDS
+from altq.experiment.section import problems_of
 from altq.experiment.tasks import TASKS, checked_task
+from altq.runtime.documents import parse_yaml
 
 Description = TypeVar("Description", bound=BaseModel)
 
@@ -95,14 +97,8 @@ def source_flags(description: BaseModel) -> str:
 
 def read_source(text: str, description: type[Description]) -> Description:
     """The checked description in `text`, which is YAML as in config.yaml; ValueError with every problem."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--source is not YAML: {error}") from None
+    content = parse_yaml(text, "--source")
     try:
         return description.model_validate(content)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or '--source'}: {e['msg']}" for e in error.errors()]
-        raise ValueError("; ".join(problems)) from None
+        raise ValueError("; ".join(problems_of(error, "--source"))) from None

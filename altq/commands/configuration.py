@@ -13,6 +13,7 @@ from altq.resources.needs import NUMERIC, Needs
 from altq.resources.plan import plan_jobs, to_text
 from altq.resources.stages import ON_A_GPU
 from altq.runtime.cores import usable_cores
+from altq.runtime.documents import read_yaml
 
 
 def config_flags(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +33,13 @@ def config(arguments: argparse.Namespace) -> None:
 
 def read_experiment(file: Path) -> Experiment:
     """Read and check the experiment of a configuration file; ValueError with every problem."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML: {error}") from None
+    content = read_yaml(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no keys; see config.yaml for what it needs")
-    return Experiment.parse(content)
+    try:
+        return Experiment.parse(content)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 def schema_flags(parser: argparse.ArgumentParser) -> None:

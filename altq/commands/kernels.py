@@ -3,7 +3,7 @@
 import argparse
 
 from altq.commands.command import add_output
-from altq.runtime.files import write_json
+from altq.runtime.files import errors_naming, write_json
 from altq.runtime.provenance import provenance
 from kernels.measure import benchmark as timing
 from kernels.measure.compilation import write_compiled
@@ -27,7 +27,8 @@ def benchmark(arguments: argparse.Namespace) -> None:
     rows, machine = timing.run(arguments)
     if arguments.output:
         options = {"device": arguments.device, "rounds": arguments.rounds, "seconds": arguments.seconds}
-        write(rows, machine | {"provenance": provenance("benchmark", options, [])}, arguments.output)
+        with errors_naming(arguments.output):
+            write(rows, machine | {"provenance": provenance("benchmark", options, [])}, arguments.output)
 
 
 def compiled_flags(parser: argparse.ArgumentParser) -> None:

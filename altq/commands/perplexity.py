@@ -15,8 +15,9 @@ from altq.commands.command import add_folder, add_output
 from altq.evaluation.bootstrap import perplexity_interval
 from altq.evaluation.perplexity import window_losses
 from altq.models.skeleton import Skeleton
-from altq.runtime.files import read_json, write_json
+from altq.runtime.files import write_json
 from altq.runtime.provenance import identity, provenance
+from altq.sources.token_file import read_tokens
 from kernels.cpu import default_variant
 
 BOOTSTRAP_SEED = 0
@@ -63,8 +64,7 @@ def _measure(
 ) -> None:
     """Write the perplexity of what `open_folder` makes of the folder; `notes` go into the result beside it."""
     labels = labels_of(arguments.folder)
-    tokens = np.load(arguments.tokens)
-    drawn = read_json(arguments.tokens.with_suffix(".json"))
+    tokens, drawn = read_tokens(arguments.tokens, arguments.folder)
     num_windows, window_length = tokens.shape
     # Hidden, and so nobody's own: it is removed in the end.
     scratch = arguments.output.with_name(f".{arguments.output.name}.states")
@@ -73,8 +73,8 @@ def _measure(
     interval = perplexity_interval(nll, window_length - 1, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))
     result = {
         **labels,
-        "model": drawn["model"],
-        "corpus": drawn["corpus"],
+        "model": drawn.model,
+        "corpus": drawn.corpus,
         "num_windows": num_windows,
         "window_length": window_length,
         "num_tokens": num_windows * (window_length - 1),

@@ -4,13 +4,29 @@ import argparse
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 from altq.report.presentation import Presentation
 from altq.report.protocol_table import protocol_file
 from altq.report.table import to_terminal
 from altq.report.table_files import read_tidy
-from altq.runtime.files import read_json
+from altq.runtime.documents import Record, read_described
 from altq.runtime.integrity import Results, to_text
+
+REMEDY = "make the table again"
+
+
+class _TableHistory(Record):
+    """Which command wrote a table."""
+
+    command: Literal["table1", "table2", "table3", "table4", "table5", "table6", "table7", "cost"]
+
+
+class _TableRecord(Record):
+    """What lies beside a table: how it is presented, and its history."""
+
+    presentation: Presentation
+    provenance: _TableHistory
 
 
 def show_flags(parser: argparse.ArgumentParser) -> None:
@@ -28,13 +44,13 @@ def show(arguments: argparse.Namespace) -> None:
     for path in (arguments.csv, arguments.csv.with_suffix(".json")):
         if not path.is_file():
             raise ValueError(f"{path} is missing; `snakemake --cores all {arguments.csv}` makes it")
-    record = read_json(arguments.csv.with_suffix(".json"))
-    if "presentation" not in record:
-        raise ValueError(f"{arguments.csv} was written by another version of altq; make it again")
-    presentation = Presentation.model_validate(record["presentation"])
-    wide_table = import_module(f"altq.report.{record['provenance']['command']}").wide_table
-    table, protocol = wide_table(read_tidy(arguments.csv), presentation), protocol_file(arguments.csv)
-    print(to_terminal(table, str(protocol), ansi=sys.stdout.isatty()), end="")
+    record = read_described(arguments.csv.with_suffix(".json"), _TableRecord, REMEDY)
+    wide_table = import_module(f"altq.report.{record.provenance.command}").wide_table
+    try:
+        table = wide_table(read_tidy(arguments.csv), record.presentation)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # a column that is not there, or no numbers
+        raise ValueError(f"{arguments.csv} is not such a table ({type(error).__name__}: {error}); {REMEDY}") from error
+    print(to_terminal(table, str(protocol_file(arguments.csv)), ansi=sys.stdout.isatty()), end="")
 
 
 def verify_flags(parser: argparse.ArgumentParser) -> None:

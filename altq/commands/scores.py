@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from altq.calibration.bank import banks_by_kind
 from altq.commands.command import (
     add_banks,
@@ -20,13 +18,15 @@ from altq.experiment.policies import SearchOptions
 from altq.experiment.recipe import Recipe
 from altq.experiment.setting import Setting
 from altq.runtime.code_hash import code_hash
-from altq.runtime.files import write_text
+from altq.runtime.documents import described
+from altq.runtime.files import parse_json, write_text
 from altq.runtime.flags import add_options, read_options
 from altq.runtime.provenance import provenance
 from altq.selection.learned import curve, search_model, searched_seconds
 from altq.selection.oracle import reconstruction_errors
 from altq.selection.predicted import predict_model
 from altq.selection.scores import Scores
+from altq.sources.token_file import read_tokens
 
 
 def search_flags(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,8 @@ def search(arguments: argparse.Namespace) -> None:
           --candidates affine rotation --search '{"steps": 16}' --output results/scores/smollm2/W3A3K3V3/seed0/learned
     """
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
-    options = SearchOptions.model_validate_json(arguments.search)
+    remedy = "see `altq search --help` for what it takes"
+    options = described(parse_json(arguments.search, "--search"), SearchOptions, "--search", remedy)
     what = (setting, arguments.seed, arguments.candidates, recipe, options)
     traces = search_model(arguments.model, arguments.states, *what, arguments.output, code_hash("search"))
     write_text(arguments.output / "curve.csv", curve(arguments.candidates, traces))
@@ -96,7 +97,8 @@ def reconstruction(arguments: argparse.Namespace) -> None:
           --setting W3A3K3V3 --loss relative --output oracle.json
     """
     setting, banks = Setting.parse(arguments.setting), banks_by_kind(arguments.banks)
-    errors = reconstruction_errors(arguments.model, np.load(arguments.tokens), banks, setting, arguments.loss)
+    tokens, _ = read_tokens(arguments.tokens, arguments.model)
+    errors = reconstruction_errors(arguments.model, tokens, banks, setting, arguments.loss)
     made = {"setting": str(setting), "loss": arguments.loss}
     record = provenance("reconstruction", made, [arguments.model, arguments.tokens, *banks.values()])
     Scores(arguments.model.resolve().name, "reconstruction error", True, tuple(errors), record).write(arguments.output)

@@ -1,7 +1,8 @@
 """Commands that choose a transformation kind for each sublayer, and find selections that choose alike."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 from altq.commands.command import add_output
 from altq.experiment.kinds import KINDS
 from altq.experiment.policies import HeuristicOptions
-from altq.runtime.files import read_json, write_json
+from altq.runtime.files import write_json
 from altq.runtime.flags import add_options, read_options
 from altq.runtime.provenance import provenance
+from altq.selection.description import read_statistics
 from altq.selection.heuristic import heuristic_selection
-from altq.selection.random import best_of, random_selection
+from altq.selection.random import best_of, random_selection, read_result
 from altq.selection.scores import Scores, best_selection
 from altq.selection.selection import Selection, fixed_selection
 
@@ -72,7 +74,8 @@ def _one_kind(arguments: argparse.Namespace) -> Choice:
 
 def _heuristic(arguments: argparse.Namespace) -> Choice:
     options = read_options(arguments, HeuristicOptions)
-    selection = heuristic_selection(read_json(arguments.statistics), options)
+    with _naming(arguments.statistics):
+        selection = heuristic_selection(read_statistics(arguments.statistics), options)
     return selection, options.model_dump(), [arguments.statistics]
 
 
@@ -82,12 +85,24 @@ def _random(arguments: argparse.Namespace) -> Choice:
 
 
 def _best(arguments: argparse.Namespace) -> Choice:
-    return best_selection(arguments.policy, Scores.read(arguments.scores)), {}, [arguments.scores]
+    with _naming(arguments.scores):
+        return best_selection(arguments.policy, Scores.read(arguments.scores)), {}, [arguments.scores]
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let a ValueError name the file that a choice was read from, and what else can be done."""
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}; measure again, or choose by another policy") from error
 
 
 def _best_random(arguments: argparse.Namespace) -> Choice:
     selections = {path.stem: Selection.read(path) for path in arguments.selections}
-    best = best_of(map(read_json, arguments.results))
+    best = best_of(map(read_result, arguments.results))
     if best not in selections:
         raise ValueError(f"the best of --results is {best}, which is not among --selections")
     chosen = replace(selections[best], policy=arguments.policy)

@@ -3,13 +3,12 @@
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from altq.calibration.states import record_states
 from altq.commands.command import add_loss, add_model, add_output
 from altq.runtime.files import write_json
 from altq.runtime.provenance import identity, provenance, write_provenance
 from altq.selection.weight_statistics import weight_statistics
+from altq.sources.token_file import read_tokens
 
 
 def states_flags(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +30,8 @@ def states(arguments: argparse.Namespace) -> None:
     """
     options, inputs = {"loss": arguments.loss}, [arguments.model, arguments.tokens]
     made_from = identity("states", options, inputs)
-    record_states(arguments.model, np.load(arguments.tokens), arguments.loss, arguments.output, made_from)
+    tokens, _ = read_tokens(arguments.tokens, arguments.model)
+    record_states(arguments.model, tokens, arguments.loss, arguments.output, made_from)
     write_provenance(arguments.output, provenance("states", options, inputs))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import jinja2
 import lm_eval
 import pyarrow.parquet
 from accelerate import init_empty_weights
@@ -39,17 +40,30 @@ def load_task(name: str, folder: str | Path, rows: Sequence[int]) -> Configurabl
     evaluated = {key: None for key in SPLITS if not key.startswith(split)}
 
     def items(**_: Any) -> datasets.DatasetDict:
-        table = pyarrow.parquet.read_table(Path(folder) / ITEMS_FILE)
+        table = read_item_table(folder)
+        if rows and not 0 <= min(rows) <= max(rows) < table.num_rows:
+            raise ValueError(f"item {max(rows)} is asked for, of {table.num_rows}; make the requests again")
         return datasets.DatasetDict({split: datasets.Dataset(table.take(list(rows)))})
 
     try:
         loaded = definitions.load({"group": "altq", "task": [{"task": name, "custom_dataset": items, **evaluated}]})
-    except (KeyError, ValueError, IndexError, TypeError) as error:
+    except (KeyError, ValueError, IndexError, TypeError, AttributeError, jinja2.TemplateError) as error:
         raise ValueError(
             f"the items in {folder} are not those that {name} reads ({type(error).__name__}: {error}); correct the "
             "source of this task"
         ) from error
     return loaded["tasks"][name]
+
+
+def read_item_table(folder: str | Path) -> pyarrow.Table:
+    """The items in a folder that `altq fetch-task` wrote; ValueError where they cannot be read."""
+    path = Path(folder) / ITEMS_FILE
+    try:
+        table = pyarrow.parquet.read_table(path)
+        table.validate(full=True)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); fetch the task again") from error
+    return table
 
 
 class HarnessModel(HFLM):

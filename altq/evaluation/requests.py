@@ -8,13 +8,34 @@ from typing import Any
 import jinja2
 import numpy as np
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 from lm_eval.api.task import ConfigurableTask
+from pydantic import BaseModel, ConfigDict, Field
 
-from altq.evaluation.harness import HarnessModel, load_task
+from altq.evaluation.harness import HarnessModel, load_task, read_item_table
 from altq.evaluation.likelihood import Request, is_truncated
-from altq.experiment.tasks import ITEMS_FILE, TASKS
+from altq.experiment.tasks import TASKS
+from altq.runtime.documents import described
 from altq.runtime.files import atomic
+
+SCHEMA = pyarrow.schema(
+    {
+        "item": pyarrow.int64(),
+        "context": pyarrow.list_(pyarrow.int32()),
+        "continuation": pyarrow.list_(pyarrow.int32()),
+    }
+)
+
+
+class TaskDrawn(BaseModel):
+    """What a file of requests says besides them, in its metadata."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    max_length: int = Field(ge=1)
+    num_available: int = Field(ge=1)
+    task_version: float
 
 
 @dataclass(frozen=True)
@@ -38,31 +59,37 @@ class TaskRequests:
 
     def write(self, path: str | Path) -> None:
         """As Parquet: item, context, continuation; the rest is in the file's metadata."""
-        table = pyarrow.table(
-            {
-                "item": pyarrow.array([request.item for request in self.requests], pyarrow.int64()),
-                **{
-                    part: pyarrow.array(
-                        [getattr(request, part) for request in self.requests], pyarrow.list_(pyarrow.int32())
-                    )
-                    for part in ("context", "continuation")
-                },
-            }
-        )
-        known = {name: str(getattr(self, name)) for name in ("max_length", "num_available", "task_version")}
+        columns = {name: [getattr(request, name) for request in self.requests] for name in SCHEMA.names}
+        known = {name: str(getattr(self, name)) for name in TaskDrawn.model_fields}
         with atomic(path) as partial:
-            pyarrow.parquet.write_table(table.replace_schema_metadata(known), partial)
+            pyarrow.parquet.write_table(pyarrow.table(columns, SCHEMA).replace_schema_metadata(known), partial)
 
     @classmethod
     def read(cls, path: str | Path) -> "TaskRequests":
-        """ValueError for a file that cannot be read."""
+        """ValueError for a file that cannot be read, or does not hold what `write` wrote."""
+        remedy = "delete them and make them again"
         try:
             table = pyarrow.parquet.read_table(path)
+            table.validate(full=True)
         except (pyarrow.ArrowException, OSError) as error:
-            raise ValueError(f"requests {path} cannot be read ({error}); delete them and make them again") from error
-        known = {name.decode(): value.decode() for name, value in table.schema.metadata.items()}
+            raise ValueError(f"requests {path} cannot be read ({error}); {remedy}") from error
+        if not table.schema.equals(SCHEMA) or not table.num_rows or any(map(_lacks_values, table.columns)):
+            seen = ", ".join(f"{field.name} {field.type}" for field in table.schema)
+            raise ValueError(f"requests {path} do not have an item and tokens in each row ({seen}); {remedy}")
+        metadata = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in (table.schema.metadata or {}).items()
+        }
+        known = described(metadata, TaskDrawn, f"requests {path}", remedy)
         requests = [Request(**row) for row in table.to_pylist()]
-        return cls(requests, int(known["max_length"]), int(known["num_available"]), float(known["task_version"]))
+        return cls(requests, known.max_length, known.num_available, known.task_version)
+
+
+def _lacks_values(column: pyarrow.ChunkedArray) -> bool:
+    """Whether a row, or a token in one, is missing or negative."""
+    values = column.combine_chunks()
+    flat = values.flatten() if pyarrow.types.is_list(values.type) else values
+    lowest = pyarrow.compute.min(flat).as_py()
+    return values.null_count > 0 or flat.null_count > 0 or (lowest is not None and lowest < 0)
 
 
 def make_requests(
@@ -84,7 +111,7 @@ def make_requests(
 
 def read_parts(items_folder: str | Path, field: str | None) -> list[str]:
     """The part of the set that each item is of; the same for all where no field says it."""
-    table = pyarrow.parquet.read_table(Path(items_folder) / ITEMS_FILE)
+    table = read_item_table(items_folder)
     if field is None:
         return [""] * table.num_rows
     if field not in table.column_names:
@@ -92,7 +119,7 @@ def read_parts(items_folder: str | Path, field: str | None) -> list[str]:
             f"the items in {items_folder} have no field {field!r}, which says what part of the set they are of (they "
             f"have: {', '.join(table.column_names)}); correct the source of this task"
         )
-    return [value.partition("~")[0] for value in table[field].to_pylist()]
+    return [str(value).partition("~")[0] for value in table[field].to_pylist()]
 
 
 def draw_items(parts: Sequence[str], limit: int | None, rng: np.random.Generator) -> list[int]:
@@ -119,7 +146,7 @@ def _check_labels(task: ConfigurableTask, rows: Sequence[int], folder: str | Pat
         try:
             label = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
             choices = task.doc_to_choice(doc) if task.OUTPUT_TYPE == "multiple_choice" else None
-        except (KeyError, ValueError, IndexError, TypeError, jinja2.TemplateError) as error:
+        except (KeyError, ValueError, IndexError, TypeError, AttributeError, jinja2.TemplateError) as error:
             raise ValueError(_cannot_use(row, folder, f"{type(error).__name__}: {error}")) from error
         if choices is not None and not _is_among(label, choices):
             raise ValueError(_cannot_use(row, folder, f"its label {label!r} is none of its {len(choices)} choices"))

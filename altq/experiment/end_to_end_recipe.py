@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from altq.experiment.bounds import NumSteps, NumWindows, Rate, Size
 from altq.experiment.section import Section
 
 
@@ -26,13 +27,13 @@ class EndToEndRecipe(Section):
         "cross_entropy",
         description="next-token cross-entropy, or the KL divergence over the full-precision model's likeliest tokens",
     )
-    top_k: int = Field(1000, ge=1, description="kl_top: how many tokens of the vocabulary it looks at, at most")
+    top_k: Size = Field(1000, description="kl_top: how many tokens of the vocabulary it looks at, at most")
     optimiser: Literal["cayley_sgd", "riemannian_adam"] = Field("riemannian_adam", description="of the rotations")
-    rotation_rate: float = Field(0.02, gt=0, description="learning rate of rotations")
-    scaling_rate: float = Field(0.002, gt=0, description="learning rate of scalings (Adam)")
-    steps: int = Field(8, ge=0, description="optimiser steps")
-    windows_per_step: int = Field(4, ge=1, description="calibration windows in each step")
-    windows_in_memory: int = Field(4, ge=1, description="windows passed at a time; gradients of a step accumulate")
+    rotation_rate: Rate = Field(0.02, description="learning rate of rotations")
+    scaling_rate: Rate = Field(0.002, description="learning rate of scalings (Adam)")
+    steps: NumSteps = Field(8, description="optimiser steps")
+    windows_per_step: NumWindows = Field(4, description="calibration windows in each step")
+    windows_in_memory: NumWindows = Field(4, description="windows passed at a time; gradients of a step accumulate")
     activation_clip: float = Field(1.0, gt=0, le=1, description="clipping factor of activations")
     cache_clip: float = Field(1.0, gt=0, le=1, description="clipping factor of keys and values")
     asymmetric: bool = Field(False, description="activations with a zero point, as the cache has one")

@@ -4,25 +4,38 @@ All problems of a configuration are reported in one message before any work begi
 """
 
 import math
-from collections.abc import Mapping
 from itertools import product
+from types import SimpleNamespace
 from typing import Annotated, Any, Self
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, field_validator, model_validator
 
 from altq.experiment.baselines import BASELINES, FLATQUANT, OSTQUANT, QUAROT, SMOOTHQUANT, SPINQUANT
+from altq.experiment.bounds import AtMost, NumBlocks, NumWindows, Seed, Sentence, WindowLength
+from altq.experiment.consistency import inconsistencies
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.methods import FULL, METHODS, PROBE, method_of
 from altq.experiment.policies import Grid, HeuristicOptions, SelectionOptions
 from altq.experiment.recipe import Recipe
 from altq.experiment.rounding import RoundingOptions
-from altq.experiment.section import Section
+from altq.experiment.section import Section, problems_of
 from altq.experiment.sources import CorpusDescription, ModelDescription, TaskDescription
-from altq.experiment.study import Study, Table, ZeroShotOptions, checked_methods, checked_seeds, checked_settings
+from altq.experiment.study import (
+    Study,
+    Table,
+    ZeroShotOptions,
+    checked_methods,
+    checked_settings,
+    distinct,
+    each_checked,
+)
 from altq.experiment.tasks import TASKS, checked_task
-from altq.experiment.windows import windows_beyond
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"),
+    AtMost(100, "files are named after it, whose names have 255 bytes at most"),
+]
 """A name that can be part of a path."""
 
 
@@ -30,14 +43,14 @@ class CalibrationOptions(Section):
     """The text that calibration sees, and how its loss weights tokens."""
 
     corpus: str = Field(description="corpus whose calibration split is used")
-    num_windows: int = Field(ge=1, description="number of windows drawn at random starts")
-    window_length: int = Field(ge=2, description="tokens in a window")
+    num_windows: NumWindows = Field(description="number of windows drawn at random starts")
+    window_length: WindowLength = Field(description="tokens in a window")
     loss: str = Field(
         "relative",
         pattern="^(relative|mse)$",
         description="mse (the paper's), or relative: each token weighted by the inverse mean square of its residual",
     )
-    shards: int = Field(1, ge=1, description="jobs that each bank is split into, by ranges of blocks; the same bits")
+    shards: NumBlocks = Field(1, description="jobs that each bank is split into, by ranges of blocks; the same bits")
 
 
 class BaselineRecipes(Section):
@@ -61,14 +74,18 @@ class BaselineRecipes(Section):
 class EvaluationOptions(Section):
     """Perplexity over non-overlapping windows of the test split."""
 
-    num_windows: int | None = Field(None, ge=2, description="windows from the start of the split; all when absent")
-    window_length: int = Field(ge=2, description="tokens in a window")
+    num_windows: NumWindows | None = Field(
+        None, ge=2, description="windows from the start of the split; all when absent"
+    )
+    window_length: WindowLength = Field(description="tokens in a window")
 
 
 class KernelOptions(Section):
     """Table 5: the speed of the kernels."""
 
-    rounds: int = Field(7, ge=3, description="turns in which the cases of a group are timed")
+    rounds: Annotated[int, AtMost(10_000, "a round takes seconds")] = Field(
+        7, ge=3, description="turns in which the cases of a group are timed"
+    )
     gpu: bool = Field(False, description="whether they are timed on a GPU as well; it has to be there")
 
 
@@ -80,7 +97,7 @@ class Experiment(Section):
     tasks: dict[str, TaskDescription] = Field({}, description=f"data of zero-shot tasks: {', '.join(TASKS)}")
     settings: list[str] = Field(min_length=1, description="bit widths, written W4A4K4V4")
     methods: list[str] = Field(min_length=1, description=f"{FULL}, {', '.join(METHODS)}")
-    seeds: list[int] = Field(min_length=1, description="calibration seeds: tokens and starts")
+    seeds: list[Seed] = Field(min_length=1, description="calibration seeds: tokens and starts")
     calibration: CalibrationOptions
     recipe: Recipe = Recipe()
     baselines: BaselineRecipes = BaselineRecipes()
@@ -90,13 +107,13 @@ class Experiment(Section):
     evaluation: EvaluationOptions
     zero_shot: ZeroShotOptions = ZeroShotOptions()
     kernels: KernelOptions = KernelOptions()
-    notes: list[str] = Field(default=[], description="sentences that begin the protocol of every table")
+    notes: list[Sentence] = Field(default=[], description="sentences that begin the protocol of every table")
 
     @field_validator("tasks")
     @classmethod
     def _in_the_papers_order(cls, tasks: dict[str, TaskDescription]) -> dict[str, TaskDescription]:
-        known = {checked_task(name): description for name, description in tasks.items()}
-        return {name: known[name] for name in TASKS if name in known}
+        each_checked(list(tasks), checked_task)
+        return {name: tasks[name] for name in TASKS if name in tasks}
 
     @field_validator("settings")
     @classmethod
@@ -111,34 +128,11 @@ class Experiment(Section):
     @field_validator("seeds")
     @classmethod
     def _distinct_seeds(cls, seeds: list[int]) -> list[int]:
-        return checked_seeds(seeds)
+        return distinct(seeds)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = []
-        if self.calibration.corpus not in self.corpora:
-            problems.append(f"calibration.corpus {self.calibration.corpus!r} is not among the corpora")
-        for name, model in self.models.items():
-            if self.calibration.shards > model.num_blocks:
-                problems.append(
-                    f"calibration.shards is {self.calibration.shards}, but {name} has {model.num_blocks} blocks"
-                )
-            for half in ("attention", "ffn"):
-                count = getattr(self.selection.heuristic, half).count
-                if count is not None and count > model.num_blocks:
-                    problems.append(
-                        f"selection.heuristic.{half}.count is {count}, but {name} has {model.num_blocks} blocks"
-                    )
-        readers = {f"baselines.{name}": recipe for name, recipe in self.baselines if name in self.methods}
-        readers |= {"recipe": self.recipe, "selection.search": self.selection.search, "rounding": self.rounding}
-        num_windows = self.calibration.num_windows
-        for place, options in readers.items():
-            for name, asked in windows_beyond(options, num_windows).items():
-                problems.append(f"{place}.{name} is {asked}, but calibration.num_windows is {num_windows}")
-        asking = [name for name, table in self.study if getattr(table, "zero_shot", False)]
-        if asking and not self.tasks:
-            problems.append(f"study.{asking[0]}.zero_shot asks for zero-shot results, but there are no tasks")
-        if problems:
+        if problems := inconsistencies(self):
             raise ValueError("; ".join(problems))
         return self
 
@@ -189,8 +183,20 @@ class Experiment(Section):
         try:
             return cls.model_validate(config)
         except ValidationError as error:
-            lines = [f"  {'.'.join(map(str, e['loc'])) or 'config'}: {_plain(e)}" for e in error.errors()]
-            raise ValueError("the configuration cannot be used:\n" + "\n".join(lines)) from None
+            problems = problems_of(error, "config") + cls._inconsistent_despite(error, config)
+            raise ValueError("\n".join(["the configuration cannot be used:", *(f"  {p}" for p in problems)])) from None
+
+    @classmethod
+    def _inconsistent_despite(cls, error: ValidationError, config: Any) -> list[str]:
+        """What the sections that are right by themselves have wrong with each other, beside a section that is not."""
+        wrong = {e["loc"][0] for e in error.errors() if e["loc"]}
+        if not wrong or not isinstance(config, dict):
+            return []
+        fields = {name: field for name, field in cls.model_fields.items() if name not in wrong}
+        sections = {name: TypeAdapter(field.annotation).validate_python(config[name])
+                    for name, field in fields.items() if name in config}  # fmt: skip
+        defaults = {name: field.get_default() for name, field in fields.items() if name not in config}
+        return [f"config: {problem}" for problem in inconsistencies(SimpleNamespace(**defaults | sections))]
 
 
 def _varied(options: HeuristicOptions, point: dict[str, tuple[Any, Any]]) -> HeuristicOptions:
@@ -200,9 +206,3 @@ def _varied(options: HeuristicOptions, point: dict[str, tuple[Any, Any]]) -> Heu
         values = getattr(options, half).model_dump() | {name: pair[position] for name, pair in point.items()}
         halves[half] = values | {"count": None} if "share" in point else values
     return HeuristicOptions.model_validate(halves)
-
-
-def _plain(error: Mapping[str, Any]) -> str:
-    if error["type"] == "extra_forbidden":
-        return "unknown key; remove it or correct its spelling"
-    return error["msg"].removeprefix("Value error, ")

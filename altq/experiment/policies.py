@@ -1,9 +1,10 @@
 """Options of the policies, checked before any work begins. Imports nothing heavy, since the workflow reads it."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from altq.experiment.bounds import AtMost, Factor, NumSteps, NumWindows, Rate
 from altq.experiment.kinds import KINDS
 from altq.experiment.section import Section
 
@@ -65,10 +66,10 @@ class HeuristicOptions(Section):
 class SearchOptions(Section):
     """The differentiable search (Eq. 5-7); transforms start and learn as the recipe says."""
 
-    entropy_weight: float = Field(0.01, ge=0, description="lambda of Eq. 6; the reconstruction error begins at 1")
-    steps: int = Field(16, ge=1, description="optimiser steps for each sublayer")
-    windows_per_step: int = Field(2, ge=1, description="calibration windows in each step")
-    mixture_rate: float = Field(0.1, gt=0, description="learning rate of alpha (AdamW); many steps want 0.005")
+    entropy_weight: Factor = Field(0.01, description="lambda of Eq. 6; the reconstruction error begins at 1")
+    steps: Annotated[NumSteps, Field(ge=1)] = Field(16, description="optimiser steps for each sublayer")
+    windows_per_step: NumWindows = Field(2, description="calibration windows in each step")
+    mixture_rate: Rate = Field(0.1, description="learning rate of alpha (AdamW); many steps want 0.005")
 
     @property
     def calibration_windows(self) -> dict[str, int]:
@@ -95,13 +96,15 @@ class SelectionOptions(Section):
     )
     heuristic: HeuristicOptions = HeuristicOptions()
     search: SearchOptions = SearchOptions()
-    held_out_windows: int = Field(
-        8, ge=1, description="windows beside the calibration windows that oracle and probe see"
+    held_out_windows: NumWindows = Field(
+        8, description="windows beside the calibration windows that oracle and probe see"
     )
     probe_share: float = Field(
         0.1, gt=0, le=1, description="of the recipe's steps (rounded up) that the probe's banks take"
     )
-    num_random: int = Field(20, ge=2, description="random selections of Table 1")
+    num_random: Annotated[int, AtMost(1000, "each is assembled and evaluated")] = Field(
+        20, ge=2, description="random selections of Table 1"
+    )
 
     @field_validator("candidates")
     @classmethod

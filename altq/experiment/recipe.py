@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from altq.experiment.bounds import Beta, Factor, NumSteps, NumWindows, Rate, Size
 from altq.experiment.section import Section
 
 
@@ -21,8 +22,8 @@ class Recipe(Section):
     structure: Literal["kronecker", "full"] = Field(
         "kronecker", description="rotations: two Kronecker factors (same online cost as affine) or one full matrix"
     )
-    longest_run: int = Field(
-        128, ge=1, description="`balance`: channels that one of its matrices mixes at most; longer is better and slower"
+    longest_run: Size = Field(
+        128, description="`balance`: channels that one of its matrices mixes at most; longer is better and slower"
     )
     scaling: Literal["none", "ones", "balance", "smooth"] = Field(
         "balance",
@@ -41,19 +42,21 @@ class Recipe(Section):
         0.982, gt=0, le=1, description="clipping factors before search and steps; FlatQuant's is sigmoid(4) = 0.982"
     )
     clip_search: bool = Field(True, description="search clipping factors on a grid before any step")
-    search_windows: int = Field(2, ge=1, description="calibration windows that the activation clip search looks at")
+    search_windows: NumWindows = Field(2, description="calibration windows that the activation clip search looks at")
     signed_scale: bool = Field(
         True, description="scales are negative where the largest magnitude is positive: Eq. 2 has one more code there"
     )
-    steps: int = Field(8, ge=0, description="optimiser steps for each unit")
+    steps: NumSteps = Field(8, description="optimiser steps for each unit")
     fitted: list[Literal["attention", "ffn"]] = Field(
         ["attention"], description="halves that steps are spent on; ffn gains next to nothing over its closed form"
     )
-    windows_per_step: int = Field(4, ge=1, description="calibration windows in each step")
-    learning_rate: float = Field(2e-3, gt=0, description="of AdamW and Riemannian Adam on the transforms")
-    clip_rate_factor: float = Field(10.0, gt=0, description="learning rate of clipping factors over that of transforms")
-    betas: tuple[float, float] = Field((0.5, 0.9), description="Adam's decay rates; few steps want short memories")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
+    windows_per_step: NumWindows = Field(4, description="calibration windows in each step")
+    learning_rate: Rate = Field(2e-3, description="of AdamW and Riemannian Adam on the transforms")
+    clip_rate_factor: Factor = Field(
+        10.0, gt=0, description="learning rate of clipping factors over that of transforms"
+    )
+    betas: tuple[Beta, Beta] = Field((0.5, 0.9), description="Adam's decay rates; few steps want short memories")
+    weight_decay: Factor = Field(0.0, description="AdamW's weight decay")
 
     @property
     def calibration_windows(self) -> dict[str, int]:

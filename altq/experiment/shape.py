@@ -9,18 +9,19 @@ from typing import Any, Self
 
 from pydantic import Field
 
+from altq.experiment.bounds import Size
 from altq.experiment.section import Section
 
 
 class Shape(Section):
     """Sizes as a model's config.json has them; for a model that is not fetched yet."""
 
-    hidden_size: int = Field(ge=1, description="width of the residual stream")
-    intermediate_size: int = Field(ge=1, description="width of the feed-forward half")
-    num_heads: int = Field(ge=1, description="query heads")
-    num_kv_heads: int = Field(ge=1, description="key and value heads")
-    head_dim: int | None = Field(None, ge=1, description="width of a head; hidden_size / num_heads when absent")
-    vocab_size: int = Field(ge=1, description="entries of the vocabulary")
+    hidden_size: Size = Field(description="width of the residual stream")
+    intermediate_size: Size = Field(description="width of the feed-forward half")
+    num_heads: Size = Field(description="query heads")
+    num_kv_heads: Size = Field(description="key and value heads")
+    head_dim: Size | None = Field(None, description="width of a head; hidden_size / num_heads when absent")
+    vocab_size: Size = Field(description="entries of the vocabulary")
     tied: bool = Field(False, description="whether the head is the embedding")
 
     @classmethod

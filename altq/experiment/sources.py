@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from altq.experiment.bounds import AtMost, NumBlocks, Seed, Sentence, Text
 from altq.experiment.section import Section
 from altq.experiment.shape import Shape
 
@@ -29,9 +30,26 @@ def _hub_address(address: str) -> str:
     return address
 
 
+def _member(path: str) -> str:
+    if path.startswith("/") or "\\" in path or "\0" in path or {"..", ""} & set(path.split("/")):
+        raise ValueError(f"{path!r} is no path inside a wheel; give it as `unzip -l` prints it")
+    return path
+
+
+def _hub_file(path: str) -> str:
+    # Its client reads an address or a path outside the repository as well, and no revision would pin that.
+    if "://" in path or path.startswith(("/", "~")) or ".." in Path(path).parts:
+        raise ValueError(f"{path!r} is no file inside the repository; give its path there, such as data/train.jsonl")
+    return path
+
+
 def _existing_path(path: str) -> str:
-    where = Path(path).expanduser()
-    if not where.exists():
+    try:
+        where = Path(path).expanduser()
+        exists = where.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a user that is not known
+        raise ValueError(f"local path {path!r} cannot be looked up ({error}); correct it") from None
+    if not exists:
         raise ValueError(f"local path {path!r} does not exist ({where.absolute()}); put it there or correct the path")
     return str(where)
 
@@ -48,31 +66,37 @@ def _item_suffix(path: str) -> str:
     return path
 
 
-HubAddress = Annotated[str, AfterValidator(_hub_address)]
-ExistingPath = Annotated[str, AfterValidator(_existing_path)]
-TextPath = Annotated[str, AfterValidator(_existing_path), AfterValidator(_text_suffix)]
+HubAddress = Annotated[Text, AfterValidator(_hub_address)]
+ExistingPath = Annotated[Text, AfterValidator(_existing_path)]
+TextPath = Annotated[ExistingPath, AfterValidator(_text_suffix)]
+Member = Annotated[Text, Field(min_length=1), AfterValidator(_member)]
+HubFile = Annotated[Text, AfterValidator(_hub_file)]
+Width = Annotated[int, AtMost(65_536, "made models are to try the workflow, and tiny")]
+NumMade = Annotated[int, AtMost(100_000, "made items are to try the workflow")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Wheel(Section):
     """One file inside one pinned wheel of the package registry that pip is set up for."""
 
-    package: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Name of the package.")
-    version: str = Field(pattern=r"^[0-9][\w.+!-]*$", description="Exact version, without an operator.")
+    package: Text = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Name of the package.")
+    version: Text = Field(pattern=r"^[0-9][\w.+!-]*$", description="Exact version, without an operator.")
     sha256: Sha256 = Field(description="SHA-256 of the wheel.")
-    member: str = Field(min_length=1, description="Path of the file inside the wheel.")
+    member: Member = Field(description="Path of the file inside the wheel.")
     member_sha256: Sha256 = Field(description="SHA-256 of that file.")
 
 
 class Made(Section):
     """A tiny random LLaMA-architecture model with planted outliers and a tokenizer trained on the spot."""
 
-    hidden_size: int = Field(default=64, ge=8, description="Width of the residual stream.")
-    intermediate_size: int = Field(default=128, ge=8, description="Width of the feed-forward half.")
-    num_heads: int = Field(default=4, ge=1, description="Query heads; must divide hidden_size.")
-    num_kv_heads: int = Field(default=2, ge=1, description="Key and value heads; must divide num_heads.")
-    vocab_size: int = Field(default=512, ge=300, description="Entries of the tokenizer, 257 of them bytes and special.")
-    seed: int = Field(default=0, ge=0, description="Seed of the weights and outliers.")
+    hidden_size: Width = Field(default=64, ge=8, description="Width of the residual stream.")
+    intermediate_size: Width = Field(default=128, ge=8, description="Width of the feed-forward half.")
+    num_heads: Width = Field(default=4, ge=1, description="Query heads; must divide hidden_size.")
+    num_kv_heads: Width = Field(default=2, ge=1, description="Key and value heads; must divide num_heads.")
+    vocab_size: Width = Field(
+        default=512, ge=300, description="Entries of the tokenizer, 257 of them bytes and special."
+    )
+    seed: Seed = Field(default=0, description="Seed of the weights and outliers.")
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -130,13 +154,15 @@ class ModelDescription(_Sourced):
     sources = ("hub", "wheel", "path", "made")
     belongs = {"sha256": ("path",)}
 
-    num_blocks: int = Field(ge=1, description="Number of decoder blocks; verified after the fetch.")
+    num_blocks: NumBlocks = Field(description="Number of decoder blocks; verified after the fetch.")
     hub: HubAddress | None = Field(default=None, description="Hub model, org/name@revision.")
     wheel: Wheel | None = Field(default=None, description="A GGUF file in a wheel.")
     path: ExistingPath | None = Field(default=None, description="Local model folder (safetensors) or .gguf file.")
     sha256: Sha256 | None = Field(default=None, description="SHA-256 of the file at path.")
     made: Made | None = Field(default=None, description="A tiny random model made on the spot.")
-    published: str | None = Field(default=None, description="The model's name in the paper's tables, if it has one.")
+    published: Sentence | None = Field(
+        default=None, description="The model's name in the paper's tables, if it has one."
+    )
     shape: Shape | None = Field(
         default=None, description="Its sizes, from which memory and time are planned before it is fetched."
     )
@@ -182,23 +208,25 @@ class CorpusDescription(_Sourced):
     }
 
     hub: HubAddress | None = Field(default=None, description="Hub data set, org/name@revision.")
-    subset: str | None = Field(default=None, description="Configuration name of the hub data set.")
-    files: dict[str, str] | None = Field(default=None, description="Hub file of each split, to load those alone.")
+    subset: Text | None = Field(default=None, description="Configuration name of the hub data set.")
+    files: dict[str, HubFile] | None = Field(default=None, description="Hub file of each split, to load those alone.")
     splits: Splits | None = Field(default=None, description="Names of the hub data set's splits.")
     wheel: Wheel | None = Field(default=None, description="A .txt, .jsonl or .json file in a wheel.")
     path: TextPath | None = Field(default=None, description="Local .txt, .jsonl or .json file.")
     sha256: Sha256 | None = Field(default=None, description="SHA-256 of the file at path.")
     paths: SplitPaths | None = Field(default=None, description="A local file for each split.")
-    module: str | None = Field(
+    module: Text | None = Field(
         default=None,
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$",
         description="Module of the running Python that holds a dict of documents under its own last name.",
     )
-    text_field: str = Field(default="text", description="Field of a row that holds its text.")
-    title_field: str = Field(default="title", description="Field of a row that holds its title; the text if absent.")
+    text_field: Text = Field(default="text", description="Field of a row that holds its text.")
+    title_field: Text = Field(default="title", description="Field of a row that holds its title; the text if absent.")
     test_share: float = Field(default=0.2, gt=0, lt=1, description="Share of the titles that go to the test split.")
-    separator: str = Field(default="\n\n", description="What joins two documents.")
-    published: str | None = Field(default=None, description="The corpus' name in the paper's tables, if it has one.")
+    separator: Text = Field(default="\n\n", description="What joins two documents.")
+    published: Sentence | None = Field(
+        default=None, description="The corpus' name in the paper's tables, if it has one."
+    )
 
     @model_validator(mode="after")
     def _is_corpus(self) -> Self:
@@ -225,12 +253,14 @@ class TaskDescription(_Sourced):
     belongs = {"subset": ("hub",), "sha256": ("path",)}
 
     hub: HubAddress | None = Field(default=None, description="Hub data set, org/name@revision.")
-    subset: str | None = Field(default=None, description="Configuration name of the hub data set.")
+    subset: Text | None = Field(default=None, description="Configuration name of the hub data set.")
     wheel: Wheel | None = Field(default=None, description="A file of items in a wheel.")
     path: ExistingPath | None = Field(default=None, description="Local file of items, or the folder that holds it.")
     sha256: Sha256 | None = Field(default=None, description="SHA-256 of the file at path.")
-    made: int | None = Field(default=None, ge=2, description="Number of items of random words, to try the workflow.")
-    departure: str | None = Field(
+    made: NumMade | None = Field(
+        default=None, ge=2, description="Number of items of random words, to try the workflow."
+    )
+    departure: Sentence | None = Field(
         default=None, description="How these items differ from the harness's; said in protocols."
     )
 

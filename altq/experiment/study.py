@@ -3,11 +3,13 @@
 Imports nothing heavy, since the workflow reads it.
 """
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from altq.experiment.bounds import AtMost, Seed
 from altq.experiment.methods import FULL, METHODS
 from altq.experiment.section import Section
 from altq.experiment.setting import FULL_PRECISION, Setting
@@ -16,6 +18,8 @@ REFERENCE = "affine"
 """The method that others are compared with in pairs."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Shares = Annotated[list[Share], AtMost(20, "every pair of both halves is selected, assembled and evaluated")]
+NumItems = Annotated[int, AtMost(1_000_000, "no task has as many items")]
 
 
 class Table(Section):
@@ -34,8 +38,10 @@ class ZeroShotOptions(Table):
 
     methods: list[str] = Field([], description="methods that are compared; those of the experiment when absent")
     reference: str = Field("flatquant", description="the method that others are compared with on the same items")
-    limit: int | None = Field(None, ge=2, description="items of each task, drawn at random; all when absent or fewer")
-    seed: int = Field(0, ge=0, description="seed by which they are drawn")
+    limit: NumItems | None = Field(
+        None, ge=2, description="items of each task, drawn at random; all when absent or fewer"
+    )
+    seed: Seed = Field(0, description="seed by which they are drawn")
 
     @field_validator("methods")
     @classmethod
@@ -57,16 +63,16 @@ class AccuracyTable(Table):
 class Table6(Table):
     """Two grids of the heuristic's options, beta and share (L / n), around what `selection.heuristic` says."""
 
-    beta_attention: list[Share] = Field([0.1, 0.5, 0.9], description="beta of attention, against beta_ffn")
-    beta_ffn: list[Share] = Field([0.1, 0.5, 0.9], description="beta of ffn")
-    share_attention: list[Share] = Field([0.5, 0.7, 0.9], description="share of attention, against share_ffn")
-    share_ffn: list[Share] = Field([0.3, 0.5, 0.7], description="share of ffn")
+    beta_attention: Shares = Field([0.1, 0.5, 0.9], description="beta of attention, against beta_ffn")
+    beta_ffn: Shares = Field([0.1, 0.5, 0.9], description="beta of ffn")
+    share_attention: Shares = Field([0.5, 0.7, 0.9], description="share of attention, against share_ffn")
+    share_ffn: Shares = Field([0.3, 0.5, 0.7], description="share of ffn")
 
 
 class Table7(AccuracyTable):
     """Every policy on every setting, over calibration seeds of its own."""
 
-    seeds: list[int] = Field([0, 1, 2], min_length=3, description="calibration seeds; three at least, for intervals")
+    seeds: list[Seed] = Field([0, 1, 2], min_length=3, description="calibration seeds; three at least, for intervals")
     policies: list[str] = Field(
         ["affine", "rotation", "adaptive", "learned", "oracle", "probe", "predicted", "best_random"],
         description="methods that are compared, all-affine among them",
@@ -82,7 +88,7 @@ class Table7(AccuracyTable):
     @field_validator("seeds")
     @classmethod
     def _distinct_seeds(cls, seeds: list[int]) -> list[int]:
-        return checked_seeds(seeds)
+        return distinct(seeds)
 
 
 class Study(Section):
@@ -97,27 +103,41 @@ class Study(Section):
 
 def checked_settings(settings: list[str]) -> list[str]:
     """Settings as they are written; ValueError for one that cannot be read, quantizes nothing or is listed twice."""
-    parsed = [str(Setting.parse(setting)) for setting in settings]
-    if str(FULL_PRECISION) in parsed:
+    return distinct(each_checked(settings, _checked_setting))
+
+
+def _checked_setting(setting: str) -> str:
+    parsed = Setting.parse(setting)
+    if parsed == FULL_PRECISION:
         raise ValueError(f"{FULL_PRECISION} quantizes nothing; list the method `{FULL}` instead")
-    return distinct(parsed)
+    return str(parsed)
 
 
 def checked_methods(methods: list[str], known: list[str]) -> list[str]:
     """Methods; ValueError for one that is not known, with the nearest that is, or listed twice."""
-    for method in methods:
-        if method not in known:
-            near = get_close_matches(method, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"method {method!r} is not known{hint} (known: {', '.join(known)})")
+    unknown = [method for method in dict.fromkeys(methods) if method not in known]
+    if unknown:
+        problems = "; ".join(f"method {method!r} is not known{_hint(method, known)}" for method in unknown)
+        raise ValueError(f"{problems} (known: {', '.join(known)})")
     return distinct(methods)
 
 
-def checked_seeds(seeds: list[int]) -> list[int]:
-    """Seeds; ValueError for one that is negative or listed twice."""
-    if min(seeds) < 0:
-        raise ValueError(f"seed {min(seeds)} is negative")
-    return distinct(seeds)
+def _hint(method: str, known: list[str]) -> str:
+    near = get_close_matches(method, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def each_checked(values: list[str], check: Callable[[str], str]) -> list[str]:
+    """What `check` makes of every value; one ValueError with the problems of all."""
+    checked, problems = [], []
+    for value in values:
+        try:
+            checked.append(check(value))
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(dict.fromkeys(problems)))
+    return checked
 
 
 def distinct(values: list) -> list:

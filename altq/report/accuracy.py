@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas
+import pyarrow
 
 from altq.experiment.tasks import TASKS
 from altq.report.perplexity import in_order
 from altq.report.presentation import Presentation, numeral
 from altq.report.published import published
-from altq.runtime.files import read_json, sha256
+from altq.report.results import read_accuracy
+from altq.runtime.files import sha256
 
 PLACE = ("setting", "method", "model", "weights", "seed")
 COLUMNS = (
@@ -35,19 +37,13 @@ def read_accuracies(paths: Iterable[str | Path], presentation: Presentation) -> 
     """
     rows = []
     for path in paths:
-        result = read_json(path)
-        if missing := [name for name in (*PLACE, "task", "num_items", "acc") if name not in result]:
-            raise ValueError(f"{path} is not a zero-shot result: {', '.join(missing)} missing; evaluate again")
+        result = read_accuracy(path)
         row = {name: result[name] for name in COLUMNS if name in result}
         for metric in ("acc", "acc_norm"):
             if metric in result:
                 row |= {metric: result[metric]["value"], f"{metric}_stderr": result[metric]["stderr"]}
         row["metric"] = TASKS[result["task"]].metric
-        if row["metric"] not in result:
-            raise ValueError(f"{path} has no {row['metric']}, which the average of {result['task']} takes")
         row |= {"accuracy": row[row["metric"]], "stderr": row[f"{row['metric']}_stderr"]}
-        if not 0 <= row["accuracy"] <= 1:
-            raise ValueError(f"{path} has an accuracy of {row['accuracy']}; evaluate again")
         row["published"] = _published(result, TASKS[result["task"]].label, presentation)
         rows.append(row)
     frame = pandas.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COLUMNS[-6:], float))
@@ -89,11 +85,15 @@ def read_items(paths: Iterable[str | Path]) -> dict[tuple[Any, ...], pandas.Seri
     """
     items = {}
     for path in map(Path, paths):
-        result, parquet = read_json(path), path.with_suffix(".parquet")
-        if not parquet.is_file() or sha256(parquet) != result["items_sha256"]:
+        result, parquet = read_accuracy(path), path.with_suffix(".parquet")
+        if not parquet.is_file() or sha256(parquet) != result.get("items_sha256"):
             raise ValueError(f"{parquet} is not what {path} was made with; evaluate again")
-        table = pandas.read_parquet(parquet).set_index("item")
-        items[*(result[name] for name in PLACE), result["task"]] = table[TASKS[result["task"]].metric]
+        metric = TASKS[result["task"]].metric
+        try:
+            table = pandas.read_parquet(parquet, columns=["item", metric]).set_index("item")
+        except (pyarrow.ArrowException, OSError, KeyError) as error:
+            raise ValueError(f"{parquet} has no {metric} of each item ({error}); evaluate again") from error
+        items[*(result[name] for name in PLACE), result["task"]] = table[metric]
     return items
 
 

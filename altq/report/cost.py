@@ -88,7 +88,8 @@ def _row(folder: Path, record: Mapping[str, Any]) -> list[Any]:
     options = record.get("options", {})
     if record.get("command") != "assemble":
         raise ValueError(f"{folder} was not made by `altq assemble`; give checkpoint folders")
-    held = options.get("setting"), options.get("rounding", {}).get("weights")
+    rounding = options.get("rounding")
+    held = options.get("setting"), rounding.get("weights") if isinstance(rounding, dict) else None
     if held != (setting, weights):
         raise ValueError(f"{folder} holds a checkpoint at {held[0]} with {held[1]}: it was moved; assemble it again")
     upstream = record.get("upstream", {})
@@ -104,7 +105,7 @@ def _row(folder: Path, record: Mapping[str, Any]) -> list[Any]:
                 f"{folder} was made from {len(results)} results of {' or '.join(commands)}, where {method} takes "
                 f"{expected[stage]}; assemble it again"
             )
-        figures += _sum(results)
+        figures += _sum(folder, results)
     return [model, method, setting, weights, seed, *figures]
 
 
@@ -119,18 +120,20 @@ def _place(folder: Path) -> tuple[str, str, str, str, int]:
     return (*match.groups()[:-1], int(match["seed"]))
 
 
-def _sum(entries: Mapping[str, Mapping[str, Any]]) -> tuple[float, float, float]:
+def _sum(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> tuple[float, float, float]:
     """Sum seconds and processor seconds, and find the highest memory (MB)."""
     seconds, processor_seconds, memory = (
-        [_figure(path, entry, name) for path, entry in entries.items()] for name in MEASURES.values()
+        [_figure(folder, path, entry, name) for path, entry in entries.items()] for name in MEASURES.values()
     )
     return round(math.fsum(seconds), 3), round(math.fsum(processor_seconds), 3), round(max(memory, default=0) / 1e6, 1)
 
 
-def _figure(path: str, entry: Mapping[str, Any], name: str) -> float:
+def _figure(folder: Path, path: str, entry: Mapping[str, Any], name: str) -> float:
     value = entry.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"the record of {path} has {name} {value}; only finite numbers from 0 on are tabulated")
+        raise ValueError(
+            f"{folder}: the record of {path} has {name} {value}; only finite numbers from 0 on are tabulated"
+        )
     return value
 
 

@@ -1,9 +1,10 @@
 """The style of the figures: how kinds are drawn, panels, and files that are the same bytes for the same data."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -73,3 +74,18 @@ def write_figure(figure: Figure, path: Path, heading: Heading, presentation: Pre
     for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "Producer": None})):
         with atomic(path.with_suffix(suffix)) as partial, open(partial, "wb") as file:
             figure.savefig(file, format=suffix[1:], dpi=DOTS_PER_INCH, metadata=metadata)
+
+
+def statistics_of(
+    path: Path, statistics: Mapping[str, Mapping[str, Any]], model: str, num_blocks: int
+) -> Mapping[str, Any]:
+    """The weight statistics of the model that a file is of; ValueError where they are not given, or of another size."""
+    if model not in statistics:
+        raise ValueError(
+            f"{path} is of {model}, whose statistics are not given (given: {', '.join(statistics)}); give them"
+        )
+    if (seen := statistics[model]["num_blocks"]) != num_blocks:
+        raise ValueError(
+            f"{path} has {num_blocks} blocks, but the statistics of {model} have {seen}; make both of one model"
+        )
+    return statistics[model]

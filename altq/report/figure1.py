@@ -8,9 +8,10 @@ import pandas
 
 from altq.experiment.kinds import HALVES
 from altq.experiment.policies import HeuristicOptions
-from altq.report.figure import HALF_NAMES, MARKERS, number_blocks, panels, place_of, write_figure
+from altq.report.figure import HALF_NAMES, MARKERS, number_blocks, panels, place_of, statistics_of, write_figure
 from altq.report.presentation import HEADINGS, Presentation
-from altq.runtime.files import read_json, write_text
+from altq.runtime.files import write_text
+from altq.selection.description import read_statistics
 from altq.selection.heuristic import kurtosis_scores
 from altq.selection.selection import Selection
 
@@ -23,7 +24,7 @@ def write_figure1(
     presentation: Presentation,
 ) -> None:
     """Write `pdf`, beside it .png, the points as .csv and the protocol; a row of panels for each model and setting."""
-    by_model = {content["model"]: content for content in map(read_json, statistics)}
+    by_model = {content["model"]: content for content in map(read_statistics, statistics)}
     frame = pandas.concat([_points(path, by_model, options) for path in selections], ignore_index=True)
     write_text(pdf.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n"))
     _draw(frame, pdf, presentation)
@@ -33,7 +34,8 @@ def _points(path: Path, statistics: Mapping[str, Any], options: HeuristicOptions
     """Tabulate each sublayer: its kurtosis score, as the heuristic's options say, and the kind that was chosen."""
     model, setting, seed = place_of(path)
     selection = Selection.read(path)
-    scores = {h: kurtosis_scores(statistics[model], h, getattr(options, h).score) for h in HALVES}
+    measured = statistics_of(path, statistics, model, selection.num_blocks)
+    scores = {h: kurtosis_scores(measured, h, getattr(options, h).score) for h in HALVES}
     rows = [
         {"model": model, "setting": setting, "seed": seed, "half": layer.half, "block": layer.block,
          "kurtosis": scores[layer.half][layer.block], "kind": layer.kind}

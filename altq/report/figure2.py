@@ -9,10 +9,11 @@ import pandas
 
 from altq.experiment.kinds import HALVES
 from altq.experiment.policies import HeuristicOptions
-from altq.report.figure import HALF_NAMES, MARKERS, panels, place_of, write_figure
+from altq.report.figure import HALF_NAMES, MARKERS, panels, place_of, statistics_of, write_figure
 from altq.report.intervals import rank_correlation
 from altq.report.presentation import HEADINGS, Presentation, numeral
-from altq.runtime.files import read_json, write_text
+from altq.runtime.files import write_text
+from altq.selection.description import read_statistics
 from altq.selection.heuristic import kurtosis_scores
 from altq.selection.scores import Scores
 
@@ -25,7 +26,7 @@ def write_figure2(
     presentation: Presentation,
 ) -> None:
     """Write `pdf` and beside it .png, the points as .csv, their correlations as -correlation.csv and the protocol."""
-    by_model = {content["model"]: content for content in map(read_json, statistics)}
+    by_model = {content["model"]: content for content in map(read_statistics, statistics)}
     frame = pandas.concat([_points(path, by_model, options) for path in scores], ignore_index=True)
     correlations = correlation_frame(frame)
     write_text(pdf.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n"))
@@ -51,12 +52,17 @@ def _points(path: Path, statistics: Mapping[str, Any], options: HeuristicOptions
     scores = Scores.read(path)
     if not {"affine", "rotation"} <= set(scores.kinds):
         raise ValueError(f"{path} compares {', '.join(scores.kinds)}; Figure 2 needs affine and rotation among them")
+    measured = statistics_of(path, statistics, model, len(scores.values) // 2)
     rows = []
     for offset, half in enumerate(HALVES):
-        kurtosis = kurtosis_scores(statistics[model], half, getattr(options, half).score)
+        kurtosis = kurtosis_scores(measured, half, getattr(options, half).score)
         for block, (score, errors) in enumerate(zip(kurtosis, scores.values[offset::2], strict=True)):
             if errors["affine"] == errors["rotation"] == 0:
                 continue
+            if not (errors["affine"] > 0 and errors["rotation"] > 0):
+                raise ValueError(
+                    f"{path} has an error that is not positive, of which no ratio can be had; measure again"
+                )
             gain = math.log(errors["affine"] / errors["rotation"])
             rows.append([model, setting, seed, half, block, score, errors["affine"], errors["rotation"], gain])
     names = ["model", "setting", "seed", "half", "block", "kurtosis", "error_affine", "error_rotation", "gain"]

@@ -12,8 +12,8 @@ from altq.experiment.methods import FULL
 from altq.report.intervals import Interval
 from altq.report.presentation import Presentation, numeral
 from altq.report.published import published_perplexity
+from altq.report.results import read_perplexity
 from altq.report.table import Cell, Column
-from altq.runtime.files import read_json
 
 PAPERS_NUMBERS = "Grey: the paper's own numbers."
 COLUMNS = (
@@ -23,15 +23,8 @@ COLUMNS = (
 
 
 def read_results(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
-    """Read perplexity result files; ValueError names one that misses a field."""
-    results = []
-    for path in paths:
-        result = read_json(path)
-        missing = [name for name in COLUMNS[:-1] if name not in result]
-        if missing:
-            raise ValueError(f"{path} is not a perplexity result: {', '.join(missing)} missing; evaluate again")
-        results.append(result)
-    return results
+    """Read perplexity result files; ValueError names one that is none."""
+    return [read_perplexity(path) for path in paths]
 
 
 def perplexity_frame(

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from altq.report.results import REMEDY
 from altq.selection.selection import Selection
 
 CHOOSING = ("statistics", "search", "reconstruction", "predict", "calibrate", "assemble", "perplexity", "select")
@@ -33,14 +34,23 @@ def selection_seconds(result: Mapping[str, Any]) -> float:
         if path not in stages and history.get(path, {}).get("command") in CHOOSING:
             stages.add(path)
             waiting += history[path]["inputs"]
-    return math.fsum(history[path]["processor_seconds"] for path in stages)
+    return math.fsum(_seconds(result, path) for path in stages)
 
 
 def calibration_seconds(result: Mapping[str, Any], selection: Selection) -> float:
     """Sum the processor seconds of calibrating a selection: of each bank the share of sublayers read from it."""
     history = result["provenance"]["upstream"]
-    banks = {history[path]["options"]["kind"]: history[path] for path in _assembled_from(result, "calibrate")}
-    return math.fsum(banks[kind]["processor_seconds"] for kind in selection.kinds) / len(selection.kinds)
+    banks = {history[path]["options"].get("kind"): path for path in _assembled_from(result, "calibrate")}
+    if missing := sorted(set(selection.kinds) - banks.keys()):
+        raise ValueError(f"a result of {result['method']} has no bank of {', '.join(missing)} behind it; {REMEDY}")
+    return math.fsum(_seconds(result, banks[kind]) for kind in selection.kinds) / len(selection.kinds)
+
+
+def _seconds(result: Mapping[str, Any], path: str) -> float:
+    seconds = result["provenance"]["upstream"][path].get("processor_seconds")
+    if seconds is None:
+        raise ValueError(f"the history of a result of {result['method']} does not say what {path} took; {REMEDY}")
+    return seconds
 
 
 def _assembled_from(result: Mapping[str, Any], command: str) -> list[str]:
@@ -49,10 +59,10 @@ def _assembled_from(result: Mapping[str, Any], command: str) -> list[str]:
     inputs = [
         path
         for checkpoint in result["provenance"]["inputs"]
-        if history[checkpoint].get("command") == "assemble"
+        if history.get(checkpoint, {}).get("command") == "assemble"
         for path in history[checkpoint]["inputs"]
-        if history[path].get("command") == command
+        if history.get(path, {}).get("command") == command
     ]
     if not inputs:
-        raise ValueError(f"a result of {result['method']} has no history of `altq {command}`; evaluate it again")
+        raise ValueError(f"a result of {result['method']} has no history of `altq {command}`; {REMEDY}")
     return inputs

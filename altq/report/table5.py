@@ -12,8 +12,11 @@ from altq.report.presentation import HEADINGS, Entry, Presentation
 from altq.report.published import published
 from altq.report.table import Cell, Column, Row, Table
 from altq.report.table_files import write_table
-from altq.runtime.files import read_json
+from altq.runtime.documents import read_described
 
+NUMBERS = ("tokens", "kv_length", "median_seconds", "ratio", "limit_seconds")
+WORDS = ("device", "phase", "shape", "method")
+REMEDY = "measure again"
 CPU = "CPU"
 PAPERS = {"prefill": "table5a", "decode": "table5b"}
 PAPERS_METHODS = {"INT4": "int4", "QuaRot": "quarot", "FlatQuant": "flatquant", "adaptive": "adaptive"}
@@ -51,9 +54,8 @@ def table5_frame(paths: Iterable[str | Path]) -> pandas.DataFrame:
     """
     frames = []
     for path in map(Path, paths):
-        frame = pandas.read_csv(path)
-        record = read_json(path.with_suffix(".json"))
-        frames.append(frame.assign(machine=_machine(record)))
+        record = read_described(path.with_suffix(".json"), dict[str, Any], REMEDY)
+        frames.append(_measurements(path).assign(machine=_machine(record, path.with_suffix(".json"))))
     frame = pandas.concat(frames, ignore_index=True)
     for name in ("median_seconds", "ratio"):
         if not all(math.isfinite(value) and value > 0 for value in frame[name]):
@@ -68,11 +70,26 @@ def table5_frame(paths: Iterable[str | Path]) -> pandas.DataFrame:
     return frame
 
 
-def _machine(record: Mapping[str, Any]) -> str:
-    """Name the machine that the rows of a file were measured on."""
+def _measurements(path: Path) -> pandas.DataFrame:
+    """Read the rows of a file; ValueError for one that cannot be read, lacks a column, or has words for numbers."""
+    try:
+        frame = pandas.read_csv(path)
+        numbers = frame[list(NUMBERS)].apply(pandas.to_numeric)
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(f"{path} holds no measurements ({error}); {REMEDY}") from error
+    if missing := set(WORDS) - set(frame):
+        raise ValueError(f"{path} holds no measurements ({', '.join(sorted(missing))} missing); {REMEDY}")
+    return frame.assign(**numbers)
+
+
+def _machine(record: Mapping[str, Any], path: Path) -> str:
+    """Name the machine that the rows of a file were measured on; ValueError where its record does not say it."""
+    needed = ("gpu", "clocks", "torch", "triton") if "gpu" in record else ("threads", "cpu", "variant", "torch")
+    if missing := [name for name in needed if name not in record]:
+        raise ValueError(f"{path} does not say the {', '.join(missing)} of the machine; {REMEDY}")
     if "gpu" in record:
         return f"{record['gpu']} ({record['clocks']}), torch {record['torch']}, triton {record['triton']}"
-    threads = f"{record['threads']} thread" + ("s" if record["threads"] > 1 else "")
+    threads = f"{record['threads']} thread" + ("s" if record["threads"] != 1 else "")
     return f"{record['cpu']}, {threads}, {record['variant']} kernels, torch {record['torch']}"
 
 

@@ -15,9 +15,9 @@ from altq.report.presentation import HEADINGS, Entry, Presentation
 from altq.report.selections import read_selections, selection_of
 from altq.report.table import Cell, Column, Row, Table
 from altq.report.table_files import write_table
-from altq.runtime.files import read_json
+from altq.runtime.documents import Record, described
 from altq.selection.agreement import agreement
-from altq.selection.selection import Selection
+from altq.selection.selection import Selection, read_distinct
 
 COLUMNS = (
     "setting", "model", "point", "corpus", "perplexity", "perplexity_low", "perplexity_high", "weights", "seed",
@@ -42,7 +42,7 @@ def write_table6(
     presentation: Presentation,
 ) -> None:  # fmt: skip
     """Write `csv`, a row for each point and text, and beside it the table as .md, .tex and .png with its protocol."""
-    same = {path.parent.name: read_json(path)["first"] for path in distinct}
+    same = {path.parent.name: read_distinct(path) for path in distinct}
     frame = table6_frame(read_results(results), read_selections(selections), same, grid)
     write_table(frame, wide_table(frame, presentation), csv)
 
@@ -67,17 +67,18 @@ def table6_frame(
             continue
         reference = selection_of(learned, selections)
         for point, options in grid.named.items():
-            first = same[model][point]
-            result = by_method[setting, model, method_of_policy(first), corpus]
-            selection = of_point[model, point]
-            halves = {half: selection.thresholds[half] for half in HALVES}
+            first = _given(_given(same, model, "what `altq distinct` wrote of"), point, "the first like")
+            result = _given(by_method, (setting, model, method_of_policy(first), corpus), "the result of")
+            selection = _given(of_point, (model, point), "the selection")
+            halves = {half: described(selection.thresholds.get(half), _Tails, f"selection {point}, {half}", "select again")
+                      for half in HALVES}  # fmt: skip
             rows.append(
                 {
                     **{name: result[name] for name in COLUMNS if name in result},
                     "point": point,
                     "beta_rule": options.attention.beta_rule,
-                    **{f"beta_{half}": of_half["beta"] for half, of_half in halves.items()},
-                    **{f"num_rotation_{half}": of_half["num_rotation"] for half, of_half in halves.items()},
+                    **{f"beta_{half}": of_half.beta for half, of_half in halves.items()},
+                    **{f"num_rotation_{half}": of_half.num_rotation for half, of_half in halves.items()},
                     "num_blocks": selection.num_blocks,
                     "agreement": agreement(selection, reference).decisions,
                     "same_as": "" if first == point else first,
@@ -98,6 +99,20 @@ def table6_frame(
             }
         )
     return pandas.DataFrame(rows, columns=list(COLUMNS)).astype({"beta_rule": object})
+
+
+class _Tails(Record):
+    """What a heuristic's selection came out with, of one half."""
+
+    beta: float
+    num_rotation: int
+
+
+def _given(known: Mapping[Any, Any], key: Any, what: str) -> Any:
+    if key not in known:
+        name = ", ".join(key) if isinstance(key, tuple) else key
+        raise ValueError(f"{what} {name} is not given, which Table 6 needs")
+    return known[key]
 
 
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:

@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
+
+from altq.experiment.section import problems_of
 from altq.experiment.shape import Shape, Sizes
 from altq.experiment.sources import ModelDescription
-from altq.runtime.files import read_json
+from altq.runtime.documents import read_described
 
 GUESSED = "guessed from num_blocks"
+REMEDY = "correct it, or remove the model's folder and fetch it again"
 
 
 def sizes_of_models(models: Mapping[str, ModelDescription], folder: str | Path) -> dict[str, Sizes]:
@@ -25,13 +30,24 @@ def _shape(name: str, model: ModelDescription, folder: Path) -> tuple[Shape, int
         candidates.append(Path(model.path) / "config.json")
     for path in candidates:
         if path.is_file():
-            return Shape.from_config(read_json(path)), model.num_blocks, str(path)
+            return _shape_of(path), model.num_blocks, str(path)
     if model.made:
         sizes = model.made.model_dump(exclude={"seed"})
         return Shape(**sizes, tied=False), model.num_blocks, "made"
     if model.shape:
         return model.shape, model.num_blocks, "shape in the configuration"
     return guessed_shape(model.num_blocks), model.num_blocks, GUESSED
+
+
+def _shape_of(path: Path) -> Shape:
+    """The shape that a config.json says; ValueError names the file and what is wrong with it."""
+    config = read_described(path, dict[str, Any], REMEDY)
+    try:
+        return Shape.from_config(config)
+    except KeyError as missing:
+        raise ValueError(f"{path} lacks {missing}; {REMEDY}") from None
+    except ValidationError as error:
+        raise ValueError(f"{path}: {'; '.join(problems_of(error))}; {REMEDY}") from None
 
 
 def guessed_shape(num_blocks: int) -> Shape:

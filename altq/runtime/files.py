@@ -1,15 +1,23 @@
-"""Reading and writing result files: atomic, hashed, JSON with stable key order."""
+"""Reading and writing files: atomic, hashed, JSON with stable key order; errors name the file and the place in it."""
 
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+HALF_A_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+"""The escape of a surrogate, of which a text should have pairs."""
+
+PARTIAL = ".partial"
+"""How the hidden name of a file ends while it is written."""
 
 
 @contextmanager
@@ -19,18 +27,31 @@ def atomic(path: str | Path) -> Iterator[Path]:
     The file has the mode that the umask leaves to a new one, also where its writer (safetensors) makes a private one.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
-    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    with errors_naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.parent / f".{path.name}.{secrets.token_hex(4)}{PARTIAL}"
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        try:
+            mode = partial.stat().st_mode & 0o777
+            yield partial
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            partial.chmod(mode)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def errors_naming(path: str | Path) -> Iterator[None]:
+    """Let an OSError name `path` where it names no file (a write does not) or a hidden one that is being written."""
     try:
-        mode = partial.stat().st_mode & 0o777
-        yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        partial.chmod(mode)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is None or (error.filename is not None and not str(error.filename).endswith(PARTIAL)):
+            raise
+        # The constructor picks the class by the number: FileNotFoundError and so on stay what they are.
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -43,8 +64,49 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def decoded(content: bytes, where: str | Path) -> str:
+    """Text in UTF-8, with or without a byte order mark; ValueError names the line that is none."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # The offsets of an error count from behind the byte order mark; `object` is what they count in.
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{where} is not UTF-8: line {line} has the byte 0x{error.object[error.start]:02x}; save it as UTF-8"
+        ) from None
+
+
+def parse_json(text: str, where: str | Path) -> Any:
+    """The value of a JSON text; ValueError with line and column, for a key given twice, and for nesting without end."""
+    try:
+        return json.loads(text, object_pairs_hook=_distinct_keys)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is no JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise ValueError(f"{where} is no JSON that can be read: its brackets are nested too deeply") from None
+    except ValueError as error:  # a key that is given twice, or a number of thousands of digits
+        raise ValueError(f"{where} is no JSON that can be read: {error}") from None
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        doubled = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {doubled!r} is given twice")
+    return content
+
+
 def read_json(path: str | Path) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """The value of a JSON file; ValueError where it is none, or has a text that no file can hold."""
+    text = decoded(Path(path).read_bytes(), path)
+    content = parse_json(text, path)
+    if HALF_A_CHARACTER.search(text):
+        try:
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            found = error.object[error.start]
+            raise ValueError(f"{path} is no JSON that can be used: it has {found!a}, half of a character") from None
+    return content
 
 
 def sha256(path: str | Path) -> str:

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
+from altq.experiment.section import plain
+
 Options = TypeVar("Options", bound=BaseModel)
 
 
@@ -36,7 +38,7 @@ def read_options(arguments: argparse.Namespace, options: type[Options]) -> Optio
     try:
         return options.model_validate({name: _value(text) for name, text in given.items()})
     except ValidationError as error:
-        lines = [f"{_flag(str(e['loc'][0])) if e['loc'] else 'options'}: {e['msg']}" for e in error.errors()]
+        lines = [f"{_flag(str(e['loc'][0])) if e['loc'] else 'options'}: {plain(e)}" for e in error.errors()]
         raise ValueError("; ".join(lines)) from None
 
 
@@ -60,5 +62,5 @@ def _value(text: str) -> Any:
     """JSON where it is JSON (numbers, true, null, objects), the text itself otherwise."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text

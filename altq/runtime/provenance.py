@@ -13,7 +13,8 @@ from typing import Any
 
 from altq.runtime.code_hash import code_hash
 from altq.runtime.cores import usable_cores
-from altq.runtime.files import fingerprint, read_json, sha256, write_json
+from altq.runtime.documents import Record, read_described
+from altq.runtime.files import fingerprint, sha256, write_json
 
 PACKAGES = (
     "altq", "torch", "transformers", "tokenizers", "safetensors", "datasets", "geoopt", "gguf", "lm-eval", "numpy",
@@ -63,8 +64,23 @@ def read_record(path: str | Path) -> dict[str, Any]:
     note = note_of(Path(path))
     if note.suffix != ".json" or not note.is_file():
         return {}
-    content = read_json(note)
+    content = read_described(note, _Noted, "make it again").model_dump(exclude_unset=True)
     return content.get("provenance", content if note != Path(path) else {})
+
+
+class _Made(Record):
+    """What is read of a record."""
+
+    command: str = ""
+    options: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
+    upstream: dict[str, dict[str, Any]] = {}
+
+
+class _Noted(_Made):
+    """A record, or a result that has its record in it."""
+
+    provenance: _Made = _Made()
 
 
 def identity(command: str, options: Mapping[str, Any], inputs: Iterable[str | Path]) -> str:

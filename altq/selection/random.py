@@ -3,11 +3,14 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from altq.experiment.kinds import HALVES
+from altq.runtime.documents import Record, read_described
 from altq.selection.selection import Layer, Selection
 
 
@@ -27,6 +30,19 @@ def random_selection(model: str, num_blocks: int, candidates: Sequence[str], see
         for sublayer in range(2 * num_blocks)
     ]
     return Selection(f"random{seed}", model, num_blocks, tuple(layers))
+
+
+class _Result(Record):
+    """What is read of a perplexity result."""
+
+    method: str
+    corpus: str
+    perplexity: float = Field(gt=0)
+
+
+def read_result(path: str | Path) -> dict[str, Any]:
+    """The method, text and perplexity of a result; ValueError names the file and what is wrong with it."""
+    return read_described(path, _Result, "evaluate again").model_dump()
 
 
 def best_of(results: Iterable[Mapping[str, Any]]) -> str:

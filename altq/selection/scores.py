@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from altq.runtime.files import read_json, write_json
+from altq.runtime.documents import Record, read_described
+from altq.runtime.files import write_json
 from altq.selection.selection import Layer, Selection
 
 TIE = 1e-7
@@ -47,13 +48,23 @@ class Scores:
     @classmethod
     def read(cls, path: str | Path) -> "Scores":
         """Read and check a file of scores; ValueError names the file and what is wrong with it."""
-        content = read_json(path)
+        file = read_described(path, _File, "measure again")
         try:
-            return cls(**content | {"values": tuple(map(dict, content["values"]))})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{path} holds no scores of kinds ({error}); measure again") from error
+            return cls(**vars(file) | {"values": tuple(map(dict, file.values))})
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path}: {error}; measure again") from error
+
+
+class _File(Record):
+    """What a file of scores holds; of each sublayer, pairs of a kind and its score."""
+
+    model_config = Record.model_config | {"extra": "forbid"}
+
+    model: str
+    quantity: str
+    lower_is_better: bool
+    values: tuple[tuple[tuple[str, float], ...], ...]
+    provenance: dict[str, Any]
 
 
 def best_selection(policy: str, scores: Scores) -> Selection:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from altq.experiment.kinds import HALVES, KINDS
-from altq.runtime.files import read_json, write_json
+from altq.runtime.documents import Record, read_described
+from altq.runtime.files import write_json
 
 
 @dataclass(frozen=True)
@@ -81,23 +82,12 @@ class Selection:
     @classmethod
     def read(cls, path: str | Path) -> "Selection":
         """Read and check a selection file; ValueError names the file and what is wrong with it."""
+        file = read_described(path, _File, "select again, or correct it")
         try:
-            content = read_json(path)
-            fields = Layer.__dataclass_fields__
-            selection = cls(
-                policy=content["policy"],
-                model=content["model"],
-                num_blocks=content["num_blocks"],
-                layers=tuple(Layer(**{name: layer[name] for name in fields}) for layer in content["layers"]),
-                thresholds=content["thresholds"],
-                provenance=content["provenance"],
-            )
-            kinds = tuple(content["kinds"])
-        except KeyError as error:
-            raise ValueError(f"{path} is not a selection: {error} is missing") from error
+            selection = cls(**{name: getattr(file, name) for name in cls.__dataclass_fields__})
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        if kinds != selection.kinds:
+        if file.kinds != selection.kinds:
             raise ValueError(f"{path}: `kinds` and the kinds of `layers` disagree; change both or neither")
         return selection
 
@@ -106,3 +96,26 @@ def fixed_selection(model: str, num_blocks: int, kind: str) -> Selection:
     """One `kind` at every sublayer; the policy is named after the kind. ValueError for an unknown kind."""
     layers = tuple(Layer(sublayer, kind, reason=f"{kind} everywhere") for sublayer in range(2 * num_blocks))
     return Selection(policy=kind, model=model, num_blocks=num_blocks, layers=layers)
+
+
+class _File(Record):
+    """What the file of a selection holds."""
+
+    policy: str
+    model: str
+    num_blocks: int
+    layers: tuple[Layer, ...]
+    kinds: tuple[str, ...]
+    thresholds: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class _Distinct(Record):
+    """What the file of selections that are the same holds."""
+
+    first: dict[str, str]
+
+
+def read_distinct(path: str | Path) -> dict[str, str]:
+    """The name of each selection and of the first that chooses alike; ValueError for a file that does not say it."""
+    return read_described(path, _Distinct, "run `altq distinct` again").first

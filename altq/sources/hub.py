@@ -10,6 +10,7 @@ from altq.experiment.sources import CorpusDescription, TaskDescription, split_ad
 from altq.runtime import files
 
 if TYPE_CHECKING:
+    import datasets
     import pyarrow
 
 MODEL_FILES = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"]
@@ -35,30 +36,46 @@ def read_split(description: CorpusDescription, split: str) -> list[str]:
 
     Raises ValueError for a data set, revision or text field that does not exist, ConnectionError when offline.
     """
-    from datasets import load_dataset
-
-    repository, revision = split_address(description.hub)
     data_files = None
     if description.files:
         name = split.split("[")[0]
         data_files = {name: description.files[name]}
     with _explained("corpus", description.hub):
-        rows = load_dataset(repository, description.subset, data_files=data_files, split=split, revision=revision)
+        rows = _load(description.hub, description.subset, split, data_files)
     if description.text_field not in rows.column_names:
         raise ValueError(
             f"hub corpus {description.hub} has no field {description.text_field!r} (it has: "
             f"{', '.join(rows.column_names)}); correct text_field"
         )
-    return list(rows[description.text_field])
+    texts = list(rows[description.text_field])
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"hub corpus {description.hub}, split {split}, row {number}: its {description.text_field} is a "
+                f"{type(text).__name__}, not text; correct text_field"
+            )
+    return texts
 
 
 def read_items(description: TaskDescription, split: str) -> "pyarrow.Table":
     """The rows of one split of a hub data set. Raises as `read_split` does, and for a split that is not there."""
-    from datasets import load_dataset
-
-    repository, revision = split_address(description.hub)
     with _explained("task", description.hub):
-        return load_dataset(repository, description.subset, split=split, revision=revision).data.table
+        return _load(description.hub, description.subset, split).data.table
+
+
+def _load(address: str, subset: str | None, split: str, data_files: dict[str, str] | None = None) -> "datasets.Dataset":
+    """The rows of a split at the address's own revision, whatever lies in the cache or beside the run."""
+    from datasets import load_dataset_builder
+    from datasets.packaged_modules.cache.cache import Cache
+
+    repository, revision = split_address(address)
+    # As an address: a bare name would be read from a folder of that name.
+    builder = load_dataset_builder(f"hf://datasets/{repository}", subset, data_files=data_files, revision=revision)
+    # Where the hub is out of reach, the library takes what it has seen last of a data set, of any revision.
+    if isinstance(builder, Cache) and builder.hash != revision:
+        raise ConnectionError(f"the hub is out of reach, and the cache has revision {builder.hash}, not {revision}")
+    builder.download_and_prepare()
+    return builder.as_dataset(split=split)
 
 
 def _snapshot(address: str, folder: Path, patterns: list[str]) -> None:

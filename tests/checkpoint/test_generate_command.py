@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from altq.cli import main
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
+from altq.runtime.files import sha256
 from altq.runtime.provenance import write_provenance
 
 WORDS = {f"w{index}": index for index in range(47)} | {"<unk>": 47}
@@ -57,7 +58,8 @@ def test_bad_requests_are_one_message(checkpoint, capsys):
 
 def test_perplexity_of_packed_weights_is_that_of_the_checkpoint(checkpoint, tmp_path):
     np.save(tmp_path / "test.npy", make_tokens(windows=3, length=16))
-    (tmp_path / "test.json").write_text(json.dumps({"model": "m", "corpus": "c"}))
+    drawn = {"num_windows": 3, "window_length": 16, "tokens_sha256": sha256(tmp_path / "test.npy")}
+    (tmp_path / "test.json").write_text(json.dumps({"model": "m", "corpus": "c", **drawn}))
     argv = ["--folder", checkpoint[0], "--tokens", tmp_path / "test.npy"]
     results = {}
     for command in ("perplexity", "perplexity-packed"):

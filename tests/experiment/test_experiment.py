@@ -141,7 +141,7 @@ def test_the_grid_varies_beta_then_share_then_computes_beta(smoke):
         (("settings",), ["W4A4K4V4", "W4A4KV4"], "listed twice: W4A4K4V4"),
         (("settings",), ["W16A16K16V16"], "list the method `full` instead"),
         (("settings",), [], "settings: "),
-        (("seeds",), [-1], "seed -1 is negative"),
+        (("seeds",), [-1], "seeds.0: Input should be greater than or equal to 0"),
         (
             ("selection", "heuristic", "attention", "beta"),
             1.5,
@@ -239,3 +239,100 @@ def test_all_problems_in_one_message(smoke):
     for place in ("settings: ", "methods: ", "colour: ", "selection.heuristic.ffn.beta: "):
         assert f"\n  {place}" in message
     assert len(message.splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        (("selection", "num_random"), 10**9, "each is assembled and evaluated"),
+        (("selection", "held_out_windows"), 10**9, "states of every window"),
+        (("selection", "search", "steps"), 10**9, "take years"),
+        (("selection", "search", "mixture_rate"), 1e300, "leave every start"),
+        (("selection", "search", "entropy_weight"), 1e300, "nothing else would count"),
+        (("seeds",), [2**63], "seeds of 63 bits"),
+        (("seeds",), [10**4000], "seeds of 63 bits"),
+        (("study", "table7", "seeds"), [0, 1, 2**64], "seeds of 63 bits"),
+        (("zero_shot", "seed"), 2**63, "seeds of 63 bits"),
+        (("zero_shot", "limit"), 10**12, "no task has as many"),
+        (("study", "table6", "beta_ffn"), [k / 100 for k in range(100)], "every pair of both halves"),
+        (("recipe", "betas"), [1, 1], "Input should be less than 1"),
+        (("recipe", "betas"), [0.9, -0.1], "Input should be greater than or equal to 0"),
+        (("recipe", "learning_rate"), 1e300, "leave every start"),
+        (("recipe", "clip_rate_factor"), 1e300, "nothing else would count"),
+        (("recipe", "weight_decay"), 1e300, "nothing else would count"),
+        (("recipe", "steps"), 10**9, "take years"),
+        (("recipe", "windows_per_step"), 10**9, "states of every window"),
+        (("recipe", "search_windows"), 10**9, "states of every window"),
+        (("recipe", "longest_run"), 10**9, "no layer of a model"),
+        (("baselines", "spinquant", "rotation_rate"), 1e300, "leave every start"),
+        (("baselines", "ostquant", "scaling_rate"), 1e300, "leave every start"),
+        (("baselines", "ostquant", "top_k"), 10**9, "no layer of a model"),
+        (("baselines", "ostquant", "windows_in_memory"), 10**9, "states of every window"),
+        (("rounding",), {"damping": 1e300}, "nothing else would count"),
+        (("rounding",), {"windows": 10**9}, "states of every window"),
+        (("rounding",), {"block_size": 10**9}, "no layer of a model"),
+        (("calibration", "num_windows"), 10**9, "states of every window"),
+        (("calibration", "window_length"), 10**9, "no model known here"),
+        (("calibration", "shards"), 10**9, "hundreds of blocks at most"),
+        (("evaluation", "num_windows"), 10**9, "states of every window"),
+        (("evaluation", "window_length"), 10**9, "no model known here"),
+        (("kernels",), {"rounds": 10**9}, "a round takes seconds"),
+        (("models", "a" * 260), {"made": {}, "num_blocks": 4}, "255 bytes at most"),
+        (("corpora", "a" * 260), {"module": "pydoc_data.topics"}, "255 bytes at most"),
+        (("models", "made", "num_blocks"), 10**9, "hundreds of blocks at most"),
+        (("models", "made", "made", "hidden_size"), 2**40, "made models are"),
+        (("models", "made", "made", "seed"), 2**63, "seeds of 63 bits"),
+        (("models", "made", "path"), "~no_such_user_here/model", "cannot be looked up"),
+        (("models", "made", "path"), "a" * 300, "cannot be looked up"),
+        (("models", "made", "path"), "a" * 5000, "has a length of 5,000"),
+        (("models", "made", "shape"), {"hidden_size": 2**40}, "no layer of a model"),
+        (("tasks", "hellaswag"), {"made": 10**9}, "made items are"),
+        (("notes",), ["a" * 20_000], "printed under a table"),
+        (("corpora", "c"), {"hub": "a/b@c", "files": {"x": "/etc/passwd"}}, "no file inside the repository"),
+        (("corpora", "c"), {"hub": "a/b@c", "files": {"x": "../../x.txt"}}, "no file inside the repository"),
+        (("corpora", "c"), {"hub": "a/b@c", "files": {"x": "file://x.txt"}}, "no file inside the repository"),
+    ],
+)
+def test_what_is_too_much_is_refused_with_the_reason(smoke, place, value, reason):
+    section = smoke
+    for name in place[:-1]:
+        section = section.setdefault(name, {})
+    section[place[-1]] = value
+    message = refused(smoke)
+    assert reason in message and ".".join(map(str, place)) in message
+
+
+def test_every_problem_of_a_list_is_in_the_message(smoke):
+    smoke |= {"methods": ["gptq", "adaptve", "gptq"], "settings": ["W0A4K4V4", "W4", "W16A16K16V16"]}
+    smoke["tasks"] = {"hellaswak": {"made": 12}, "piqu": {"made": 12}}
+    message = refused(smoke)
+    for problem in (
+        "method 'gptq' is not known", "method 'adaptve' is not known; did you mean adaptive?",
+        "0 bits for weights", "'W4' is not of the form", "W16A16K16V16 quantizes nothing",
+        "task 'hellaswak' is not known; did you mean hellaswag", "task 'piqu' is not known; did you mean piqa",
+    ):  # fmt: skip
+        assert message.count(problem) == 1, problem
+
+
+def test_sections_are_compared_though_another_is_wrong(smoke):
+    smoke |= {"colour": "red", "notes": 3}
+    smoke["calibration"]["corpus"] = "pydox"
+    smoke["selection"]["heuristic"] = {"attention": {"count": 5}}
+    smoke["recipe"]["windows_per_step"] = 9
+    smoke["tasks"] = {"piqu": {"made": 12}}
+    message = refused(smoke)
+    for problem in (
+        "colour: unknown key", "notes: ", "task 'piqu' is not known", "'pydox' is not among the corpora",
+        "attention.count is 5, but made has 4 blocks", "recipe.windows_per_step is 9, but calibration.num_windows is 8",
+    ):  # fmt: skip
+        assert message.count(problem) == 1, problem
+
+
+def test_a_section_that_is_wrong_is_not_compared(smoke):
+    smoke["corpora"]["pydoc"] = {"hub": "org/name"}
+    assert "is not among the corpora" not in refused(smoke)
+
+
+@pytest.mark.parametrize("content", [[], None, "text", 3, {"models": []}, {"models": {"a": None}}, {1: 2}])
+def test_what_is_no_configuration_at_all(content):
+    refused(content)

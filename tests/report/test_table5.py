@@ -104,3 +104,25 @@ def test_a_time_that_is_none_is_refused(cpu):
     frame.to_csv(cpu, index=False)
     with pytest.raises(ValueError, match="median_seconds that is no positive number"):
         table5_frame([cpu])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: "", "holds no measurements"),
+        (lambda text: text.replace("median_seconds", "median"), "holds no measurements .*median_seconds"),
+        (lambda text: text.replace("method", "way"), "holds no measurements .method missing"),
+        (lambda text: text.replace("0.001", "quick"), "holds no measurements"),
+    ],
+)
+def test_measurements_that_are_none_are_refused(cpu, change, said):
+    cpu.write_text(change(cpu.read_text()))
+    with pytest.raises(ValueError, match=f"{cpu} {said}.*; measure again"):
+        table5_frame([cpu])
+
+
+@pytest.mark.parametrize("record", ["[]", "{}", '{"threads": 1}', "{"])
+def test_a_record_that_does_not_name_the_machine_is_refused(cpu, record):
+    cpu.with_suffix(".json").write_text(record)
+    with pytest.raises(ValueError, match=f"{cpu.with_suffix('.json')}.*; measure again"):
+        table5_frame([cpu])

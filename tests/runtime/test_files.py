@@ -1,5 +1,6 @@
 """Nothing partial is ever left under a final name, and no result file holds a NaN."""
 
+import errno
 import hashlib
 import os
 
@@ -71,3 +72,24 @@ def test_files_have_the_mode_that_the_umask_leaves(tmp_path, umask):
         pass
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes == dict.fromkeys(("a.json", "a.safetensors", "a.npy"), 0o666 & ~umask)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+def test_an_error_of_writing_names_the_file_and_no_hidden_one(tmp_path, number):
+    for filename in (None, str(tmp_path / ".a.json.x1.partial")):
+        with pytest.raises(OSError) as caught, atomic(tmp_path / "a.json"):
+            raise OSError(number, "whatever", filename)
+        assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "a.json"))
+        assert ".partial" not in str(caught.value)
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match="elsewhere"), atomic(tmp_path / "a.json"):
+        open(tmp_path / "elsewhere")
+
+
+def test_a_folder_that_cannot_be_written_is_named_by_the_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError) as caught, atomic(tmp_path / "file" / "a.json"):
+        pass
+    assert ".partial" not in str(caught.value) and str(tmp_path / "file") in str(caught.value)

@@ -71,9 +71,9 @@ def test_the_file_reads_back_with_kinds_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c.pop("quantity"), "holds no scores"),
-        (lambda c: c.pop("values"), "holds no scores"),
-        (lambda c: c.update(more=1), "holds no scores"),
+        (lambda c: c.pop("quantity"), "quantity: Field required; measure again"),
+        (lambda c: c.pop("values"), "values: Field required"),
+        (lambda c: c.update(more=1), "more: unknown key"),
         (lambda c: c["values"].pop(), "has 1 sublayers"),
     ],
 )

@@ -44,7 +44,7 @@ def test_length_and_order_are_checked():
     [
         (lambda c: c["kinds"].__setitem__(0, "rotation"), "`kinds` and the kinds of `layers` disagree"),
         (lambda c: c["layers"][0].__setitem__("kind", "spin"), "kind 'spin' at sublayer 0"),
-        (lambda c: c.pop("kinds"), "'kinds' is missing"),
+        (lambda c: c.pop("kinds"), "kinds: Field required"),
         (lambda c: c["layers"].pop(), "has 3 layers"),
     ],
 )

@@ -63,7 +63,7 @@ def test_documents(tmp_path, name, content, documents):
         ("a.jsonl", '{"text": "x"}\n{"text": 3}', "row 1 has no text"),
         ("a.json", "[1]", "row 0 has no text in the field 'text' .a int."),
         ("a.json", "3", "holds a int"),
-        ("a.jsonl", "{", "is not JSONL"),
+        ("a.jsonl", '{"text": "x"}\n{', "line 2 is no JSON.*correct or replace the file"),
     ],
 )
 def test_bad_documents_are_refused(tmp_path, name, content, message):
@@ -128,3 +128,43 @@ def test_interrupted_fetch_looks_incomplete(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fetch_corpus(description, tmp_path / "c")
     assert not (tmp_path / "c" / "source.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", b"A\nx\n\nB\n\xe9", "a.txt is not UTF-8: line 5 has the byte 0xe9; save it as UTF-8"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "\xe9"}', "a.jsonl is not UTF-8: line 2 has the byte 0xe9"),
+        ("a.json", b"[" * 5000, "nested too deeply"),
+        ("a.jsonl", b'"x"\n' + b'{"a":' * 5000, "a.jsonl, line 2 is no JSON .*nested too deeply"),
+        ("a.json", b'{"A": "x", "A": "y"}', "the key 'A' is given twice"),
+        ("a.json", b'["x", "\\ud800"]', r"row 1 has '\\ud800', half of a character"),
+        ("a.json", b'{"\\ud800": "x"}', r"half of a character"),
+        ("a.json", b'[{"title": "\\udfff", "text": "x"}]', "row 0 has .*half of a character"),
+        ("a.json", b"null", "holds a NoneType"),
+        ("a.json", b"[[]]", "row 0 has no text in the field 'text' .a list."),
+    ],
+)
+def test_what_cannot_be_read_names_file_and_row(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as refused:
+        read_documents(tmp_path / name)
+    assert str(refused.value).startswith(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name, content", [("a.txt", b"x"), ("a.json", b'["x"]'), ("a.jsonl", b'{"text": "x"}')])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, name, content):
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content)
+    assert read_documents(tmp_path / name) == [("x", "x")]
+    paths = dict.fromkeys(("calibration", "test"), str(tmp_path / name))
+    fetch_corpus(CorpusDescription(paths=paths), tmp_path / "c")
+    assert (tmp_path / "c" / "test.txt").read_bytes() == b"x"
+
+
+def test_a_module_that_fails_is_one_message(tmp_path, monkeypatch):
+    (tmp_path / "failing_module.py").write_text("raise RuntimeError('no')")
+    (tmp_path / "numbered_module.py").write_text("numbered_module = {1: 'x'}")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, message in (("failing_module", "cannot be read .no."), ("numbered_module", "is not a dict of title")):
+        with pytest.raises(ValueError, match=message):
+            fetch_corpus(CorpusDescription(module=name), tmp_path / "c")

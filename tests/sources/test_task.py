@@ -10,6 +10,7 @@ import pytest
 from altq.experiment.sources import TaskDescription
 from altq.experiment.tasks import TASKS
 from altq.runtime import files
+from altq.sources import task
 from altq.sources.made_items import make_items
 from altq.sources.task import fetch_task, read_items
 
@@ -91,3 +92,56 @@ def test_made_items_are_the_same_each_time(name, tmp_path):
     assert make_items(name, 6) == make_items(name, 6)
     fetch_task(name, TaskDescription(made=6), tmp_path)
     assert pyarrow.parquet.read_table(tmp_path / "items.parquet").num_rows == 6
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (3, "row 1: is a number, not an object with keys"),
+        ([], "row 1: is a list, not an object with keys"),
+        (None, "row 1: is empty, not an object with keys"),
+        ({}, "row 1.goal: Field required; row 1.sol1: Field required"),
+        ({**ROWS[0], "sol1": None}, "row 1.sol1: "),
+        ({**ROWS[0], "label": "yes"}, "row 1.label: "),
+    ],
+)
+def test_rows_that_lack_what_the_task_reads_are_named(tmp_path, row, said):
+    path = write(tmp_path / "piqa.jsonl", [ROWS[0], row, ROWS[1]])
+    with pytest.raises(ValueError) as refused:
+        read_items("piqa", path)
+    assert (
+        said in str(refused.value) and str(path) in str(refused.value) and "as its hub data set" in str(refused.value)
+    )
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_columns_that_lack_what_the_task_reads_are_named(tmp_path, suffix):
+    path = write(tmp_path / f"piqa{suffix}", [{"goal": "x", "sol1": "y"}])
+    with pytest.raises(ValueError, match="row 0.sol2: Field required; row 0.label: Field required"):
+        read_items("piqa", path)
+
+
+@pytest.mark.parametrize("first", [{"doc_id": 0, "doc": 3, "request": {}}, {"doc_id": "a", "doc": {}, "request": {}}])
+def test_requests_that_are_none_are_refused(tmp_path, first):
+    with pytest.raises(ValueError, match="0.doc"):
+        read_items("arc_easy", write(tmp_path / "a.jsonl", [first]))
+
+
+@pytest.mark.parametrize("gold", [-1, 2, 7])
+def test_a_request_without_a_right_answer_is_refused(tmp_path, gold):
+    doc = {"id": "Q1", "query": "Why?", "choices": ["a", "b"], "gold": gold}
+    with pytest.raises(ValueError, match="the right answer of 'Q1' is none of its 2"):
+        read_items("arc_easy", write(tmp_path / "a.jsonl", [{"doc_id": 0, "doc": doc, "request": {}}]))
+
+
+def test_a_compressed_file_that_fills_the_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(task, "MAX_UNPACKED", 10_000)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b" " * 20_000))
+    with pytest.raises(ValueError, match="unpacks to more than 10,000 bytes"):
+        read_items("piqa", tmp_path / "a.jsonl.gz")
+
+
+def test_values_that_no_column_holds_are_refused(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"text": "a", "more": 10**30}, {"text": "b", "more": "c"}])
+    with pytest.raises(ValueError, match="rows of no common type"):
+        read_items("lambada_openai", path)

