@@ -149,7 +149,7 @@ rule select_by_scores:
     conda:
         QUANTIZE
     resources:
-        **NEEDS.resources("select"),
+        **NEEDS.resources("select_by_scores"),
     params:
         read=lambda wildcards, input: f"--scores {input.scores}",
         code=code_hash("select"),

@@ -14,21 +14,22 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import yaml
-from altq.commands.config import read_experiment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from registry_for_tests import digest
 
 from altq.calibration.bank import read_index
 from altq.checkpoint.format import Description
-from altq.cli import build_parser
+from altq.cli import command_parser
 from altq.commands import select
+from altq.commands.configuration import read_experiment
 from altq.evaluation.likelihood import Request
 from altq.evaluation.requests import TaskRequests
 from altq.experiment.sources import CorpusDescription, Wheel
 from altq.report.accuracy import read_accuracies
 from altq.report.cost import cost_frame
-from altq.report.perplexity import Presentation, perplexity_frame, read_results
+from altq.report.perplexity import perplexity_frame, read_results
+from altq.report.presentation import Presentation
 from altq.runtime.documents import read_described
 from altq.runtime.files import sha256, write_json
 from altq.runtime.provenance import read_record
@@ -123,7 +124,7 @@ def note_of_tokens(path):
 
 def selected(policy, flag):
     """What `altq select` chooses from a file."""
-    arguments = build_parser().parse_args(["select", "--policy", policy, flag, "a.json", "--output", "b.json"])
+    arguments = command_parser("select").parse_args(["--policy", policy, flag, "a.json", "--output", "b.json"])
 
     def choose(path):
         setattr(arguments, flag.removeprefix("--"), path)
@@ -146,6 +147,7 @@ EXPERIMENT = {
     "tasks": {"piqa": {"made": 12}},
     "settings": ["W4A4K4V4"], "methods": ["full", "affine"], "seeds": [0],
     "calibration": {"corpus": "pydoc", "num_windows": 8, "window_length": 64, "loss": "mse"},
+    "rounding": {"windows": 8},
     "recipe": {"steps": 2, "windows_per_step": 4, "betas": [0.5, 0.9]},
     "selection": {"heuristic": {"ffn": {"count": 1}}, "candidates": ["affine", "rotation"]},
     "study": {"table7": {"seeds": [0, 1, 2]}},
@@ -225,7 +227,10 @@ def doors(folder):
         "record": Door(checkpoint_file, to_json(RECORD), record),
         "bank": Door("index.json", to_json({"setting": "W4A4K4V4", "kind": "affine"}), lambda p: read_index(p.parent)),
         "checkpoint": Door("quantization.json", to_json(
-            {"setting": "W4A4K4V4", "policy": "p", "blocks": [{"attention": STRUCTURE, "ffn": STRUCTURE}]}
+            {
+                "method": "m", "setting": "W4A4K4V4", "weights": "gptq", "seed": 0, "policy": "p",
+                "blocks": [{"attention": STRUCTURE, "ffn": STRUCTURE}],
+            }
         ), checkpoint),
         "tokens": Door("a.npy", array, tokens),
         "note of tokens": Door("a.json", to_json(DRAWN | {"tokens_sha256": digest(array)}), note_of_tokens),
