@@ -65,7 +65,8 @@ ENVS = f"{CHECKOUT}/envs"
 # No Python that is started here or by a job looks for modules in the folder that it runs in: results lie there.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]), PYTHONSAFEPATH="1")
 shell.prefix(
-    f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(CHECKOUT)} " "MALLOC_MMAP_THRESHOLD_=16777216 MALLOC_TRIM_THRESHOLD_=268435456; "
+    f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(CHECKOUT)} "
+    "MALLOC_MMAP_THRESHOLD_=16777216 MALLOC_TRIM_THRESHOLD_=268435456; "
 )
 
 

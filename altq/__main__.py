@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 
 def main() -> int:
@@ -28,6 +29,6 @@ def _leave(*_: object) -> None:
 
 if __name__ == "__main__":
     # Python without -P puts the current folder first: a numpy.py among results would be run.
-    if not sys.flags.safe_path and sys.path[0] != os.path.dirname(os.path.dirname(os.path.abspath(__file__))):
+    if not sys.flags.safe_path and sys.path[0] != str(Path(__file__).parents[1]):
         del sys.path[0]
     sys.exit(main())

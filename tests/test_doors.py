@@ -313,9 +313,9 @@ def check(door, folder, content):
         door.read(path)
     except (ValueError, OSError) as error:
         message = str(error)
-        assert str(path) in message or f"{path.parent}" in message and door.file.endswith("provenance.json"), message
+        assert str(path) in message or (f"{path.parent}" in message and door.file.endswith("provenance.json")), message
         assert ".partial" not in message and "pydantic" not in message, message
-        assert "; " in message or "\n" in message and "configuration" in message, message
+        assert "; " in message or ("\n" in message and "configuration" in message), message
         assert len(message) < 10_000, len(message)
 
 

@@ -31,7 +31,7 @@ class AtMost:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         described = handler(schema)
-        key = {"string": "maxLength", "array": "maxItems"}.get(described.get("type"), "maximum")
+        key = {"string": "maxLength", "array": "maxItems"}.get(str(described.get("type")), "maximum")
         return described | {key: self.limit}
 
 

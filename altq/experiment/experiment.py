@@ -193,8 +193,11 @@ class Experiment(Section):
         if not wrong or not isinstance(config, dict):
             return []
         fields = {name: field for name, field in cls.model_fields.items() if name not in wrong}
-        sections = {name: TypeAdapter(field.annotation).validate_python(config[name])
-                    for name, field in fields.items() if name in config}  # fmt: skip
+        sections = {
+            name: TypeAdapter[Any](field.annotation).validate_python(config[name])
+            for name, field in fields.items()
+            if name in config
+        }
         defaults = {name: field.get_default() for name, field in fields.items() if name not in config}
         return [f"config: {problem}" for problem in inconsistencies(SimpleNamespace(**defaults | sections))]
 

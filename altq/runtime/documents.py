@@ -80,6 +80,7 @@ def _refuse_yaml(error: yaml.YAMLError, where: str | Path) -> NoReturn:
         raise ValueError(
             f"{where} is not YAML: it has the character U+{code:04X} at position {error.position}; remove it"
         )
+    assert isinstance(error, yaml.MarkedYAMLError), "PyYAML raises no other"
     mark = error.problem_mark or error.context_mark
     place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     problem = ", ".join(part for part in (error.context, error.problem) if part)

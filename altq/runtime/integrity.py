@@ -43,7 +43,7 @@ class Results:
         if not Path(folder).is_dir():
             raise ValueError(f"{folder} is no folder; give the results/ of a workflow")
         # Not resolved: `results` may be a link, and what is recorded is recorded by its own name.
-        self.folder = Path(os.path.abspath(folder))
+        self.folder = Path(os.path.normpath(Path(folder).absolute()))
         self.hash_of = cache(sha256)
 
     def findings(self) -> list[Finding]:

@@ -29,7 +29,8 @@ def check_description(description: dict[str, Any], site: str) -> None:
     """ValueError unless `restore` knows the structure that is described."""
     kind = description.get("type")
     if kind == "Scaled" and isinstance(description.get("online"), dict):
-        return check_description(description["online"], site)
+        check_description(description["online"], site)
+        return
     if not isinstance(kind, str) or kind not in _CLASSES:
         raise ValueError(f"site {site} has a transform of type {kind!r}, which is not known")
     if not isinstance(description.get("size", 1), int):

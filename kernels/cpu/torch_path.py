@@ -104,7 +104,7 @@ def _within_four_bits(codes: Tensor) -> Tensor:
     On processors without VNNI torch's integer product adds two products of bytes in 16 bits, which 8-bit weights
     overflow: it gives the largest number that fits, and no error. Those of four bits never reach it.
     """
-    if -8 <= int(codes.min()) and int(codes.max()) <= 7:
+    if int(codes.min()) >= -8 and int(codes.max()) <= 7:
         return codes
     wide = codes.to(torch.int16)
     high = wide + 8 >> 4

@@ -92,7 +92,7 @@ def test_an_item_without_a_right_answer_is_refused(tmp_path, made_model, name, f
 
 def test_a_set_without_its_parts_is_refused(tmp_path, made_model):
     rows = [{k: v for k, v in row.items() if k != "source_id"} for row in make_items("hellaswag", 5)]
-    with pytest.raises(ValueError, match="row 0.source_id: Field required"):
+    with pytest.raises(ValueError, match=r"row 0.source_id: Field required"):
         fetched(tmp_path, "hellaswag", rows)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "items.parquet")
     with pytest.raises(ValueError, match="have no field 'source_id'"):

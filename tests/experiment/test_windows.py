@@ -39,7 +39,7 @@ def test_options_ask_for_what_is_looked_at(options, asked):
     assert windows_beyond(options, 4) == asked
     assert windows_beyond(options, 6) == {}
     if asked:
-        with pytest.raises(ValueError, match=" is 5.*, but the states have 4 windows"):
+        with pytest.raises(ValueError, match=r" is 5.*, but the states have 4 windows"):
             require_windows(options, 4)
     else:
         require_windows(options, 4)

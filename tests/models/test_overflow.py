@@ -74,13 +74,13 @@ def test_a_checkpoint_is_watched_as_its_model_is(tmp_path):
             tensors["model.layers.1.mlp.up_proj.scale"] *= 1e30
 
     change_checkpoint(folder, enlarge)
-    with pytest.raises(ValueError, match="the input of model.norm reaches"):
+    with pytest.raises(ValueError, match=r"the input of model.norm reaches"):
         perplexity_losses(open_model(folder), workspace.tokens)
 
 
 def test_norms_of_queries_and_keys_are_watched_too(tmp_path):
     folder = multiply(save_tiny_model("qwen3", tmp_path), "model.layers.0.self_attn.q_proj", 1e30)
-    with pytest.raises(ValueError, match="the input of model.layers.0.self_attn.q_norm reaches"):
+    with pytest.raises(ValueError, match=r"the input of model.layers.0.self_attn.q_norm reaches"):
         perplexity_losses(open_model(folder), make_tokens())
 
 

@@ -73,7 +73,7 @@ def test_a_history_that_lacks_something_is_named():
     upstream = made["provenance"]["upstream"]
     banks = [path for path, step in upstream.items() if step.get("command") == "calibrate"]
     del upstream[banks[1]]["processor_seconds"]
-    with pytest.raises(ValueError, match="does not say what .*bank.* took; evaluate again"):
+    with pytest.raises(ValueError, match=r"does not say what .*bank.* took; evaluate again"):
         calibration_seconds(made, chosen)
     del upstream[banks[1]]
     with pytest.raises(ValueError, match="has no bank of rotation behind it; evaluate again"):

@@ -86,7 +86,9 @@ def test_the_best_of_each_setting_is_bold():
 )
 def test_ties_and_differences_inside_the_intervals_are_not_bold(first, second, half, marked):
     for methods in (("affine", "rotation"), ("rotation", "affine")):
-        results = [result("W4A4K4V4", name, value, half=half) for name, value in zip(methods, (first, second))]
+        results = [
+            result("W4A4K4V4", name, value, half=half) for name, value in zip(methods, (first, second), strict=True)
+        ]
         expected = {(("W4A4K4V4", methods[0].capitalize()), 0)} if marked else set()
         assert bold(wide_table(perplexity_frame(results, PLAIN), PLAIN)) == expected
 

@@ -133,7 +133,7 @@ def test_what_cannot_be_tabulated_is_refused(results, tmp_path):
         averages(read_accuracies(results[:4] + results[5:], PLAIN), PLAIN)
     content = json.loads(results[0].read_text())
     results[0].write_text(json.dumps(content | {"acc_norm": {"value": float("nan"), "stderr": 0.0}}))
-    with pytest.raises(ValueError, match="acc_norm.value: Input should be a finite number; evaluate again"):
+    with pytest.raises(ValueError, match=r"acc_norm.value: Input should be a finite number; evaluate again"):
         read_accuracies(results, PLAIN)
     results[0].write_text(json.dumps({"perplexity": 3}))
     with pytest.raises(ValueError, match="is not a zero-shot result"):

@@ -32,9 +32,9 @@ def test_perplexity_is_the_geometric_mean_with_its_interval():
 
 def test_differences_are_paired_by_seed():
     # The seeds differ by 20 %, the policies by 2 % in each of them: only pairs show it.
-    better = [p * factor for p, factor in zip(AFFINE, (0.980, 0.981, 0.979))]
-    worse = [p * factor for p, factor in zip(AFFINE, (1.020, 1.021, 1.019))]
-    mixed = [p * factor for p, factor in zip(AFFINE, (0.9, 1.1, 1.0))]
+    better = [p * factor for p, factor in zip(AFFINE, (0.980, 0.981, 0.979), strict=True)]
+    worse = [p * factor for p, factor in zip(AFFINE, (1.020, 1.021, 1.019), strict=True)]
+    mixed = [p * factor for p, factor in zip(AFFINE, (0.9, 1.1, 1.0), strict=True)]
     frame = table7_frame(made(oracle=better, rotation=worse, probe=mixed), PLAIN).set_index("method")
     assert frame.loc["oracle", "difference"] == pytest.approx(math.log(0.98), abs=1e-4)
     assert frame["better"].drop("affine").to_dict() == {"oracle": 1, "rotation": -1, "probe": 0}

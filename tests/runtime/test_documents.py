@@ -109,7 +109,9 @@ def test_yaml_that_cannot_be_read(content, said):
 
 def test_aliases_that_expand_to_more_than_memory_holds():
     lines = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"{name}: &{name} [{', '.join(['*' + last] * 10)}]" for last, name in zip("abcdefgh", "bcdefghi")]
+    lines += [
+        f"{name}: &{name} [{', '.join(['*' + last] * 10)}]" for last, name in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
     assert "expands to more than 1,000,000 values" in refusal(parse_yaml, "\n".join(lines), "mine.yaml")
 
 

@@ -85,7 +85,7 @@ def test_an_error_of_writing_names_the_file_and_no_hidden_one(tmp_path, number):
 
 def test_an_error_about_another_file_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="elsewhere"), atomic(tmp_path / "a.json"):
-        open(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere").read_bytes()
 
 
 def test_a_folder_that_cannot_be_written_is_named_by_the_file(tmp_path):

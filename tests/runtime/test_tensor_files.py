@@ -45,10 +45,10 @@ def test_nothing_that_is_not_finite_is_written(tmp_path, value, dtype):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_hidden_states_that_are_not_finite_are_not_written(tmp_path, value):
     path = tmp_path / "state.npy"
-    with pytest.raises(ValueError, match=f"{path} is not written: window 2 of the hidden states holds NaN or infinity"):
-        with written_hidden_states(path, (3, 4, 5)) as states:
-            states.fill_(1)
-            states[2, 3, 4] = value
+    said = f"{path} is not written: window 2 of the hidden states holds NaN or infinity"
+    with pytest.raises(ValueError, match=said), written_hidden_states(path, (3, 4, 5)) as states:
+        states.fill_(1)
+        states[2, 3, 4] = value
     assert not list(tmp_path.iterdir())
 
 

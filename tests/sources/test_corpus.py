@@ -131,7 +131,7 @@ def test_interrupted_fetch_looks_incomplete(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, content, message",
+    ("name", "content", "message"),
     [
         ("a.txt", b"A\nx\n\nB\n\xe9", "a.txt is not UTF-8: line 5 has the byte 0xe9; save it as UTF-8"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xe9"}', "a.jsonl is not UTF-8: line 2 has the byte 0xe9"),
@@ -152,7 +152,7 @@ def test_what_cannot_be_read_names_file_and_row(tmp_path, name, content, message
     assert str(refused.value).startswith(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("name, content", [("a.txt", b"x"), ("a.json", b'["x"]'), ("a.jsonl", b'{"text": "x"}')])
+@pytest.mark.parametrize(("name", "content"), [("a.txt", b"x"), ("a.json", b'["x"]'), ("a.jsonl", b'{"text": "x"}')])
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, name, content):
     (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content)
     assert read_documents(tmp_path / name) == [("x", "x")]

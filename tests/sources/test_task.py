@@ -117,13 +117,13 @@ def test_rows_that_lack_what_the_task_reads_are_named(tmp_path, row, said):
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
 def test_columns_that_lack_what_the_task_reads_are_named(tmp_path, suffix):
     path = write(tmp_path / f"piqa{suffix}", [{"goal": "x", "sol1": "y"}])
-    with pytest.raises(ValueError, match="row 0.sol2: Field required; row 0.label: Field required"):
+    with pytest.raises(ValueError, match=r"row 0.sol2: Field required; row 0.label: Field required"):
         read_items("piqa", path)
 
 
 @pytest.mark.parametrize("first", [{"doc_id": 0, "doc": 3, "request": {}}, {"doc_id": "a", "doc": {}, "request": {}}])
 def test_requests_that_are_none_are_refused(tmp_path, first):
-    with pytest.raises(ValueError, match="0.doc"):
+    with pytest.raises(ValueError, match=r"0.doc"):
         read_items("arc_easy", write(tmp_path / "a.jsonl", [first]))
 
 

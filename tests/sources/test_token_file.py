@@ -46,13 +46,13 @@ def test_an_array_of_something_else_is_refused(tmp_path, tokens, said):
 def test_an_array_that_changed_is_refused(tmp_path):
     path = write(tmp_path)
     np.save(path, TOKENS[::-1])
-    with pytest.raises(ValueError, match="test.npy has another sha256 than .*test.json says; draw the tokens again"):
+    with pytest.raises(ValueError, match=r"test.npy has another sha256 than .*test.json says; draw the tokens again"):
         read_tokens(path, tmp_path)
 
 
 def test_a_note_that_lacks_something_is_refused(tmp_path):
     path = write(tmp_path, model=3)
-    with pytest.raises(ValueError, match="test.json: model: .*; draw the tokens again"):
+    with pytest.raises(ValueError, match=r"test.json: model: .*; draw the tokens again"):
         read_tokens(path, tmp_path)
 
 
@@ -60,5 +60,5 @@ def test_a_note_that_lacks_something_is_refused(tmp_path):
 def test_a_model_without_a_vocabulary_is_named(tmp_path, config):
     path = write(tmp_path)
     (tmp_path / "config.json").write_text(config)
-    with pytest.raises(ValueError, match="config.json: .*; fetch the model again"):
+    with pytest.raises(ValueError, match=r"config.json: .*; fetch the model again"):
         read_tokens(path, tmp_path)

@@ -112,7 +112,7 @@ def test_a_cut_library_does_not_end_the_process(tmp_path, run_python, project, m
 def test_a_cache_of_another_user_is_not_loaded_from(cache, compiler, monkeypatch):
     build.build(NOTHING)
     monkeypatch.setattr(build.os, "geteuid", lambda: cache.stat().st_uid + 1)
-    with pytest.raises(BuildError, match="belongs to user .*set XDG_CACHE_HOME"):
+    with pytest.raises(BuildError, match=r"belongs to user .*set XDG_CACHE_HOME"):
         build.build(NOTHING)
     assert len(compiler) == 1
 
