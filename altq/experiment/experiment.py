@@ -194,7 +194,7 @@ class Experiment(Section):
             return []
         fields = {name: field for name, field in cls.model_fields.items() if name not in wrong}
         sections = {
-            name: TypeAdapter[Any](field.annotation).validate_python(config[name])
+            name: TypeAdapter[Any](field.rebuild_annotation()).validate_python(config[name])
             for name, field in fields.items()
             if name in config
         }
