@@ -5,7 +5,8 @@ from pathlib import Path
 
 from altq.experiment.shape import Shape, Sizes
 from altq.experiment.sources import ModelDescription
-from altq.runtime.files import read_json
+from altq.models.config_file import CONFIG_FILE, read_config_file
+from altq.models.model_folder import ModelFolder
 
 GUESSED = "guessed from num_blocks"
 
@@ -20,12 +21,12 @@ def sizes_of_models(models: Mapping[str, ModelDescription], folder: str | Path) 
 
 
 def _shape(name: str, model: ModelDescription, folder: Path) -> tuple[Shape, int, str]:
-    candidates = [folder / "results" / "models" / name / "config.json"]
+    candidates = [folder / "results" / "models" / name / CONFIG_FILE]
     if model.path and Path(model.path).is_dir():
-        candidates.append(Path(model.path) / "config.json")
+        candidates.append(Path(model.path) / CONFIG_FILE)
     for path in candidates:
         if path.is_file():
-            return Shape.from_config(read_json(path)), model.num_blocks, str(path)
+            return read_config_file(ModelFolder.at(path.parent)).shape, model.num_blocks, str(path)
     if model.made:
         sizes = model.made.model_dump(exclude={"seed"})
         return Shape(**sizes, tied=False), model.num_blocks, "made"
