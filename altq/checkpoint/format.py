@@ -12,23 +12,28 @@ from torch import Tensor
 
 from altq.experiment.methods import FULL
 from altq.experiment.setting import FULL_PRECISION
-from altq.models.weights import CONFIG_FILE, INDEX_FILE, ModelWeights
+from altq.models.config_file import CONFIG_FILE
+from altq.models.model_folder import ModelFolder
+from altq.models.tensor_index import INDEX_FILE
+from altq.models.weights import ModelWeights
 from altq.runtime.files import read_json, write_json
 from altq.runtime.tensor_files import write_tensors
 
 CHECKPOINT_FILE = "quantization.json"
+REMEDY = "assemble the checkpoint again"
 
 
 class CheckpointWeights(ModelWeights):
     """The tensors of a checkpoint."""
 
-    remedy = "assemble the checkpoint again"
-
     def __init__(self, folder: str | Path) -> None:
         self.description: dict[str, Any] = read_json(Path(folder) / CHECKPOINT_FILE)
         super().__init__(folder)
 
-    def _check_projections(self) -> None:
+    def _describe(self, folder: str | Path) -> ModelFolder:
+        return ModelFolder(Path(folder), str(folder), REMEDY)
+
+    def _check_tensors(self) -> None:
         """None: a projection has codes, or at 16 bits a weight, and what is missing is named when it is read."""
 
 
@@ -43,7 +48,7 @@ def labels_of(folder: str | Path) -> dict[str, Any]:
     try:
         return {name: description[name] for name in ("method", "setting", "weights", "seed")}
     except KeyError as missing:
-        raise ValueError(f"{folder}/{CHECKPOINT_FILE} lacks {missing}; {CheckpointWeights.remedy}") from missing
+        raise ValueError(f"{folder}/{CHECKPOINT_FILE} lacks {missing}; {REMEDY}") from missing
 
 
 def part_path(folder: str | Path, part: int, num_sublayers: int) -> Path:
