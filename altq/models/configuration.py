@@ -77,7 +77,7 @@ def empty_model(folder: ModelFolder, dtype: torch.dtype = torch.float32, *, with
     # An activation that is not known, sizes that do not go together, and so on.
     except Exception as error:
         name, remedy = folder.shown(CONFIG_FILE), folder.remedy_for(CONFIG_FILE)
-        raise ValueError(f"transformers makes no model of {name} ({_one_line(error)}); {remedy}") from error
+        raise ValueError(f"{name} makes no model of transformers ({_one_line(error)}); {remedy}") from error
     return model.eval().requires_grad_(False)
 
 
@@ -121,7 +121,7 @@ def _check_rope(config: PretrainedConfig, name: str) -> None:
         if not isinstance(parameters, dict):
             raise ValueError(f"{name}: rope_parameters is {parameters!r} for a type of layer, no object; correct it")
         kind = parameters.get("rope_type")
-        if kind not in ROPE_KEYS:
+        if not isinstance(kind, str) or kind not in ROPE_KEYS:
             raise ValueError(f"{name}: rope_type {kind!r} is not known (known: {', '.join(ROPE_KEYS)}); correct it")
         heeded = ROPE_KEYS[kind] + ROPE_KEYS_WITHOUT_MEANING
         unheeded = sorted(key for key in parameters if key not in heeded and parameters[key] not in (None, False, 1))

@@ -121,9 +121,13 @@ def _carry_rope(config: "PretrainedConfig", header: GgufHeader) -> None:
     if header.architecture == "gemma3":
         parameters["sliding_attention"]["rope_theta"] = header.of_model("rope.freq_base_swa", 10_000.0)
         parameters = parameters["full_attention"]
-    kind = header.of_model("rope.scaling.type", "none")
+    factor = header.of_model("rope.scaling.factor") or 1.0
+    # A factor without a type is of the oldest way, as for llama.cpp.
+    kind = header.of_model("rope.scaling.type", "none" if factor == 1 else "linear")
     if ROPE_FACTORS in header.tensors:
         factors = header.tensors[ROPE_FACTORS].data.astype(float).tolist()
+        if not all(0 < factor < float("inf") for factor in factors):
+            raise ValueError(f"its {ROPE_FACTORS} are not all positive numbers")
         if kind != "none":
             raise ValueError(f"it has both {ROPE_FACTORS} and rope.scaling.type {kind}; one can be carried over")
         # For transformers, a factor for each frequency at every length.
@@ -132,7 +136,7 @@ def _carry_rope(config: "PretrainedConfig", header: GgufHeader) -> None:
             "factor": 1.0, "original_max_position_embeddings": config.max_position_embeddings,
         }  # fmt: skip
     elif kind in ("linear", "yarn"):
-        parameters |= {"rope_type": kind, "factor": header.of_model("rope.scaling.factor", 1.0)}
+        parameters |= {"rope_type": kind, "factor": factor}
         original = header.of_model("rope.scaling.original_context_length")
         if kind == "yarn":
             parameters["original_max_position_embeddings"] = original or config.max_position_embeddings

@@ -91,7 +91,7 @@ def test_gemma_has_rotary_embedding_for_each_type_of_layer(tmp_path):
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings: Input should be a valid boolean"),
         ({"model_type": None}, "model_type: Input should be a valid string"),
         ({"hidden_act": 3}, "is refused by transformers .*hidden_act"),
-        ({"hidden_act": "nope"}, "transformers makes no model of .*nope"),
+        ({"hidden_act": "nope"}, "makes no model of transformers .*nope"),
         ({"dtype": "float31"}, "is refused by transformers .*float31"),
     ],
 )

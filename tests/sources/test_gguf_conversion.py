@@ -58,6 +58,7 @@ def test_the_frequencies_of_llama_3_are_carried_over(tmp_path):
     ("rope", "keys"),
     [
         ({"rope_type": "linear", "factor": 4.0}, {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}),
+        ({"rope_type": "linear", "factor": 4.0}, {"rope.scaling.factor": 4.0}),
         (
             {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
             {
@@ -106,6 +107,8 @@ def test_a_bias_that_the_file_lacks_is_zero(tmp_path):
         ({"extra": {"blk.0.attn_q_norm.weight": torch.ones(6)}}, "no place for its tensor blk.0.attn_q_norm.weight"),
         ({"extra": {"output.bias": torch.ones(len(WORDS))}}, "output.bias"),
         ({"extra": {"output_norm.weight": torch.ones(12)}}, "its tensor output_norm.weight has shape"),
+        ({"extra": {"rope_freqs.weight": torch.zeros(3)}}, "rope_freqs.weight are not all positive"),
+        ({"extra": {"rope_freqs.weight": torch.ones(5)}}, "cannot be converted"),
         ({"keys": {"logit_scale": 0.25}}, r"does not heed: llama.logit_scale \(0.25\)"),
         ({"keys": {"expert_count": 8}}, r"llama.expert_count \(8\)"),
         ({"keys": {"attention.sliding_window": 4}}, "llama.attention.sliding_window"),
