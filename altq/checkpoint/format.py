@@ -15,12 +15,15 @@ from altq.experiment.setting import FULL_PRECISION
 from altq.models.config_file import CONFIG_FILE
 from altq.models.model_folder import ModelFolder
 from altq.models.tensor_index import INDEX_FILE
+from altq.models.tokenizer import TOKENIZER_CONFIG_FILE
 from altq.models.weights import ModelWeights
 from altq.runtime.files import read_json, write_json
 from altq.runtime.tensor_files import write_tensors
 
 CHECKPOINT_FILE = "quantization.json"
 REMEDY = "assemble the checkpoint again"
+PRIVATE_KEYS = ("_name_or_path", "name_or_path")
+"""Keys of config.json and tokenizer_config.json that say where a model was on somebody's disk."""
 
 
 class CheckpointWeights(ModelWeights):
@@ -65,12 +68,20 @@ def finish_checkpoint(
 ) -> None:
     """Write what lies beside the tensors: index, config.json, the model's tokenizer, quantization.json at the end.
 
-    names: the tensors of each file.
+    names: the tensors of each file. Where the model was before is not handed on.
     """
     weight_map = {name: file for file, of_file in names.items() for name in of_file}
     write_json(folder / INDEX_FILE, {"metadata": {}, "weight_map": weight_map})
     for path in model.iterdir():
         if path.suffix in (".json", ".model", ".txt", ".jinja") and path.name not in ("source.json", INDEX_FILE):
             shutil.copyfile(path, folder / path.name)
-    write_json(folder / CONFIG_FILE, config)
+    write_json(folder / CONFIG_FILE, _published(config))
+    if (folder / TOKENIZER_CONFIG_FILE).is_file():
+        content = read_json(folder / TOKENIZER_CONFIG_FILE)
+        if _published(content) != content:
+            write_json(folder / TOKENIZER_CONFIG_FILE, _published(content))
     write_json(folder / CHECKPOINT_FILE, description)
+
+
+def _published(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in PRIVATE_KEYS}
