@@ -4,6 +4,7 @@ What transformers passes over in silence is carried over to config.json (scaled 
 head) or refused by name.
 """
 
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from altq.sources.gguf_header import GgufHeader, read_gguf_header
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+log = logging.getLogger(__name__)
 
 ROPE_FACTORS = "rope_freqs.weight"
 """Divisors of the rotary embedding's frequencies, which LLaMA 3.1 has."""
@@ -46,9 +49,17 @@ def convert(gguf: str | Path, source: ModelFolder, num_blocks: int) -> None:
     try:
         header = read_gguf_header(gguf)
         _check_header(header, num_blocks)
+        if header.pre_tokenizer_read_as_gpt2:
+            log.warning(
+                "%s: its way to split text (tokenizer.ggml.pre) is %s, which transformers takes for GPT-2's; what it "
+                "splits otherwise, such as digits, is left to the merges",
+                source.name,
+                header.pre_tokenizer_read_as_gpt2,
+            )
         config = _config(gguf, header)
         _check_tensors(header, config)
         model, tokenizer = _load(gguf, config)
+        _check_finite(model)
     except ValueError as error:
         raise ValueError(f"{source.name} cannot be converted: {error}; give another file of the model") from error
     files.require_space(source.path.parent, sum(4 * parameter.numel() for parameter in model.parameters()))
@@ -178,6 +189,12 @@ def _check_tensors(header: GgufHeader, config: "PretrainedConfig") -> None:
     lacking = sorted(name for name in lacking if not name.endswith(".bias"))
     if lacking:
         raise ValueError(f"it lacks {len(lacking)} tensors of the model, among them {lacking[0]}")
+
+
+def _check_finite(model: "PreTrainedModel") -> None:
+    wrong = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    if wrong:
+        raise ValueError(f"{len(wrong)} of its tensors hold NaN or infinity, the first of them {wrong[0]}")
 
 
 def _load(gguf: Path, config: "PretrainedConfig") -> tuple["PreTrainedModel", Any]:

@@ -38,6 +38,12 @@ class GgufHeader:
         return self.metadata.get(f"{self.architecture}.{key}", default)
 
     @property
+    def pre_tokenizer_read_as_gpt2(self) -> str | None:
+        """The file's way to split text where it is none of transformers' own and GPT-2's stands for it."""
+        tokenizer, pre = (self.metadata.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
+        return pre if tokenizer == "gpt2" and pre in PRE_TOKENIZERS_LIKE_GPT2 and pre != "gpt-2" else None
+
+    @property
     def unheeded(self) -> list[str]:
         """Keys with a value that neither transformers nor we heed."""
         from transformers.integrations.ggml import GGUF_CONFIG_MAPPING

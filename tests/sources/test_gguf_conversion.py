@@ -109,6 +109,10 @@ def test_a_bias_that_the_file_lacks_is_zero(tmp_path):
         ({"extra": {"output_norm.weight": torch.ones(12)}}, "its tensor output_norm.weight has shape"),
         ({"extra": {"rope_freqs.weight": torch.zeros(3)}}, "rope_freqs.weight are not all positive"),
         ({"extra": {"rope_freqs.weight": torch.ones(5)}}, "cannot be converted"),
+        (
+            {"extra": {"output_norm.weight": torch.full((36,), torch.nan)}},
+            "1 of its tensors hold NaN .* model.norm.weight",
+        ),
         ({"keys": {"logit_scale": 0.25}}, r"does not heed: llama.logit_scale \(0.25\)"),
         ({"keys": {"expert_count": 8}}, r"llama.expert_count \(8\)"),
         ({"keys": {"attention.sliding_window": 4}}, "llama.attention.sliding_window"),
@@ -132,6 +136,15 @@ def test_what_is_not_heeded_is_refused_by_name(change, message, tmp_path):
     assert ".partial" not in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["gpt-2", "default", "smollm", "llama-bpe"])
+def test_text_that_is_split_as_gpt2s_in_place_of_its_own_is_told(tmp_path, caplog, name):
+    write_gguf(tmp_path / "m.gguf", "llama_gqa", keys={"tokenizer.ggml.pre": name})
+    fetched(tmp_path / "m.gguf")
+    told = [line for line in caplog.messages if "way to split text" in line]
+    assert len(told) == (name in ("default", "smollm"))
+    assert all("m.gguf" in line and f" is {name}," in line and ".partial" not in line for line in told)
+
+
 def test_keys_without_a_value_are_passed_over(tmp_path):
     keys = {"expert_count": 0, "general.name": "mine", "tokenizer.ggml.eot_token_id": 3, "logit_scale": 0.0}
     write_gguf(tmp_path / "m.gguf", "llama_gqa", keys=keys)
@@ -141,7 +154,7 @@ def test_keys_without_a_value_are_passed_over(tmp_path):
 def test_a_number_of_blocks_is_not_believed(tmp_path):
     write_gguf(tmp_path / "m.gguf", "llama_gqa", keys={"block_count": 2**31 - 1})
     start = time.monotonic()
-    with pytest.raises(ValueError, match="it has 2147483647 blocks .* says num_blocks: 2"):
+    with pytest.raises(ValueError, match=r"it has 2147483647 blocks .* says num_blocks: 2"):
         fetched(tmp_path / "m.gguf")
     assert time.monotonic() - start < 5
 
@@ -156,6 +169,6 @@ def test_the_length_of_an_array_is_not_believed(tmp_path, key, length):
     content[place : place + 8] = length.to_bytes(8, "little")
     path.write_bytes(content)
     start = time.monotonic()
-    with pytest.raises(ValueError, match="m.gguf cannot be converted: its header is not readable"):
+    with pytest.raises(ValueError, match=r"m.gguf cannot be converted: its header is not readable"):
         fetched(path)
     assert time.monotonic() - start < 5
