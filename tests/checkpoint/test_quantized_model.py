@@ -53,7 +53,7 @@ def test_truncated_weights_are_a_clear_error(checkpoint, length):
 
 def test_missing_weights_are_a_clear_error(checkpoint):
     (checkpoint / "model-00001-of-00005.safetensors").unlink()
-    with pytest.raises(ValueError, match="is missing .*; assemble the checkpoint again"):
+    with pytest.raises(ValueError, match=r"is missing .*; assemble the checkpoint again"):
         load_model(checkpoint)
 
 

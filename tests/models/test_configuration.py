@@ -105,7 +105,7 @@ def test_a_wrong_value_is_one_message_with_its_place(llama, change, message):
 )
 def test_what_is_no_configuration_is_one_message(llama, text):
     (llama / "config.json").write_text(text)
-    with pytest.raises(ValueError, match="config.json.*correct or replace it"):
+    with pytest.raises(ValueError, match=r"config.json.*correct or replace it"):
         Skeleton(llama)
 
 
@@ -115,5 +115,5 @@ def test_bytes_that_are_no_text_are_one_message_and_a_byte_order_mark_is_none(ll
     path.write_bytes(b"\xef\xbb\xbf" + text)
     Skeleton(llama)
     path.write_bytes(text.replace(b"llama", b"ll\xffma"))
-    with pytest.raises(ValueError, match="config.json"):
+    with pytest.raises(ValueError, match=r"config.json"):
         Skeleton(llama)

@@ -47,7 +47,7 @@ def test_a_head_that_no_file_has_is_missing(sharded):
     del tensors["lm_head.weight"]
     save_file(tensors, file, metadata={"format": "pt"})
     rewrite_index(sharded, lambda index: index["weight_map"].pop("lm_head.weight"))
-    with pytest.raises(ValueError, match="lacks 1 tensors of the model, among them lm_head.weight"):
+    with pytest.raises(ValueError, match=r"lacks 1 tensors of the model, among them lm_head.weight"):
         Skeleton(sharded)
 
 
@@ -69,14 +69,14 @@ def test_a_file_outside_the_folder_is_refused(sharded, place):
         index["weight_map"]["lm_head.weight"] = place
 
     rewrite_index(sharded, move)
-    with pytest.raises(ValueError, match="index.json: weight_map.lm_head.weight"):
+    with pytest.raises(ValueError, match=r"index.json: weight_map.lm_head.weight"):
         ModelWeights(sharded)
 
 
 @pytest.mark.parametrize("content", [{}, [], None, {"weight_map": {}}, {"weight_map": ["a"]}, {"weight_map": {"a": 3}}])
 def test_an_index_without_a_map_is_one_message(sharded, content):
     (sharded / INDEX_FILE).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="model.safetensors.index.json.*correct or replace it"):
+    with pytest.raises(ValueError, match=r"model.safetensors.index.json.*correct or replace it"):
         ModelWeights(sharded)
 
 
@@ -84,7 +84,7 @@ def test_a_tensor_in_two_files_is_refused(sharded):
     files = sorted(sharded.glob("*.safetensors"))
     tensors = load_file(files[1])
     save_file(tensors | {name: 2 * t for name, t in load_file(files[0]).items()}, files[1], metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="both .* and .* hold the tensor"):
+    with pytest.raises(ValueError, match=r"both .* and .* hold the tensor"):
         ModelWeights(sharded)
 
 
@@ -99,7 +99,7 @@ def test_old_frequencies_are_left_out_and_any_other_tensor_is_refused(tmp_path):
     assert perplexity_losses(Skeleton(folder), TOKENS) == pytest.approx(expected, rel=1e-5)
     bias = {"model.layers.0.self_attn.o_proj.bias": torch.ones(36)}
     save_file(tensors | bias, folder / SINGLE_FILE, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="has 1 tensors that a llama model .* no place for, among them .*o_proj.bias"):
+    with pytest.raises(ValueError, match=r"has 1 tensors that a llama model .* no place for, among them .*o_proj.bias"):
         Skeleton(folder)
 
 
@@ -109,5 +109,5 @@ def test_what_is_not_full_precision_is_refused_by_its_name(tmp_path, dtype):
     tensors = load_file(folder / SINGLE_FILE)
     tensors["model.norm.weight"] = tensors["model.norm.weight"].to(dtype)
     save_file(tensors, folder / SINGLE_FILE, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="model.safetensors: tensor model.norm.weight is .* give the full-precision"):
+    with pytest.raises(ValueError, match=r"model.safetensors: tensor model.norm.weight is .* give the full-precision"):
         ModelWeights(folder)

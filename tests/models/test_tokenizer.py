@@ -44,7 +44,7 @@ def test_code_of_a_folder_is_refused_without_a_question(folder, tmp_path, monkey
         lambda: HarnessModel.without_weights(folder),
         lambda: draw_test_tokens(folder, tmp_path / "corpus", tmp_path / "t.npy", num_windows=1, window_length=2),
     ):
-        with pytest.raises(ValueError, match="tokenizer_config.json names code of its own") as refused:
+        with pytest.raises(ValueError, match=r"tokenizer_config.json names code of its own") as refused:
             use()
         assert "trust_remote_code" not in str(refused.value)
     assert not (tmp_path / "trace").exists() and not (tmp_path / "fetched").exists()
@@ -64,5 +64,5 @@ def test_code_is_not_copied(folder, tmp_path):
 @pytest.mark.parametrize("text", ["[]", "{", "null", "[" * 5000])
 def test_a_description_that_is_none_is_one_message(folder, text):
     (folder / "tokenizer_config.json").write_text(text)
-    with pytest.raises(ValueError, match="tokenizer_config.json.*add the tokenizer"):
+    with pytest.raises(ValueError, match=r"tokenizer_config.json.*add the tokenizer"):
         load_tokenizer(folder)

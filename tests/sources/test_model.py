@@ -299,6 +299,6 @@ def test_a_bias_that_the_family_does_not_have_is_refused(local, tmp_path):
     weights = load_file(local / "model.safetensors")
     weights["model.layers.0.self_attn.q_proj.bias"] = torch.ones(64)
     save_file(weights, local / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="has 1 tensors .* among them model.layers.0.self_attn.q_proj.bias; give"):
+    with pytest.raises(ValueError, match=r"has 1 tensors .* among them model.layers.0.self_attn.q_proj.bias; give"):
         fetch_local(local, tmp_path)
     assert not (tmp_path / "fetched").exists()
