@@ -56,17 +56,22 @@ MODELS: dict[str, tuple[type[PretrainedConfig], dict]] = {
 }  # fmt: skip
 
 
-def save_tiny_model(name: str, folder: Path, seed: int = 0) -> Path:
-    """A model folder of one of MODELS, float32; every gain and bias is random, so that none hides behind 1 or 0."""
+def tiny_config(name: str, **changes) -> PretrainedConfig:
+    """The configuration of one of MODELS, with other values for some of its fields."""
     make_config, sizes = MODELS[name]
     sizes = dict(sizes)
     heads, kv_heads = sizes.pop("heads")
-    config = make_config(
+    fields = dict(
         num_attention_heads=heads, num_key_value_heads=kv_heads, tie_word_embeddings=sizes.pop("tied", False),
         vocab_size=VOCAB, num_hidden_layers=NUM_BLOCKS, bos_token_id=0, eos_token_id=1, pad_token_id=None,
         dtype="float32", **sizes,
     )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config)
+    return make_config(**fields | changes)
+
+
+def save_tiny_model(name: str, folder: Path, seed: int = 0, **changes) -> Path:
+    """A model folder of one of MODELS, float32; every gain and bias is random, so that none hides behind 1 or 0."""
+    model = AutoModelForCausalLM.from_config(tiny_config(name, **changes), dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     offset = 0.0 if name == "gemma3_text" else 1.0
     with torch.no_grad():
@@ -91,8 +96,16 @@ def transformers_model(folder: Path, dtype: torch.dtype = torch.float32) -> nn.M
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval()
 
 
+def transformers_losses(folder: Path, tokens: np.ndarray) -> list[float]:
+    """The summed loss of each window as transformers' own forward pass gives it."""
+    made = logits(transformers_model(folder), tokens)[:, :-1].double()
+    targets = torch.from_numpy(tokens).long()[:, 1:]
+    return nn.functional.cross_entropy(made.mT, targets, reduction="none").sum(1).tolist()
+
+
 @torch.no_grad()
 def logits(model: nn.Module, tokens: np.ndarray) -> torch.Tensor:
+    model.config.return_dict = True  # without it transformers' own decoder gives its head a tuple
     return model(torch.from_numpy(tokens).long(), use_cache=False).logits
 
 

@@ -26,8 +26,20 @@ BORROWED = {
         "selection.scores",
         "selection.selection",
     },
-    "resources": {"models.skeleton", "sources.wheel"},  # the doctor tries them
-    "sources": {"models.family"},
+    "resources": {
+        "models.config_file",
+        "models.model_folder",
+        "models.skeleton",  # the doctor tries it, and what follows
+        "sources.wheel",
+    },
+    "sources": {
+        "models.config_file",
+        "models.configuration",
+        "models.family",
+        "models.model_folder",
+        "models.tokenizer",
+        "models.weights",
+    },  # what a model folder is
     "transforms": {"runtime"},
     "evaluation": {"checkpoint", "models", "transforms", "quantizers"},
 }

@@ -16,6 +16,7 @@ from altq.calibration.sublayer import QuantizedSublayer
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.kinds import HALVES
 from altq.experiment.setting import FULL_PRECISION_BITS, Setting
+from altq.models.logits import make_logits
 from altq.models.residual import fold_gain, require_rotatable, rotate_projections
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
@@ -70,10 +71,12 @@ class WholeModel(nn.Module):
         self._arguments = send_to_device(skeleton.block_arguments(length), device)
         norm, head = skeleton.model.get_submodule(family.last_norm), skeleton.model.get_output_embeddings()
         gain = family.norm_offset + norm.weight.double()
-        self._head = (head.weight.double() * gain).to(device=device, dtype=skeleton.dtype)
+        weight = (head.weight.double() * gain).to(device=device, dtype=skeleton.dtype)
+        skeleton.model.set_output_embeddings(_ReducedHead(weight))
         norm.weight.fill_(1 - family.norm_offset)
         # In a tuple, so that they are not ours.
         self._embedding_and_norm = skeleton.model.get_input_embeddings(), norm.to(device)
+        self._model = (skeleton.model,)
 
     def _train_only(self, trained: list[str]) -> None:
         self.requires_grad_(False)
@@ -126,4 +129,15 @@ class WholeModel(nn.Module):
 
     def logits(self, normed: Tensor) -> Tensor:
         """[tokens, hidden] in the basis of the original -> [tokens, vocabulary]."""
-        return reduced_linear(normed, self._head.to(normed.dtype))
+        return make_logits(*self._model, normed)
+
+
+class _ReducedHead(nn.Module):
+    """A head [vocabulary, hidden] without bias, which multiplies as calibration does."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return reduced_linear(x, self.weight.to(x.dtype))

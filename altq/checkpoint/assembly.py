@@ -23,10 +23,10 @@ from altq.experiment.kinds import HALVES, sublayer_name
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
 from altq.experiment.windows import require_windows
+from altq.models.config_file import CONFIG_FILE
 from altq.models.residual_stream import ResidualStream
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
-from altq.models.weights import CONFIG_FILE
 from altq.quantizers.integer import Codes
 from altq.quantizers.packing import pack_codes
 from altq.runtime.files import read_json

@@ -13,13 +13,20 @@ from torch import Tensor
 
 from altq.experiment.methods import FULL
 from altq.experiment.setting import FULL_PRECISION, Setting
-from altq.models.weights import CONFIG_FILE, INDEX_FILE, ModelWeights
+from altq.models.config_file import CONFIG_FILE
+from altq.models.model_folder import ModelFolder
+from altq.models.tensor_index import INDEX_FILE
+from altq.models.tokenizer import TOKENIZER_CONFIG_FILE
+from altq.models.weights import ModelWeights
 from altq.runtime.documents import Record, read_described
-from altq.runtime.files import write_json
+from altq.runtime.files import read_json, write_json
 from altq.runtime.tensor_files import write_tensors
 from altq.transforms.storage import check_description
 
 CHECKPOINT_FILE = "quantization.json"
+REMEDY = "assemble the checkpoint again"
+PRIVATE_KEYS = ("_name_or_path", "name_or_path")
+"""Keys of config.json and tokenizer_config.json that say where a model was on somebody's disk."""
 
 
 class Structure(Record):
@@ -57,16 +64,17 @@ class Description(Record):
 class CheckpointWeights(ModelWeights):
     """The tensors of a checkpoint."""
 
-    remedy = "assemble the checkpoint again"
-
     def __init__(self, folder: str | Path) -> None:
         path = Path(folder) / CHECKPOINT_FILE
-        self.description: dict[str, Any] = read_described(path, Description, self.remedy).model_dump()
+        self.description: dict[str, Any] = read_described(path, Description, REMEDY).model_dump()
         super().__init__(folder)
         if (seen := len(self.description["blocks"])) != self.num_blocks:
-            raise ValueError(f"{path} describes {seen} blocks of {self.num_blocks}; {self.remedy}")
+            raise ValueError(f"{path} describes {seen} blocks of {self.num_blocks}; {REMEDY}")
 
-    def _check_projections(self) -> None:
+    def _describe(self, folder: str | Path) -> ModelFolder:
+        return ModelFolder(Path(folder), str(folder), REMEDY)
+
+    def _check_tensors(self) -> None:
         """None: a projection has codes, or at 16 bits a weight, and what is missing is named when it is read."""
 
 
@@ -78,7 +86,7 @@ def labels_of(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CHECKPOINT_FILE
     if not path.is_file():
         return {"method": FULL, "setting": str(FULL_PRECISION), "weights": "none", "seed": 0}
-    description = read_described(path, Description, CheckpointWeights.remedy)
+    description = read_described(path, Description, REMEDY)
     return {name: getattr(description, name) for name in ("method", "setting", "weights", "seed")}
 
 
@@ -96,12 +104,20 @@ def finish_checkpoint(
 ) -> None:
     """Write what lies beside the tensors: index, config.json, the model's tokenizer, quantization.json at the end.
 
-    names: the tensors of each file.
+    names: the tensors of each file. Where the model was before is not handed on.
     """
     weight_map = {name: file for file, of_file in names.items() for name in of_file}
     write_json(folder / INDEX_FILE, {"metadata": {}, "weight_map": weight_map})
     for path in model.iterdir():
         if path.suffix in (".json", ".model", ".txt", ".jinja") and path.name not in ("source.json", INDEX_FILE):
             shutil.copyfile(path, folder / path.name)
-    write_json(folder / CONFIG_FILE, config)
+    write_json(folder / CONFIG_FILE, _published(config))
+    if (folder / TOKENIZER_CONFIG_FILE).is_file():
+        content = read_json(folder / TOKENIZER_CONFIG_FILE)
+        if _published(content) != content:
+            write_json(folder / TOKENIZER_CONFIG_FILE, _published(content))
     write_json(folder / CHECKPOINT_FILE, description)
+
+
+def _published(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in PRIVATE_KEYS}

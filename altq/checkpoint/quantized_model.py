@@ -137,6 +137,9 @@ class QuantizedSkeleton(Skeleton):
     def _open_weights(self, folder: str | Path) -> CheckpointWeights:
         return CheckpointWeights(folder)
 
+    def _require_tensors(self) -> None:
+        """None: a projection has codes, or at 16 bits a weight, and what is missing is named when it is read."""
+
     def block(self, block: int) -> nn.Module:
         """A new module of block `block` with its weights and joints."""
         module, tensors = copy.deepcopy(self._blocks[block]), self.weights.block(block)
@@ -153,7 +156,7 @@ class QuantizedSkeleton(Skeleton):
         return module.requires_grad_(False)
 
     def _lacking(self, name: str) -> ValueError:
-        return ValueError(f"{self.weights.folder} lacks {name}; {self.weights.remedy}")
+        return ValueError(f"{self.weights.folder} lacks {name}; {self.weights.source.remedy}")
 
     def _quantize(self, sublayer: Sublayer, tensors: dict[str, Tensor], structures: dict[str, Any]) -> None:
         """Install the joints of one sublayer from the tensors of its block and the structure of its sites."""

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, TextStreamer
+from transformers import TextStreamer
 from transformers.utils.logging import disable_progress_bar
 
 from altq.checkpoint.format import CHECKPOINT_FILE
@@ -13,6 +13,7 @@ from altq.checkpoint.half_embedding import halve_embedding
 from altq.checkpoint.packed_model import load_packed_model, weight_memory
 from altq.checkpoint.quantized_model import load_model
 from altq.evaluation import generation
+from altq.models.tokenizer import load_tokenizer
 from kernels.cpu import default_variant
 
 
@@ -49,7 +50,7 @@ def generate(arguments: argparse.Namespace) -> None:
     model = load_packed_model(arguments.folder) if is_packed else load_model(arguments.folder)
     if arguments.embedding == "bfloat16":
         halve_embedding(model)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.folder)
+    tokenizer = load_tokenizer(arguments.folder)
     if not arguments.chat:
         prompt = tokenizer(arguments.prompt)["input_ids"]
     elif tokenizer.chat_template:

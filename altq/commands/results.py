@@ -61,7 +61,8 @@ def verify(arguments: argparse.Namespace) -> None:
     """Check that results are whole and still what they were made from; exit with 1 where some are not.
 
     Reads every record under a results folder, and recomputes the hashes of all files and inputs that they name. Finds
-    files that are cut off, incomplete folders, inputs that changed or are gone, and all that rests on such. Writes
+    files that are cut off, incomplete folders, inputs that changed or are gone, and all that rests on such. An input
+    that was not below the working directory is recorded without its place, and is named and not looked at. Writes
     nothing; prints a line for each finding and the command that makes the files anew.
 
       altq verify results
@@ -81,3 +82,5 @@ def verify(arguments: argparse.Namespace) -> None:
             "them and run the workflow again, which makes what is missing and all that rests on it"
         )
     print(f"{len(results.records())} results are whole and what they were made from.")
+    if unseen := results.not_looked_at():
+        print(f"Not looked at, since records do not say where they are: {', '.join(unseen)}.")

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from altq.checkpoint.decoding_cache import decoding_cache
+from altq.evaluation.likelihood import require_causal
+from altq.models.logits import make_logits
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,15 @@ def generate(
     """
     if not prompt:
         raise ValueError("the prompt has no tokens")
+    require_causal(model)
     speed = Speed() if speed is None else speed
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    decoder = model.get_decoder()
     tokens = torch.tensor([prompt])
     with decoding_cache(model) as cache:
         for position in range(max_new_tokens):
             start = time.perf_counter()
-            hidden = decoder(tokens, past_key_values=cache, use_cache=True).last_hidden_state[0, -1]
-            token = sampling.choose(head(hidden), generator)
+            hidden = decoder(tokens, past_key_values=cache, use_cache=True).last_hidden_state[0, -1:]
+            token = sampling.choose(make_logits(model, hidden)[0], generator)
             seconds = time.perf_counter() - start
             if position == 0:
                 speed.prompt_tokens, speed.prompt_seconds = len(prompt), seconds

@@ -9,16 +9,17 @@ import datasets
 import jinja2
 import lm_eval
 import pyarrow.parquet
-from accelerate import init_empty_weights
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from altq.evaluation.likelihood import Likelihood, Request, plan_batches, score_batch
 from altq.experiment.tasks import ITEMS_FILE, TASKS
+from altq.models.configuration import empty_model
+from altq.models.model_folder import ModelFolder
+from altq.models.tokenizer import load_tokenizer
 from altq.runtime.progress import progress
 
 SPLITS = ("training_split", "validation_split", "test_split")
@@ -75,14 +76,12 @@ class HarnessModel(HFLM):
 
     def __init__(self, model: nn.Module, folder: str | Path) -> None:
         """folder: of the model, for its tokenizer."""
-        super().__init__(pretrained=model, tokenizer=str(folder))
+        super().__init__(pretrained=model, tokenizer=load_tokenizer(folder), trust_remote_code=False)
 
     @classmethod
     def without_weights(cls, folder: str | Path) -> "HarnessModel":
         """One that only encodes."""
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        with init_empty_weights():
-            return cls(AutoModelForCausalLM.from_config(config), folder)
+        return cls(empty_model(ModelFolder.at(folder), with_buffers=False), folder)
 
     def encode(self, instances: Sequence[Instance]) -> list[Request]:
         """What the harness asks, in tokens."""

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from altq.evaluation.perplexity import TOKENS_OF_LOGITS
+from altq.models.configuration import rope_parameters
+from altq.models.logits import make_logits
 
 TOKENS_PER_BATCH = 1024
 """Of a batch, padding included; a row that is longer is a batch of its own."""
@@ -111,18 +113,17 @@ def plan_batches(requests: Sequence[Request], max_length: int) -> list[list[Row]
 @torch.no_grad()
 def score_batch(model: nn.Module, rows: Sequence[Row]) -> dict[int, Likelihood]:
     """The likelihood of every request of a batch, by its index; ValueError where one is not finite."""
+    require_causal(model)
     tokens, positions = _padded([row.tokens for row in rows], 0), _padded([row.positions for row in rows], 0)
     mask = _visible(_padded([row.branches for row in rows], PADDING))
-    _check_window(model, positions)
+    _check_lengths(model, positions)
     hidden = model.get_decoder()(
         tokens, attention_mask=mask, position_ids=positions, use_cache=False
     ).last_hidden_state  # [rows, t, hidden]
     owners = [index for row in rows for index, places in zip(row.requests, row.scored, strict=True) for _ in places]
     places = [n * tokens.shape[1] + place for n, row in enumerate(rows) for places in row.scored for place in places]
     targets = [token for row in rows for continuation in row.continuations for token in continuation]
-    log_probabilities, is_likeliest = _predict(
-        hidden.flatten(0, 1), model.get_output_embeddings(), torch.tensor(places), torch.tensor(targets)
-    )
+    log_probabilities, is_likeliest = _predict(hidden.flatten(0, 1), model, torch.tensor(places), torch.tensor(targets))
     sums = dict.fromkeys(owners, 0.0)
     greedy = dict.fromkeys(owners, True)
     for owner, value, likeliest in zip(owners, log_probabilities.tolist(), is_likeliest.tolist(), strict=True):
@@ -145,16 +146,39 @@ def _visible(branches: Tensor) -> Tensor:
     return (same | shared).tril().unsqueeze(1)
 
 
-def _check_window(model: nn.Module, positions: Tensor) -> None:
-    window = getattr(model.config, "sliding_window", None)
-    if window and int(positions.max()) >= window:
+def require_causal(model: nn.Module) -> None:
+    """ValueError for a model whose tokens see later ones: it predicts nothing token by token."""
+    if getattr(model.config, "use_bidirectional_attention", False):
         raise ValueError(
-            f"a request of {int(positions.max()) + 1} tokens is longer than the model's sliding window of {window}, "
-            "which rows of several requests do not keep to; leave the task out"
+            "the model sees later tokens (use_bidirectional_attention), so that the next one cannot be asked of it; "
+            "use a model that is made to predict"
         )
 
 
-def _predict(hidden: Tensor, head: nn.Module, places: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _check_lengths(model: nn.Module, positions: Tensor) -> None:
+    """ValueError for a request that would be computed otherwise in a batch than alone."""
+    length = int(positions.max()) + 1
+    window = getattr(model.config, "sliding_window", None)
+    if window and length > window:
+        raise ValueError(
+            f"a request of {length} tokens is longer than the model's sliding window of {window}, "
+            "which rows of several requests do not keep to; leave the task out"
+        )
+    for parameters in rope_parameters(model.config):
+        kind = parameters["rope_type"]
+        bounds = {
+            "dynamic": model.config.max_position_embeddings,
+            "longrope": parameters.get("original_max_position_embeddings"),
+        }
+        changes = parameters.get("short_factor") != parameters.get("long_factor") or kind == "dynamic"
+        if kind in bounds and changes and length > bounds[kind]:
+            raise ValueError(
+                f"a request of {length} tokens is longer than those for which the model's rotary embedding of type "
+                f"{kind} is the same at every length: {bounds[kind]} tokens; leave the task out"
+            )
+
+
+def _predict(hidden: Tensor, model: nn.Module, places: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The log-probability of each target at its place, and whether it is the likeliest: [n] each.
 
     hidden: [places, hidden]; logits are made once for each place, TOKENS_OF_LOGITS places at a time.
@@ -162,7 +186,7 @@ def _predict(hidden: Tensor, head: nn.Module, places: Tensor, targets: Tensor) -
     needed, which = places.unique(return_inverse=True)
     values, likeliest = torch.empty(len(targets), dtype=torch.float64), torch.empty(len(targets), dtype=torch.bool)
     for start in range(0, len(needed), TOKENS_OF_LOGITS):
-        logits = head(hidden[needed[start : start + TOKENS_OF_LOGITS]])
+        logits = make_logits(model, hidden[needed[start : start + TOKENS_OF_LOGITS]])
         asked = (start <= which) & (which < start + TOKENS_OF_LOGITS)
         rows, words = which[asked] - start, targets[asked]
         values[asked] = (logits[rows, words] - logits.logsumexp(-1)[rows]).double()

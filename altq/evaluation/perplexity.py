@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from altq.models.logits import make_logits
 from altq.models.residual_stream import ResidualStream
 from altq.models.skeleton import Skeleton
 from altq.runtime.progress import progress
@@ -36,8 +37,9 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: str | Path, f
                 outputs[rows] = skeleton.resident_block(index)(inputs[rows], **arguments[index])
                 if not outputs[rows].isfinite().all():
                     raise ValueError(f"{skeleton.weights.folder}: the state after block {index} is not finite")
-    hidden, head = stream.states, skeleton.model.get_output_embeddings()
-    losses = [loss for rows in batches for loss in _losses(skeleton.finish(hidden[rows]), windows[rows], head)]
+    hidden = stream.states
+    finished = ((skeleton.finish(hidden[rows]), windows[rows]) for rows in batches)
+    losses = [loss for batch in finished for loss in _losses(*batch, skeleton.model)]
     bad = [index for index, loss in enumerate(losses) if not np.isfinite(loss)]
     if bad:
         where = skeleton.weights.folder
@@ -45,9 +47,9 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: str | Path, f
     return losses
 
 
-def _losses(hidden: Tensor, windows: Tensor, head: nn.Module) -> list[float]:
+def _losses(hidden: Tensor, windows: Tensor, model: nn.Module) -> list[float]:
     """Of some windows, from what the head reads: [windows, length, hidden]."""
     rows, targets = hidden[:, :-1].flatten(0, 1), windows[:, 1:].flatten()
     pieces = zip(rows.split(TOKENS_OF_LOGITS), targets.split(TOKENS_OF_LOGITS), strict=True)
-    losses = torch.cat([F.cross_entropy(head(piece), words, reduction="none") for piece, words in pieces])
+    losses = torch.cat([F.cross_entropy(make_logits(model, piece), words, reduction="none") for piece, words in pieces])
     return losses.view(len(windows), -1).double().sum(1).tolist()

@@ -3,9 +3,7 @@
 Imports nothing heavy, since the workflow reads it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
 from pydantic import Field
 
@@ -23,19 +21,6 @@ class Shape(Section):
     head_dim: Size | None = Field(None, description="width of a head; hidden_size / num_heads when absent")
     vocab_size: Size = Field(description="entries of the vocabulary")
     tied: bool = Field(False, description="whether the head is the embedding")
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The shape that a config.json says; KeyError for one that lacks a size."""
-        return cls(
-            hidden_size=config["hidden_size"],
-            intermediate_size=config["intermediate_size"],
-            num_heads=config["num_attention_heads"],
-            num_kv_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
-            head_dim=config.get("head_dim"),
-            vocab_size=config["vocab_size"],
-            tied=config.get("tie_word_embeddings", False),
-        )
 
 
 @dataclass(frozen=True)

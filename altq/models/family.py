@@ -4,7 +4,7 @@ A family is never a branch in the code. transformers' own block is the forward p
 parts (docs/architecture.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 
@@ -42,7 +42,11 @@ class Half:
 
 @dataclass(frozen=True)
 class Family:
-    """A family of decoder-only models. The gain of a norm is `norm_offset + weight`."""
+    """A family of decoder-only models. The gain of a norm is `norm_offset + weight`.
+
+    legacy_keys: of a config.json, which transformers reads though its configuration class has no such field.
+    ignored_options: fields of that class which transformers' forward pass does not heed.
+    """
 
     attention: Half
     ffn: Half
@@ -51,6 +55,8 @@ class Family:
     last_norm: str = "model.norm"
     head: str = "lm_head"
     norm_offset: float = 0.0
+    legacy_keys: tuple[str, ...] = ()
+    ignored_options: tuple[str, ...] = ()
 
     def half(self, sublayer: str) -> Half:
         return {"attention": self.attention, "ffn": self.ffn}[sublayer]
@@ -71,12 +77,14 @@ _LLAMA_LIKE = Family(_attention(), _ffn())
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA_LIKE,
     "mistral": _LLAMA_LIKE,
-    "qwen2": _LLAMA_LIKE,
+    "qwen2": replace(_LLAMA_LIKE, legacy_keys=("head_dim",)),
     "qwen3": _LLAMA_LIKE,
     "gemma3_text": Family(
         _attention(output_norm="post_attention_layernorm"),
         _ffn(norm="pre_feedforward_layernorm", output_norm="post_feedforward_layernorm"),
         norm_offset=1.0,
+        legacy_keys=("rope_local_base_freq", "sliding_window_pattern"),
+        ignored_options=("attn_logit_softcapping",),
     ),
 }
 

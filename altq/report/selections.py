@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from altq.report.results import REMEDY
+from altq.runtime.provenance import recorded_path
 from altq.selection.selection import Selection
 
 CHOOSING = ("statistics", "search", "reconstruction", "predict", "calibrate", "assemble", "perplexity", "select")
@@ -14,7 +15,7 @@ CHOOSING = ("statistics", "search", "reconstruction", "predict", "calibrate", "a
 
 def read_selections(paths: Iterable[Path]) -> dict[str, Selection]:
     """Read selections, by their paths, as results name them."""
-    return {str(path): Selection.read(path) for path in paths}
+    return {recorded_path(path): Selection.read(path) for path in paths}
 
 
 def selection_of(result: Mapping[str, Any], selections: Mapping[str, Selection]) -> Selection:

@@ -2,17 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from altq.experiment.section import problems_of
 from altq.experiment.shape import Shape, Sizes
 from altq.experiment.sources import ModelDescription
-from altq.runtime.documents import read_described
+from altq.models.config_file import CONFIG_FILE, read_config_file
+from altq.models.model_folder import ModelFolder
 
 GUESSED = "guessed from num_blocks"
-REMEDY = "correct it, or remove the model's folder and fetch it again"
 
 
 def sizes_of_models(models: Mapping[str, ModelDescription], folder: str | Path) -> dict[str, Sizes]:
@@ -25,29 +21,18 @@ def sizes_of_models(models: Mapping[str, ModelDescription], folder: str | Path) 
 
 
 def _shape(name: str, model: ModelDescription, folder: Path) -> tuple[Shape, int, str]:
-    candidates = [folder / "results" / "models" / name / "config.json"]
+    candidates = [folder / "results" / "models" / name / CONFIG_FILE]
     if model.path and Path(model.path).is_dir():
-        candidates.append(Path(model.path) / "config.json")
+        candidates.append(Path(model.path) / CONFIG_FILE)
     for path in candidates:
         if path.is_file():
-            return _shape_of(path), model.num_blocks, str(path)
+            return read_config_file(ModelFolder.at(path.parent)).shape, model.num_blocks, str(path)
     if model.made:
         sizes = model.made.model_dump(exclude={"seed"})
         return Shape(**sizes, tied=False), model.num_blocks, "made"
     if model.shape:
         return model.shape, model.num_blocks, "shape in the configuration"
     return guessed_shape(model.num_blocks), model.num_blocks, GUESSED
-
-
-def _shape_of(path: Path) -> Shape:
-    """The shape that a config.json says; ValueError names the file and what is wrong with it."""
-    config = read_described(path, dict[str, Any], REMEDY)
-    try:
-        return Shape.from_config(config)
-    except KeyError as missing:
-        raise ValueError(f"{path} lacks {missing}; {REMEDY}") from None
-    except ValidationError as error:
-        raise ValueError(f"{path}: {'; '.join(problems_of(error))}; {REMEDY}") from None
 
 
 def guessed_shape(num_blocks: int) -> Shape:

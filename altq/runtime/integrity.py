@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from altq.runtime.files import read_json, sha256
-from altq.runtime.provenance import FILE_NAME, note_of
+from altq.runtime.provenance import ELSEWHERE, FILE_NAME, WORKFLOW_NAME, note_of
 
 NOT_RESULTS = ("logs", "benchmarks")
-WORKFLOW_NAME = "results"
-"""How the records of the workflow call the folder, whatever it or a link to it is called where it lies now."""
 
 COPIED = "tokenizer"
 """So begin the names of files that every checkpoint has a copy of: megabytes of JSON, of which only the size is looked
@@ -65,6 +63,11 @@ class Results:
                 found[self._name(path)] = content["provenance"]
         return {name: record for name, record in found.items() if record}
 
+    def not_looked_at(self) -> list[str]:
+        """Inputs that were elsewhere when they were read, of which records have the name and the hash but no place."""
+        inputs = {path for record in self.records().values() for path in record.get("inputs", {})}
+        return sorted(path for path in inputs if self._is_out_of_sight(path))
+
     def _damaged(self) -> Iterator[Finding]:
         for path in self._files(".partial"):
             yield Finding(self._name(path), "left over by a process that was killed; nothing reads it, remove it")
@@ -102,6 +105,8 @@ class Results:
         """Results whose inputs are gone, or not what they were."""
         for name, record in self.records().items():
             for path, expected in record.get("inputs", {}).items():
+                if self._is_out_of_sight(path):
+                    continue
                 given = self._place(path)
                 try:
                     file = note_of(given) if given.is_dir() else given
@@ -158,11 +163,14 @@ class Results:
     def _is_inside(self, place: Path) -> bool:
         return place.is_relative_to(self.folder)
 
+    def _is_out_of_sight(self, recorded: str) -> bool:
+        return recorded.startswith(ELSEWHERE) and not self._is_inside(self._place(recorded))
+
     def _place(self, recorded: str) -> Path:
         """Where a path of a record is now: in this folder where it leads there by any of its names.
 
-        Records are as a command was told: seen from some folder, or absolute, or through a link; and results may have
-        been moved since.
+        Records are seen from some folder, by their path from `results` on, or through a link, and those of older
+        versions absolute; and results may have been moved since.
         """
         path = Path(os.path.normpath(recorded))
         names = {WORKFLOW_NAME, self.folder.name, self.folder.resolve().name}

@@ -21,6 +21,12 @@ PACKAGES = (
     "pandas", "pyarrow", "matplotlib", "snakemake",
 )  # fmt: skip
 FILE_NAME = "provenance.json"
+WORKFLOW_NAME = "results"
+"""The folder below which the workflow keeps results, by a name that records have in common on every disk."""
+
+ELSEWHERE = "elsewhere-"
+"""So begins the name of an input that was not below the working directory; its hash follows."""
+
 START = time.monotonic()
 
 
@@ -28,16 +34,17 @@ def provenance(command: str, options: Mapping[str, Any], inputs: Iterable[str | 
     """The record of this process, and under "upstream" the records of everything that led to its inputs, by path.
 
     options: what the command was asked to do. inputs: files, or folders of a model, corpus, bank, checkpoint and so
-    on. Times are seconds, memory is bytes at its peak.
+    on, recorded as `recorded_path` has them. Times are seconds, memory is bytes at its peak.
     """
     hashes, upstream = {}, {}
     for path in map(Path, inputs):
-        hashes[str(path)] = sha256(note_of(path) if path.is_dir() else path)
+        name = recorded_path(path)
+        hashes[name] = _hash_of(path)
         record = dict(read_record(path))
         upstream |= record.pop("upstream", {})
         if note_of(path).name == FILE_NAME:
             record.pop("files", None)  # of a folder whose own record, hashed above, has them
-        upstream[str(path)] = record
+        upstream[name] = record
     return {
         "command": command,
         "options": dict(options),
@@ -50,6 +57,22 @@ def provenance(command: str, options: Mapping[str, Any], inputs: Iterable[str | 
         "inputs": hashes,
         "upstream": upstream,
     }
+
+
+def recorded_path(path: str | Path) -> str:
+    """Name an input as records do, which are published: without the folders of somebody's disk.
+
+    Below the working directory it is the path from there. Any other is its name, or its path from `results` on, below a
+    folder that says so and has its hash: two inputs of one name stay two.
+    """
+    given = Path(os.path.abspath(path))  # noqa: PTH100 - links keep their names
+    for place, start in ((given, Path.cwd()), (given.resolve(), Path.cwd().resolve())):
+        if place.is_relative_to(start) and place != start:
+            return place.relative_to(start).as_posix()
+    parts = given.parts
+    last = len(parts) - 1
+    first = max((i for i, part in enumerate(parts[:-1]) if part == WORKFLOW_NAME), default=last)
+    return "/".join((f"{ELSEWHERE}{_hash_of(given)[:12]}", *parts[first:]))
 
 
 def write_provenance(folder: str | Path, record: Mapping[str, Any]) -> None:
@@ -97,6 +120,11 @@ def note_of(path: Path) -> Path:
     if not notes:
         raise ValueError(f"{path} has neither {FILE_NAME} nor source.json: it is not complete; make it again")
     return notes[0]
+
+
+def _hash_of(path: Path) -> str:
+    """The sha256 of a file, or of the one that says how a folder was made."""
+    return sha256(note_of(path) if path.is_dir() else path)
 
 
 @cache

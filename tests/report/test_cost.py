@@ -10,7 +10,7 @@ from altq.report.cost import COLUMNS, cost_frame, wide_table, write_cost
 from altq.report.presentation import Entry, Presentation
 from altq.report.table import to_terminal
 from altq.report.table_files import read_tidy
-from altq.runtime.files import read_json, write_json
+from altq.runtime.files import read_json, sha256, write_json
 
 STATES = {"command": "states", "seconds": 20.0, "processor_seconds": 10.0, "peak_memory": 500_000_000}
 FIGURES = ("seconds", "processor_seconds", "memory_mb")
@@ -166,7 +166,9 @@ def test_the_command_reads_checkpoint_folders(records, tmp_path, capsys):
     written = pandas.read_csv(csv)
     assert written["calibration_seconds"].tolist() == [0, 100.25, 150.75, 4, 0]
     history = read_json(csv.with_suffix(".json"))["provenance"]
-    assert history["command"] == "cost" and history["inputs"].keys() == {str(path) for path in folders}
+    assert history["command"] == "cost" and set(history["inputs"].values()) == {
+        sha256(path / "provenance.json") for path in folders
+    }
 
     csv.unlink()
     (folders[0] / "provenance.json").unlink()

@@ -1,7 +1,7 @@
 import pytest
 from results_for_tests import result, selection, selection_path, step
 
-from altq.report.selections import calibration_seconds, selection_of, selection_seconds
+from altq.report.selections import calibration_seconds, read_selections, selection_of, selection_seconds
 
 
 def test_the_selection_is_the_one_that_was_assembled():
@@ -10,6 +10,15 @@ def test_the_selection_is_the_one_that_was_assembled():
     assert selection_of(result("learned", 9.0), given) is learned
     with pytest.raises(ValueError, match=r"oracle.json, the selection behind a result of oracle, is not given"):
         selection_of(result("oracle", 9.0), given)
+
+
+def test_a_selection_is_found_by_whichever_path_is_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recorded = selection_path("learned")
+    (tmp_path / recorded).parent.mkdir(parents=True)
+    selection("learned", "affine", "rotation").write(recorded)
+    for given in (recorded, tmp_path / recorded, f"results/../{recorded}"):
+        assert selection_of(result("learned", 9.0), read_selections([given])).policy == "learned"
 
 
 def test_choosing_takes_all_that_comes_before_it_but_the_states():

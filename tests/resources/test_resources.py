@@ -106,7 +106,7 @@ def test_the_shape_of_a_fetched_model_comes_first(project, tmp_path):
     folder.mkdir(parents=True)
     config = {
         "hidden_size": 96, "intermediate_size": 200, "num_attention_heads": 4, "vocab_size": 300, "head_dim": 32,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": True, "model_type": "llama", "num_hidden_layers": 30,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     sizes = sizes_of_models(models, tmp_path)["smollm2"]
@@ -116,7 +116,9 @@ def test_the_shape_of_a_fetched_model_comes_first(project, tmp_path):
 
 def test_a_local_model_says_its_own_shape(project, tmp_path):
     config = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 512}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"vocab_size": 512, "model_type": "llama", "num_hidden_layers": 3})
+    )
     models = experiment(project, models={"mine": {"path": str(tmp_path), "num_blocks": 3}}).models
     assert sizes_of_models(models, tmp_path)["mine"].key_value == 64
 

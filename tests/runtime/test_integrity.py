@@ -241,3 +241,20 @@ def test_inputs_that_are_elsewhere_are_no_reason_to_delete_results(results, tmp_
     assert main(["verify", str(results)]) == 1
     said = capsys.readouterr()
     assert "its input other/tokens.npy is missing" in said.out and "keep them" in said.err and "delete" not in said.err
+
+
+def test_inputs_of_which_no_place_is_recorded_are_named_and_fail_nothing(results, tmp_path, monkeypatch, capsys):
+    (tmp_path / "somebody").mkdir()
+    np.save(tmp_path / "somebody/tokens.npy", np.arange(8))
+    write_json(tmp_path / "somebody/tokens.json", {"num_windows": 1})
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    record("states", results / "states/m/seed0", [tmp_path / "somebody/tokens.npy"])
+    monkeypatch.chdir(tmp_path)
+    record("assemble", results.parent / CHECKPOINT, ["results/models/m", STATES])
+    made = provenance("perplexity", {}, [CHECKPOINT])
+    write_json(results / "perplexity/affine.json", {"perplexity": 9.0, "provenance": made})
+    assert main(["verify", str(results)]) == 0
+    said = capsys.readouterr().out
+    assert "Not looked at" in said and "/tokens.npy" in said and "somebody" not in said
+    assert not any("somebody" in path.read_text() for path in results.rglob("*.json"))

@@ -29,7 +29,8 @@ def write_model(folder, dtype=torch.float32, **changed):
     }
     tensors.update(changed)
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 2}))
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "vocab_size": 8}
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 2, **sizes}))
     save_file(tensors, folder / "model.safetensors")
     return tensors
 

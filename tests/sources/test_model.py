@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from altq.experiment.sources import Made, ModelDescription
+from altq.models.model_folder import ModelFolder
 from altq.runtime import files
 from altq.sources import hub, model, verification
 from altq.sources.made import make_model
@@ -142,7 +143,9 @@ def test_truncated_safetensors_names_file_and_tensor(local, tmp_path):
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     last = max((name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"][1])
     path.write_bytes(data[:-5])
-    with pytest.raises(ValueError, match=f"model.safetensors is corrupt or cut .*not whole is {last}.* delete it"):
+    with pytest.raises(
+        ValueError, match=f"model.safetensors is corrupt or cut .*not whole is {last}.* correct or replace it"
+    ):
         fetch_local(local, tmp_path)
     assert not (tmp_path / "fetched").exists()
 
@@ -159,7 +162,7 @@ def damage_nan(weights):
 
 
 def damage_missing(weights):
-    del weights["model.layers.2.mlp.up_proj.weight"], weights["lm_head.weight"]
+    del weights["model.norm.weight"], weights["lm_head.weight"]
 
 
 def damage_integer(weights):
@@ -170,8 +173,8 @@ def damage_integer(weights):
     ("damage", "message"),
     [
         (damage_nan, "model.safetensors: tensor model.layers.1.mlp.up_proj.weight holds NaN"),
-        (damage_missing, "lacks 2 tensors of the model, among them lm_head.weight, model.layers.2.mlp.up_proj.weight"),
-        (damage_integer, "tensor model.norm.weight is torch.int8, not floating point"),
+        (damage_missing, "lacks 2 tensors of the model, among them lm_head.weight, model.norm.weight"),
+        (damage_integer, "tensor model.norm.weight is I8, not floating point"),
     ],
 )
 def test_bad_tensors_are_named(local, tmp_path, damage, message):
@@ -191,7 +194,7 @@ def test_shards(local, tmp_path):
     for path in (tmp_path / "sharded").iterdir():
         path.rename(local / path.name)
     fetch_local(local, tmp_path)
-    assert verification.check_tensors(tmp_path / "fetched") > 0
+    assert verification.check_tensors(ModelFolder.at(tmp_path / "fetched")) > 0
     (local / shards[1]).unlink()
     with pytest.raises(ValueError, match=f"{shards[1]} is missing"):
         fetch_local(local, tmp_path)
@@ -209,7 +212,7 @@ def test_tied_weights_need_no_head(local, tmp_path):
 
 def test_missing_tokenizer(local, tmp_path):
     (local / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"tokenizer in .* cannot be loaded"):
+    with pytest.raises(ValueError, match=r"tokenizer.json and what belongs to it cannot be loaded"):
         fetch_local(local, tmp_path)
     (local / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"no tokenizer.json; add the tokenizer"):
@@ -267,3 +270,35 @@ def test_hub_model_is_looked_at_before_its_weights(original, tmp_path, monkeypat
     assert fetched == ["config.json"]
     fetch_model(ModelDescription(num_blocks=3, hub="a/b@main"), tmp_path / "fetched")
     assert files.sha256(tmp_path / "fetched" / "model.safetensors") == files.sha256(original / "model.safetensors")
+
+
+def test_a_record_has_the_name_of_a_local_model_and_not_its_place(local, tmp_path):
+    fetch_local(local, tmp_path)
+    record = (tmp_path / "fetched" / "source.json").read_text()
+    assert json.loads(record)["source"] == {"num_blocks": NUM_BLOCKS, "path": "local"}
+    assert str(tmp_path) not in record
+
+
+def test_a_refusal_of_a_local_model_says_its_own_place(local, tmp_path):
+    (local / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=f"{local}/model.safetensors is missing .*; correct or replace it") as refused:
+        fetch_local(local, tmp_path)
+    assert ".partial" not in str(refused.value)
+
+
+def test_old_frequencies_are_left_out_with_a_line_in_the_log(local, tmp_path, caplog):
+    weights = load_file(local / "model.safetensors")
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    save_file(weights, local / "model.safetensors", metadata={"format": "pt"})
+    with caplog.at_level("INFO", logger="altq"):
+        fetch_local(local, tmp_path)
+    assert "1 tensors are left out, such as model.layers.0.self_attn.rotary_emb.inv_freq" in caplog.text
+
+
+def test_a_bias_that_the_family_does_not_have_is_refused(local, tmp_path):
+    weights = load_file(local / "model.safetensors")
+    weights["model.layers.0.self_attn.q_proj.bias"] = torch.ones(64)
+    save_file(weights, local / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"has 1 tensors .* among them model.layers.0.self_attn.q_proj.bias; give"):
+        fetch_local(local, tmp_path)
+    assert not (tmp_path / "fetched").exists()

@@ -1,0 +1,103 @@
+"""Which file of a model folder holds each tensor, with its shape and type: the one reader of that list.
+
+As transformers reads it: model.safetensors where it is there, otherwise every tensor of the files that
+model.safetensors.index.json names.
+"""
+
+import json
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError, safe_open
+
+from altq.models.model_folder import ModelFolder
+from altq.runtime.documents import read_described
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+FLOATING_TYPES = ("F64", "F32", "F16", "BF16")
+"""Of weights in full precision, as safetensors names them."""
+
+HARMLESS = re.compile(r"rotary_emb\.inv_freq$")
+"""Frequencies that old checkpoints hold, in each block or once, and that follow from config.json."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor is and what it is: its file's name, its shape, its type as safetensors names it."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class _Index(BaseModel):
+    """The index of a sharded model: the file of each tensor, all of them in the folder itself."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    weight_map: dict[str, Annotated[str, Field(pattern=r"^[^/\\]+\.safetensors$")]] = Field(min_length=1)
+
+
+def read_tensor_index(folder: ModelFolder) -> dict[str, Entry]:
+    """Every tensor of a model folder by its name; ValueError where a file is missing, damaged or none of the folder."""
+    if (folder.path / SINGLE_FILE).is_file() or not (folder.path / INDEX_FILE).is_file():
+        return _entries(folder, SINGLE_FILE)
+    name = folder.shown(INDEX_FILE)
+    weight_map = read_described(folder.path / INDEX_FILE, _Index, folder.remedy_for(INDEX_FILE)).weight_map
+    tensors: dict[str, Entry] = {}
+    for file in sorted(set(weight_map.values())):
+        entries = _entries(folder, file)
+        absent = {tensor for tensor, of_file in weight_map.items() if of_file == file} - entries.keys()
+        if absent:
+            raise ValueError(
+                f"{folder.shown(file)} has no tensor {min(absent)!r} though {name} says so; {folder.remedy_for(file)}"
+            )
+        twice = entries.keys() & tensors.keys()
+        if twice:
+            first = tensors[min(twice)].file
+            raise ValueError(f"{name}: both {first} and {file} hold the tensor {min(twice)!r}; remove one of them")
+        tensors |= entries
+    return tensors
+
+
+@contextmanager
+def opened(folder: ModelFolder, file: str) -> Iterator[Any]:
+    """A safetensors file of a folder; ValueError where it is missing or damaged."""
+    path = folder.path / file
+    if not path.is_file():
+        raise ValueError(f"{folder.shown(file)} is missing (only safetensors are read); {folder.remedy_for(file)}")
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            yield tensors
+    except SafetensorError as error:
+        raise ValueError(
+            f"{folder.shown(file)} is corrupt or cut ({error}; {_first_cut_tensor(path)}); {folder.remedy_for(file)}"
+        ) from error
+
+
+def _entries(folder: ModelFolder, file: str) -> dict[str, Entry]:
+    with opened(folder, file) as tensors:
+        slices = {name: tensors.get_slice(name) for name in sorted(tensors.keys())}
+        return {name: Entry(file, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+
+
+def _first_cut_tensor(path: Path) -> str:
+    # safetensors says that a file is broken, not where: its header (8 bytes of length, then JSON) tells which tensor.
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        try:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, size)))
+            ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
+            cut = [name for name in sorted(ends, key=ends.get) if 8 + length + ends[name] > size]
+        except (struct.error, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return "its header is not readable, so none of its tensors is"
+    return f"the first tensor that is not whole is {cut[0]}" if cut else "its header disagrees with its data"

@@ -1,0 +1,194 @@
+"""Every option of every family's configuration class: what it does in transformers' forward pass, it does here.
+
+The options are those of the class. One that is new in transformers fails here until it has a case.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+from models_for_tests import (
+    VOCAB,
+    logits,
+    make_tokens,
+    perplexity_losses,
+    relative_error,
+    save_tiny_model,
+    tiny_config,
+    transformers_losses,
+    transformers_model,
+)  # fmt: skip
+
+from altq.evaluation.generation import Sampling, generate
+from altq.evaluation.likelihood import Request, plan_batches, score_batch
+from altq.models.skeleton import Skeleton
+
+FAMILIES = {
+    "llama": "llama_gqa", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3_text": "gemma3_text"
+}  # fmt: skip
+TOKENS = make_tokens(windows=2, length=24)
+
+
+def rope(kind, **parameters):
+    return {"rope_type": kind, "rope_theta": 10_000.0, **parameters}
+
+
+def rotary_frequencies(config):
+    return getattr(config, "head_dim", config.hidden_size // config.num_attention_heads) // 2
+
+
+def rope_cases(config):
+    factors = [1.0 + 0.3 * index for index in range(rotary_frequencies(config))]
+    longer = [2 * factor for factor in factors]
+    original = {"original_max_position_embeddings": 16}
+    return [
+        rope("default", rope_theta=50.0),
+        rope("linear", factor=3.0),
+        rope("yarn", factor=4.0, **original),
+        rope("yarn", factor=4.0, **original, attention_factor=1.3, beta_fast=20.0, beta_slow=2.0, truncate=False),
+        rope("longrope", short_factor=factors, long_factor=longer, factor=2.0, **original),
+        rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, **original),
+    ]
+
+
+def cases(model_type, option, config):
+    """Changes of the tiny configuration, with and without the option's effect; None where there is no case."""
+    sliding = {"sliding_window": 5}
+    if model_type.startswith("qwen"):
+        sliding |= {"use_sliding_window": True, "max_window_layers": 1}
+    dynamic = rope("dynamic", factor=2.0)
+    if model_type == "gemma3_text":
+        if option == "rope_parameters":
+            plain = rope("default", rope_theta=500.0)
+            return [({}, {option: {"full_attention": case, "sliding_attention": plain}}) for case in rope_cases(config)]
+        dynamic = {"full_attention": dynamic, "sliding_attention": dynamic}
+    elif option == "rope_parameters":
+        return [({}, {option: case}) for case in rope_cases(config)]
+    if option == "sliding_window" and model_type.startswith("qwen"):
+        return [({**sliding, option: 9}, sliding)]
+    if option in sliding and model_type.startswith("qwen"):
+        return [({**sliding, option: 0 if option == "max_window_layers" else False}, sliding)]
+    if option == "layer_types":
+        types = ["full_attention" if model_type == "gemma3_text" else "sliding_attention", "sliding_attention"]
+        return [(sliding, sliding | {option: types})]
+    changes = {
+        "vocab_size": 2 * VOCAB,
+        "hidden_size": 2 * config.hidden_size,
+        "intermediate_size": 2 * config.intermediate_size,
+        "num_hidden_layers": 1,
+        "num_attention_heads": config.num_key_value_heads,
+        "num_key_value_heads": config.num_attention_heads,
+        "head_dim": 12,
+        "hidden_act": "gelu",
+        "hidden_activation": "silu",
+        "rms_norm_eps": 0.5,
+        "tie_word_embeddings": not config.tie_word_embeddings,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "sliding_window": 7,
+        "query_pre_attn_scalar": 3,
+        "final_logit_softcapping": 1.5,
+        "use_bidirectional_attention": True,
+    }
+    if option == "max_position_embeddings":
+        return [({option: 100, "rope_parameters": dynamic}, {option: 8, "rope_parameters": dynamic})]
+    if option == "num_hidden_layers" and model_type == "gemma3_text":
+        return [({}, {option: 1, "layer_types": ["full_attention"]})]
+    return [({}, {option: changes[option]})] if option in changes else None
+
+
+WITHOUT_EFFECT = {
+    "transformers_version": "4.0.0",
+    "architectures": ["SomethingElse"],
+    "output_hidden_states": True,
+    "return_dict": False,
+    "dtype": "float16",
+    "chunk_size_feed_forward": 2,
+    "is_encoder_decoder": True,
+    "id2label": {0: "a", 1: "b", 2: "c"},
+    "label2id": {"a": 0},
+    "problem_type": "regression",
+    "initializer_range": 0.5,
+    "use_cache": False,
+    "pad_token_id": 3,
+    "bos_token_id": 5,
+    "eos_token_id": [7, 8],
+    "pretraining_tp": 2,
+    "attention_dropout": 0.5,
+}
+"""On the logits of a model that is not being trained, as transformers computes them; asserted below."""
+
+IGNORED = {("gemma3_text", "attn_logit_softcapping"): 2.0}
+"""What a class has and no forward pass heeds: refused."""
+
+OPTIONS = [
+    (model_type, field.name)
+    for model_type, name in FAMILIES.items()
+    for field in dataclasses.fields(type(tiny_config(name)))
+]
+
+
+def assert_equals_transformers(folder):
+    skeleton = Skeleton(folder)
+    assert perplexity_losses(skeleton, TOKENS) == pytest.approx(transformers_losses(folder, TOKENS), rel=1e-4)
+    expected = logits(transformers_model(folder), TOKENS)
+    model = skeleton.fill()
+    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+    assert relative_error(logits(model, TOKENS), expected) < 1e-4
+    if getattr(skeleton.config, "use_bidirectional_attention", False):
+        return  # refused below
+    requests = [Request(item, row[:3].tolist(), row[3:5].tolist()) for item, row in enumerate(TOKENS)]
+    scored = {}
+    for batch in plan_batches(requests, 24):
+        scored |= score_batch(model, batch)
+    # What a request gives alone: rotary embedding may depend on the length.
+    alone = logits(transformers_model(folder), TOKENS[:, :4]).log_softmax(-1)
+    for item, row in enumerate(alone):
+        exact = sum(row[place - 1, TOKENS[item, place]].item() for place in (3, 4))
+        assert scored[item].log_likelihood == pytest.approx(exact, rel=1e-4)
+
+
+@pytest.mark.parametrize(("model_type", "option"), OPTIONS)
+def test_an_option_does_what_it_does_in_transformers(model_type, option, tmp_path):
+    name = FAMILIES[model_type]
+    if (model_type, option) in IGNORED:
+        folder = save_tiny_model(name, tmp_path, **{option: IGNORED[model_type, option]})
+        plain = save_tiny_model(name, tmp_path / "plain")
+        assert torch.equal(logits(transformers_model(folder), TOKENS), logits(transformers_model(plain), TOKENS))
+        with pytest.raises(ValueError, match=f"config.json has {option}, which no {model_type} model"):
+            Skeleton(folder)
+        return
+    pairs = cases(model_type, option, tiny_config(name))
+    if pairs is None and option in WITHOUT_EFFECT:
+        pairs = [({}, {option: WITHOUT_EFFECT[option]})]
+    assert pairs, f"{option} is new in transformers' configuration of {model_type}: say here what it does"
+    for number, (before, after) in enumerate(pairs):
+        plain = save_tiny_model(name, tmp_path / f"plain{number}", **before)
+        changed = save_tiny_model(name, tmp_path / f"changed{number}", **after)
+        one, other = (logits(transformers_model(folder), TOKENS) for folder in (plain, changed))
+        has_effect = one.shape != other.shape or relative_error(other, one) > 1e-4
+        assert has_effect == (option not in WITHOUT_EFFECT), (before, after)
+        assert_equals_transformers(changed)
+
+
+def test_what_sees_later_tokens_is_not_scored_beside_others(tmp_path):
+    model = Skeleton(save_tiny_model("gemma3_text", tmp_path, use_bidirectional_attention=True)).fill()
+    (batch,) = plan_batches([Request(0, [1, 2], [3])], 24)
+    with pytest.raises(ValueError, match="use_bidirectional_attention"):
+        score_batch(model, batch)
+    with pytest.raises(ValueError, match="use_bidirectional_attention"):
+        next(generate(model, [1, 2], 3, sampling=Sampling(), generator=torch.Generator()))
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_a_request_at_which_frequencies_change_with_the_length_is_refused(kind, tmp_path):
+    factors = {"short_factor": [1.0] * 3, "long_factor": [2.0] * 3, "original_max_position_embeddings": 8}
+    parameters = rope(kind, factor=2.0, **(factors if kind == "longrope" else {}))
+    model = Skeleton(
+        save_tiny_model("llama_gqa", tmp_path, rope_parameters=parameters, max_position_embeddings=8)
+    ).fill()
+    (fits,) = plan_batches([Request(0, [1, 2, 3], [4, 5, 6, 7, 8, 9])], 24)
+    score_batch(model, fits)
+    (longer,) = plan_batches([Request(0, [1, 2, 3, 4], [4, 5, 6, 7, 8, 9])], 24)
+    with pytest.raises(ValueError, match=f"rotary embedding of type {kind} .* 8 tokens"):
+        score_batch(model, longer)
