@@ -13,7 +13,7 @@ from typing import Any
 
 from altq.runtime.code_hash import code_hash
 from altq.runtime.cores import usable_cores
-from altq.runtime.files import fingerprint, read_json, sha256, write_json
+from altq.runtime.files import read_json, sha256, write_json
 
 PACKAGES = (
     "altq", "torch", "transformers", "tokenizers", "safetensors", "datasets", "geoopt", "gguf", "lm-eval", "numpy",
@@ -35,7 +35,8 @@ def provenance(command: str, options: Mapping[str, Any], inputs: Iterable[str | 
         record = dict(read_record(path))
         upstream |= record.pop("upstream", {})
         if note_of(path).name == FILE_NAME:
-            record.pop("files", None)  # of a folder whose own record, hashed above, has them
+            # Of a folder whose own record, hashed above, has them.
+            record["fingerprint"] = fingerprint_of(record.pop("files", {}))
         upstream[str(path)] = record
     return {
         "command": command,
@@ -65,12 +66,6 @@ def read_record(path: str | Path) -> dict[str, Any]:
         return {}
     content = read_json(note)
     return content.get("provenance", content if note != Path(path) else {})
-
-
-def identity(command: str, options: Mapping[str, Any], inputs: Iterable[str | Path]) -> str:
-    """What a command is about to do: the same for the same code, options and inputs, by which a stopped run goes on."""
-    hashes = [sha256(note_of(Path(path))) for path in inputs]
-    return fingerprint({"code": code_hash(command), "options": dict(options), "inputs": hashes})
 
 
 def note_of(path: Path) -> Path:
