@@ -7,6 +7,7 @@ import numpy as np
 
 from altq.calibration.states import record_states
 from altq.commands.command import add_loss, add_model, add_output
+from altq.models.context import check_context
 from altq.runtime.files import write_json
 from altq.runtime.lineage import check_lineage, run_fingerprint
 from altq.runtime.provenance import provenance, write_provenance
@@ -33,7 +34,9 @@ def states(arguments: argparse.Namespace) -> None:
     options, inputs = {"loss": arguments.loss}, [arguments.model, arguments.tokens]
     check_lineage(inputs)
     fingerprint = run_fingerprint("states", options, inputs)
-    record_states(arguments.model, np.load(arguments.tokens), arguments.loss, arguments.output, fingerprint)
+    tokens = np.load(arguments.tokens)
+    check_context(arguments.model, tokens.shape[1])
+    record_states(arguments.model, tokens, arguments.loss, arguments.output, fingerprint)
     write_provenance(arguments.output, provenance("states", options, inputs))
 
 

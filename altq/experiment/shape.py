@@ -21,6 +21,9 @@ class Shape(Section):
     num_kv_heads: int = Field(ge=1, description="key and value heads")
     head_dim: int | None = Field(None, ge=1, description="width of a head; hidden_size / num_heads when absent")
     vocab_size: int = Field(ge=1, description="entries of the vocabulary")
+    max_position_embeddings: int | None = Field(
+        None, ge=1, description="tokens of the longest window that the model was made for; unknown when absent"
+    )
     tied: bool = Field(False, description="whether the head is the embedding")
 
     @classmethod
@@ -33,6 +36,7 @@ class Shape(Section):
             num_kv_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
             head_dim=config.get("head_dim"),
             vocab_size=config["vocab_size"],
+            max_position_embeddings=config.get("max_position_embeddings"),
             tied=config.get("tie_word_embeddings", False),
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 from altq.runtime.code_hash import code_hash
 from altq.runtime.cores import usable_cores
 from altq.runtime.files import read_json, sha256, write_json
+from altq.runtime.resume import fingerprint_of
 
 PACKAGES = (
     "altq", "torch", "transformers", "tokenizers", "safetensors", "datasets", "geoopt", "gguf", "lm-eval", "numpy",
