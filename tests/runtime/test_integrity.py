@@ -241,3 +241,13 @@ def test_inputs_that_are_elsewhere_are_no_reason_to_delete_results(results, tmp_
     assert main(["verify", str(results)]) == 1
     said = capsys.readouterr()
     assert "its input other/tokens.npy is missing" in said.out and "keep them" in said.err and "delete" not in said.err
+
+
+def test_what_a_stopped_run_left_is_one_finding(results):
+    scratch = results / "states/m/seed0/states.scratch"
+    scratch.mkdir()
+    (scratch / "unit_000000.json").write_text("")
+    np.save(scratch / "state_001.npy", np.arange(8.0))
+    assert found(results) == {
+        f"{STATES}/states.scratch": "left over by a run that was stopped; run it again, or remove the folder"
+    }
