@@ -1,6 +1,7 @@
 """Commands that write the requests of a zero-shot task, and measure accuracy on them."""
 
 import argparse
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,14 @@ import pyarrow.parquet
 
 from altq.checkpoint.format import labels_of
 from altq.commands.command import add_folder, add_model, add_output, add_seed, add_task
-from altq.evaluation.journal import Journal
 from altq.evaluation.requests import TaskRequests, make_requests
 from altq.evaluation.zero_shot import judge, score
 from altq.runtime.files import atomic, read_json, sha256, write_json
-from altq.runtime.provenance import identity, provenance
+from altq.runtime.lineage import check_lineage, run_fingerprint
+from altq.runtime.provenance import provenance
+from altq.runtime.resume import Scratch
+
+log = logging.getLogger(__name__)
 
 
 def _add_items(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +49,11 @@ def requests(arguments: argparse.Namespace) -> None:
     generator = np.random.Generator(np.random.PCG64(arguments.seed))
     asked = make_requests(arguments.task, arguments.items, arguments.model, arguments.limit, generator)
     asked.write(arguments.output)
+    if asked.truncated_items:
+        log.warning(
+            "%d of %d items of %s are longer than the model's context of %d tokens and lose their first tokens",
+            len(asked.truncated_items), len(asked.items), arguments.task, asked.max_length,
+        )  # fmt: skip
     options = {"task": arguments.task, "limit": arguments.limit, "seed": arguments.seed}
     record = {
         **options,
@@ -65,7 +74,7 @@ def zero_shot_flags(parser: argparse.ArgumentParser) -> None:
     add_task(parser)
     _add_items(parser)
     parser.add_argument("--requests", type=Path, required=True, metavar="FILE", help="requests (.parquet)")
-    add_output(parser, ".parquet file", beside=(".json", ".journal.jsonl"))
+    add_output(parser, ".parquet file", beside=(".json",))
 
 
 def zero_shot(arguments: argparse.Namespace) -> None:
@@ -82,17 +91,19 @@ def zero_shot(arguments: argparse.Namespace) -> None:
     labels = labels_of(arguments.folder)
     asked, drawn = TaskRequests.read(arguments.requests), read_json(arguments.requests.with_suffix(".json"))
     inputs = [arguments.folder, arguments.requests]
-    journal = Journal(arguments.output.with_suffix(".journal.jsonl"), identity("zero-shot", labels, inputs))
-    items, accuracies = judge(arguments.task, arguments.items, asked, score(arguments.folder, asked, journal))
-    with atomic(arguments.output) as partial:
-        pyarrow.parquet.write_table(items, partial)
+    check_lineage([*inputs, arguments.items])
+    # Hidden, and so nobody's own: it is removed in the end.
+    folder = arguments.output.with_name(f".{arguments.output.name}.scratch")
     kept = ("model", "task", "num_items", "num_available", "num_truncated", "task_version")
-    result = {
-        **labels,
-        **{name: drawn[name] for name in kept},
-        **{name: accuracy._asdict() for name, accuracy in accuracies.items()},
-        "items_sha256": sha256(arguments.output),
-        "provenance": provenance("zero-shot", labels, inputs),
-    }
-    write_json(arguments.output.with_suffix(".json"), result)
-    journal.remove()
+    with Scratch(folder, run_fingerprint("zero-shot", labels, [*inputs, arguments.items])) as scratch:
+        items, accuracies = judge(arguments.task, arguments.items, asked, score(arguments.folder, asked, scratch))
+        with atomic(arguments.output) as partial:
+            pyarrow.parquet.write_table(items, partial)
+        result = {
+            **labels,
+            **{name: drawn[name] for name in kept},
+            **{name: accuracy._asdict() for name, accuracy in accuracies.items()},
+            "items_sha256": sha256(arguments.output),
+            "provenance": provenance("zero-shot", labels, inputs),
+        }
+        write_json(arguments.output.with_suffix(".json"), result)
