@@ -20,7 +20,8 @@ from altq.runtime.code_hash import code_hash
 from altq.commands.command import source_flags
 from altq.experiment.experiment import Experiment
 from altq.experiment.baselines import END_TO_END
-from altq.experiment.methods import BANKS, FULL, MEASURED, METHODS, NUMBERED, PROBE, method_of, method_of_policy
+from altq.experiment.setting import FULL
+from altq.experiment.methods import BANKS, MEASURED, METHODS, NUMBERED, PROBE, method_of, method_of_policy
 from altq.runtime.flags import to_flags
 from altq.runtime.documents import read_yaml
 from altq.report import protocol

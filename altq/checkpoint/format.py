@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, model_validator
 from torch import Tensor
 
-from altq.experiment.methods import FULL
-from altq.experiment.setting import FULL_PRECISION, Setting
+from altq.experiment.setting import FULL, FULL_PRECISION, Setting
 from altq.models.config_file import CONFIG_FILE
 from altq.models.model_folder import ModelFolder
 from altq.models.tensor_index import INDEX_FILE

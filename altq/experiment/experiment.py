@@ -14,11 +14,12 @@ from altq.experiment.baselines import BASELINES, FLATQUANT, OSTQUANT, QUAROT, SM
 from altq.experiment.bounds import AtMost, NumBlocks, NumWindows, Seed, Sentence, WindowLength
 from altq.experiment.consistency import inconsistencies
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
-from altq.experiment.methods import FULL, METHODS, PROBE, method_of
+from altq.experiment.methods import METHODS, PROBE, method_of
 from altq.experiment.policies import Grid, HeuristicOptions, SelectionOptions
 from altq.experiment.recipe import Recipe
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.section import Section, problems_of
+from altq.experiment.setting import FULL
 from altq.experiment.sources import CorpusDescription, ModelDescription, TaskDescription
 from altq.experiment.study import (
     Study,

@@ -22,9 +22,6 @@ class Method:
     banks: dict[str, str] | None = field(default_factory=dict)
 
 
-FULL = "full"
-"""The full-precision model: no selection, no checkpoint of its own."""
-
 OURS = {"affine": "affine", "rotation": "rotation"}
 """The paper's two kinds, calibrated by our recipe."""
 

@@ -38,3 +38,6 @@ class Setting:
 
 
 FULL_PRECISION = Setting(*4 * (FULL_PRECISION_BITS,))
+
+FULL = "full"
+"""The name of the full-precision model among the methods: it has no selection and no checkpoint of its own."""

@@ -10,9 +10,9 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from altq.experiment.bounds import AtMost, Seed
-from altq.experiment.methods import FULL, METHODS
+from altq.experiment.methods import METHODS
 from altq.experiment.section import Section
-from altq.experiment.setting import FULL_PRECISION, Setting
+from altq.experiment.setting import FULL, FULL_PRECISION, Setting
 
 REFERENCE = "affine"
 """The method that others are compared with in pairs."""

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from altq.experiment.methods import FULL, METHODS
+from altq.experiment.methods import METHODS
 from altq.experiment.section import Section
+from altq.experiment.setting import FULL
 
 ABSENT = "–"
 SAME = "the same"

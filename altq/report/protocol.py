@@ -10,9 +10,10 @@ from pathlib import Path
 from altq.experiment.baselines import BASELINES, DIFFERENCES, END_TO_END, FLATQUANT
 from altq.experiment.experiment import CalibrationOptions, EvaluationOptions, Experiment
 from altq.experiment.kinds import HALVES
-from altq.experiment.methods import FULL, METHODS
+from altq.experiment.methods import METHODS
 from altq.experiment.policies import HeuristicOptions, SearchOptions
 from altq.experiment.rounding import RoundingOptions
+from altq.experiment.setting import FULL
 from altq.experiment.sources import CorpusDescription, ModelDescription, split_address
 from altq.experiment.study import Table
 from altq.experiment.tasks import TASKS

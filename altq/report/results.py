@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from altq.experiment.methods import FULL, method_of
-from altq.experiment.setting import Setting
+from altq.experiment.methods import method_of
+from altq.experiment.setting import FULL, Setting
 from altq.experiment.tasks import TASKS, checked_task
 from altq.runtime.documents import Record, read_described
 

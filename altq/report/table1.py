@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pandas
 
-from altq.experiment.methods import FULL
-from altq.experiment.setting import FULL_PRECISION
+from altq.experiment.setting import FULL, FULL_PRECISION
 from altq.report.accuracy import ZERO_SHOT, format_accuracy, with_zero_shot, zero_shot_models
 from altq.report.perplexity import (
     PAPERS_NUMBERS,

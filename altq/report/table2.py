@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas
 
-from altq.experiment.methods import FULL, METHODS
-from altq.experiment.setting import FULL_PRECISION
+from altq.experiment.methods import METHODS
+from altq.experiment.setting import FULL, FULL_PRECISION
 from altq.report.intervals import mark_best
 from altq.report.perplexity import (
     PAPERS_NUMBERS,

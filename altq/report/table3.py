@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas
 
-from altq.experiment.methods import FULL, METHODS
-from altq.experiment.setting import FULL_PRECISION
+from altq.experiment.methods import METHODS
+from altq.experiment.setting import FULL, FULL_PRECISION
 from altq.experiment.tasks import TASKS
 from altq.report.accuracy import AVERAGE, PLACE, averages, format_accuracy, read_accuracies, read_items
 from altq.report.intervals import Interval, mark_best, normal_interval

@@ -7,7 +7,8 @@ import yaml
 
 from altq.experiment.baselines import BASELINES
 from altq.experiment.experiment import Experiment
-from altq.experiment.methods import BANKS, FULL, MEASURED, METHODS
+from altq.experiment.methods import BANKS, MEASURED, METHODS
+from altq.experiment.setting import FULL
 
 CONFIGURATIONS = ("config.yaml", "configs/smoke.yaml", "configs/paper.yaml")
 

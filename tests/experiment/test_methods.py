@@ -6,8 +6,9 @@ from pydantic import ValidationError
 from altq.experiment.baselines import BASELINES, DIFFERENCES, END_TO_END
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.kinds import KINDS
-from altq.experiment.methods import BANKS, FULL, MEASURED, METHODS, method_of, method_of_policy
+from altq.experiment.methods import BANKS, MEASURED, METHODS, method_of, method_of_policy
 from altq.experiment.recipe import Recipe
+from altq.experiment.setting import FULL
 
 
 def test_every_bank_is_a_baseline_s_or_that_of_its_kind():

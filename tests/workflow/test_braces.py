@@ -43,10 +43,11 @@ def test_a_dry_run_prints_captions_as_they_are_written(checkout, run, snakemake)
     text = done.stdout + done.stderr
     assert done.returncode == 0, text[-2000:]
     commands = [line.partition("Shell command: ")[2] for line in text.splitlines() if "-m altq table" in line]
-    assert {command.split()[3] for command in commands} == {f"table{number}" for number in (1, 2, 3, 4, 6, 7)}
+    assert {command.split()[4] for command in commands} == {f"table{number}" for number in (1, 2, 3, 4, 6, 7)}
     for command in commands:
         words = shlex.split(command.partition(" 2> ")[0])
-        assert any(NOTE in yaml.safe_load(word) for word in words if word.startswith("[")), command
+        protocol = yaml.safe_load(words[words.index("--protocol") + 1])
+        assert NOTE in [here for _, here, _ in protocol], command
 
 
 def test_a_job_runs_in_a_folder_with_braces(checkout, run, snakemake):

@@ -49,6 +49,7 @@ def workflow(smoke, project, tmp_path, snakemake):
 
 
 def test_two_workflows_in_one_folder(workflow):
+    workflow.run("--dry-run")  # starts what jobs are forked from, which takes longer than the first one's job
     first = workflow.start()
     status, said = workflow.run()
     assert status == 1 and "cannot be locked" in said

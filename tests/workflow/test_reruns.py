@@ -179,7 +179,7 @@ def test_the_whole_experiment_is_planned_once_each(finished, tmp_path, snakemake
     assert rules["calibrate"] == len(UNIT_WISE) and rules["calibrate_end_to_end"] == len(END_TO_END)
     assert rules["assemble"] == rules["perplexity"] == len(METHODS) and rules["perplexity_full"] == 1
     # identity, scaling, affine, rotation: methods share them, as affine shares its bank with adaptive.
-    assert rules["select_by_heuristic"] == 1 and rules["select_one_kind"] == 4
+    assert rules["select"] == 5  # and the heuristic
 
 
 def test_a_finished_experiment_has_nothing_to_do(finished):
