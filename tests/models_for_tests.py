@@ -26,6 +26,7 @@ from altq.checkpoint.quantized_model import load_model
 from altq.evaluation.perplexity import window_losses
 from altq.experiment.recipe import Recipe
 from altq.models.skeleton import Skeleton
+from altq.runtime.resume import Scratch
 from altq.selection.selection import Layer, Selection
 
 KINDS = ("identity", "scaling", "hadamard", "rotation", "affine", "balance")
@@ -146,8 +147,8 @@ def change_checkpoint(folder: Path, function) -> None:
 
 def perplexity_losses(skeleton, tokens: np.ndarray) -> list[float]:
     """`window_losses` with a folder that is thrown away."""
-    with TemporaryDirectory() as scratch:
-        return window_losses(skeleton, tokens, scratch, "test")
+    with TemporaryDirectory() as folder:
+        return window_losses(skeleton, tokens, Scratch(folder, "test"))
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -1,8 +1,8 @@
 """Stopping a run between two of its units of work, to see that it goes on from there."""
 
 
-class Stopped(Exception):
-    """What stops it."""
+class Stopped(KeyboardInterrupt):
+    """What stops it, as SIGINT and SIGTERM do."""
 
 
 def stop_after(monkeypatch, owner, name, finished):

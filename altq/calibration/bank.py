@@ -5,9 +5,10 @@ what the fit reached, and a fingerprint of all that went into it. A bank that wa
 the residual stream beside its entries. index.json, written last, says what the bank was made from.
 """
 
+import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from altq.calibration.sublayer import QuantizedSublayer
 from altq.experiment.setting import Setting
 from altq.models.sublayer import Sublayer
 from altq.quantizers.quantizer import Quantizers
+from altq.runtime.consistency import require_consistency
 from altq.runtime.documents import Record, read_described
 from altq.runtime.files import write_json
 from altq.runtime.tensor_files import write_tensors
@@ -81,6 +83,14 @@ def banks_by_kind(folders: Iterable[Path]) -> dict[str, Path]:
     return banks
 
 
+def check_banks(banks: Mapping[str, str | Path], setting: Setting) -> None:
+    """ValueError unless each bank, by the kind that it is given as, is of that kind and setting."""
+    for kind, bank in banks.items():
+        index = read_index(bank)
+        seen = {"kind": index["kind"], "setting": index["setting"]}
+        require_consistency({"what is asked for": {"kind": kind, "setting": str(setting)}, bank: seen})
+
+
 def write_residual(folder: str | Path, rotation: Tensor) -> None:
     """Write the rotation [hidden, hidden] of the residual stream."""
     write_tensors(Path(folder) / RESIDUAL_FILE, {"rotation": rotation.detach()})
@@ -100,21 +110,40 @@ def write_entry(path: Path, quantized: QuantizedSublayer, record: dict[str, Any]
         structure[site], parts = store(transform)
         tensors |= {f"transform.{site}.{name}": tensor for name, tensor in parts.items()}
     # One key: safetensors writes several in any order, and the same entry should have the same bytes.
-    described = {"structure": structure, "options": quantized.quantizers.options, "record": record}
+    described = {
+        "structure": structure,
+        "options": quantized.quantizers.options,
+        "record": record,
+        "digest": _digest(tensors),
+    }
     write_tensors(path, tensors, {"entry": json.dumps(described, sort_keys=True)})
 
 
-def finished_record(path: Path, expected: str) -> dict[str, Any] | None:
-    """The record of an entry with the expected fingerprint, None where there is none that can be read."""
+def finished_record(path: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The record of a whole entry of this fingerprint, None where there is none; one that is damaged is said."""
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            record = json.loads(file.metadata()["entry"])["record"]
-    except (SafetensorError, KeyError, TypeError) as error:
+            described = json.loads(file.metadata()["entry"])
+            record = described["record"]
+            if record.get("fingerprint") != fingerprint:
+                return None
+            if _digest({name: file.get_tensor(name) for name in file.keys()}) != described["digest"]:
+                raise ValueError("its tensors are not those that were written")
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         log.warning("%s cannot be read (%s): it is calibrated anew", path, error)
         return None
-    return record if record.get("fingerprint") == expected else None
+    return record
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """A hash of tensors and their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
+        digest.update(tensors[name].detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_entry(folder: str | Path, sublayer: int) -> Entry:
@@ -129,6 +158,11 @@ def read_entry(folder: str | Path, sublayer: int) -> Entry:
             f"bank entry {path} cannot be read ({error}); delete {path.with_name(INDEX_FILE)} and run again: "
             "this entry alone is calibrated anew"
         ) from error
+    if (place := described["record"]["sublayer"]) != sublayer:
+        raise ValueError(
+            f"bank entry {path} is of sublayer {place}, not of {sublayer}; delete {path.with_name(INDEX_FILE)} and run "
+            "again: this entry alone is calibrated anew"
+        )
     transforms = {}
     for site, description in described["structure"].items():
         prefix = f"transform.{site}."

@@ -24,8 +24,8 @@ from altq.experiment.windows import require_windows
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
 from altq.quantizers.quantizer import Quantizers
-from altq.runtime.files import fingerprint
 from altq.runtime.progress import progress
+from altq.runtime.resume import fingerprint_of
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def calibrate_bank(
     seed: int,
     recipe: Recipe,
     folder: str | Path,
-    code: str,
+    fingerprint: str,
     shard: Shard = WHOLE,
 ) -> None:
     """Calibrate every sublayer for one kind into `folder`; index.json, written last, lists the entries.
@@ -48,13 +48,14 @@ def calibrate_bank(
     A shard calibrates its own sublayers and writes no index: calibrating the whole afterwards finds their entries. The
     entries are the same bits for any number of shards.
 
-    `code` identifies the code that calibrates: it is part of each entry's fingerprint, as are the recipe, the setting,
-    the seed and the states. ValueError names the sublayer that cannot be fitted, or windows that there are not.
+    An entry's fingerprint is of `fingerprint` (that of the code that calibrates and of the model), the recipe, the
+    setting, the kind, the seed and what is read of the states. ValueError names the sublayer that cannot be fitted, or
+    windows that there are not.
     """
     skeleton, known = Skeleton(model), States(states)
     require_windows(recipe, known.num_windows)
     arguments = skeleton.block_arguments(known.length)
-    common = {"setting": str(setting), "kind": kind, "seed": seed, "code": code}
+    common = {"setting": str(setting), "kind": kind, "seed": seed, "fingerprint": fingerprint}
     common["recipe"] = recipe.model_dump(mode="json")
 
     def calibrate(members: range, prints: list[str]) -> list[dict[str, Any]]:
@@ -78,7 +79,8 @@ def calibrate_bank(
     units = shard.of(range(0, 2 * skeleton.num_blocks, size))
     for first in progress(units, f"calibrating {kind} at {setting}"):
         members = range(first, first + size)
-        prints = [fingerprint(common | {"sublayer": s, "states": known.fingerprint}) for s in members]
+        read = known.fingerprint_of(members)
+        prints = [fingerprint_of(common | {"sublayer": s, "states": read}) for s in members]
         finished = [finished_record(entry_path(folder, s), p) for s, p in zip(members, prints, strict=True)]
         if None in finished:
             finished = calibrate(members, prints)

@@ -25,8 +25,9 @@ from altq.experiment.setting import Setting
 from altq.experiment.windows import require_windows
 from altq.models.skeleton import Skeleton
 from altq.quantizers.clipping import search_row_clip
-from altq.runtime.files import atomic, fingerprint
+from altq.runtime.files import atomic
 from altq.runtime.progress import progress
+from altq.runtime.resume import Scratch, fingerprint_of
 from altq.transforms.heads import HeadRotation
 from altq.transforms.rotation import orthogonality_error, project_orthogonal
 
@@ -46,13 +47,13 @@ def calibrate_end_to_end(
     seed: int,
     recipe: EndToEndRecipe,
     folder: str | Path,
-    code: str,
+    fingerprint: str,
 ) -> None:
     """Fit rotations of the whole model and write them as a bank to `folder`; index.json is written last.
 
-    Weights are held in bfloat16 on a GPU and in float32 otherwise. `code` identifies the code that calibrates: a run
-    goes on only from what the same code, recipe, setting, seed and states have made. ValueError where the loss is not
-    finite or a rotation has left its manifold.
+    Weights are held in bfloat16 on a GPU and in float32 otherwise. A stopped fit is gone on with where `fingerprint`
+    (that of the code that calibrates and of the model), recipe, setting, seed and states are the same. ValueError where
+    the loss is not finite or a rotation has left its manifold.
     """
     folder = Path(folder)
     known = States(states)
@@ -61,31 +62,31 @@ def calibrate_end_to_end(
     generator = torch.Generator().manual_seed(seed)
     whole = WholeModel(skeleton, setting, recipe, known.length, generator, device)
     kind = "scaling" if "scaling" in recipe.trained else "identity"
-    made_from = {"setting": str(setting), "kind": kind, "seed": seed, "code": code}
-    made_from["recipe"] = recipe.model_dump(mode="json")
+    made = {"setting": str(setting), "kind": kind, "seed": seed, "recipe": recipe.model_dump(mode="json")}
     weights = {"device": device.type, "type": str(skeleton.dtype)}
-    of_all = fingerprint(made_from | {"states": known.fingerprint, "weights": weights})
-    training = _Training(whole, known, recipe, folder / "training.pt", of_all)
-    start_loss, losses = training.run(f"fitting end to end at {setting}") if recipe.steps else (None, [])
-    drift = _settle(whole)
-    loss = training.evaluate() if recipe.steps else None
-    if loss is not None:
-        if not math.isfinite(loss):
-            raise ValueError(f"the loss is {loss} after the last step; lower the recipe's rates")
-        log.info("end to end at %s: loss %.4f -> %.4f", setting, start_loss, loss)
-        if loss >= start_loss:
-            log.warning("%d steps did not lower the loss on the windows it is measured on", recipe.steps)
-    write_residual(folder, whole.rotation.cpu())
-    _write_entries(whole, recipe, folder)
-    write_index(folder, made_from | {"start_loss": start_loss, "losses": losses, "loss": loss, "drift": drift})
-    training.forget()
+    read = {"code and model": fingerprint, "states": known.fingerprint_of_output(), "weights": weights}
+    made["fingerprint"] = fingerprint_of(made | read)
+    with Scratch(folder / "training.scratch", made["fingerprint"]) as scratch:
+        training = _Training(whole, known, recipe, scratch)
+        start_loss, losses = training.run(f"fitting end to end at {setting}") if recipe.steps else (None, [])
+        drift = _settle(whole)
+        loss = training.evaluate() if recipe.steps else None
+        if loss is not None:
+            if not math.isfinite(loss):
+                raise ValueError(f"the loss is {loss} after the last step; lower the recipe's rates")
+            log.info("end to end at %s: loss %.4f -> %.4f", setting, start_loss, loss)
+            if loss >= start_loss:
+                log.warning("%d steps did not lower the loss on the windows it is measured on", recipe.steps)
+        write_residual(folder, whole.rotation.cpu())
+        _write_entries(whole, recipe, folder, made["fingerprint"])
+        write_index(folder, made | {"start_loss": start_loss, "losses": losses, "loss": loss, "drift": drift})
 
 
 class _Training:
-    """The steps of one fit; after each, all that the next one needs is on disk."""
+    """The steps of one fit, each a unit of `scratch` after the loss before any; with the last lies all that the next needs."""
 
-    def __init__(self, whole: WholeModel, states: States, recipe: EndToEndRecipe, path: Path, made_from: str) -> None:
-        self.whole, self.states, self.recipe, self.path, self.made_from = whole, states, recipe, path, made_from
+    def __init__(self, whole: WholeModel, states: States, recipe: EndToEndRecipe, scratch: Scratch) -> None:
+        self.whole, self.states, self.recipe, self.scratch = whole, states, recipe, scratch
         require_windows(recipe, states.num_windows)
         self.tokens, self.last_state = states.tokens(), states.state(states.num_sublayers)
         rotations = [p for p in _rotations(whole) if p.requires_grad]
@@ -99,17 +100,19 @@ class _Training:
 
     def run(self, description: str) -> tuple[float, list[float]]:
         """Take all steps: the loss before, as `evaluate` has it, and that of each step."""
-        start_loss, losses = self._resume()
-        if start_loss is None:
+        self._resume()
+        if not self.scratch.units:
             start_loss = self.evaluate()
             if not math.isfinite(start_loss):
                 raise ValueError(f"the loss is {start_loss} before any step; look for overflow in the model's states")
-        for step in progress(range(len(losses), self.recipe.steps), description):
+            self.scratch.add(start_loss)
+        for step in progress(range(len(self.scratch.units) - 1, self.recipe.steps), description):
             began = time.monotonic()
-            losses.append(self._step(step, windows_of_step(step, len(self.tokens), self.recipe.windows_per_step)))
-            self._save(start_loss, losses)
+            loss = self._step(step, windows_of_step(step, len(self.tokens), self.recipe.windows_per_step))
+            self._save(step + 1, loss)
             seconds = time.monotonic() - began
-            log.info("step %d of %d: loss %.4f in %.1f s", step + 1, self.recipe.steps, losses[-1], seconds)
+            log.info("step %d of %d: loss %.4f in %.1f s", step + 1, self.recipe.steps, loss, seconds)
+        start_loss, *losses = self.scratch.units
         return start_loss, losses
 
     @torch.no_grad()
@@ -117,10 +120,6 @@ class _Training:
         """The loss on as many windows as a step has, spread evenly over all."""
         windows = spread(len(self.tokens), self.recipe.windows_per_step)
         return self._loss(windows, with_gradients=False)
-
-    def forget(self) -> None:
-        """Remove what a resume would read."""
-        self.path.unlink(missing_ok=True)
 
     def _step(self, step: int, windows: Tensor) -> float:
         progress_made = step / self.recipe.steps
@@ -166,30 +165,34 @@ class _Training:
             return cross_entropy(logits, targets)
         return kl_top(logits, self.whole.logits(targets), self.recipe.top_k)
 
-    def _save(self, start_loss: float, losses: list[float]) -> None:
+    def _save(self, finished: int, loss: float) -> None:
+        """Keep what the step after the `finished` first ones needs, and the loss of the last of them."""
         for name, parameter in self.whole.named_parameters():
             if not parameter.isfinite().all():
-                raise ValueError(f"{name} is not finite after step {len(losses)}; lower the recipe's rates")
+                raise ValueError(f"{name} is not finite after step {finished}; lower the recipe's rates")
         content = {
-            "made_from": self.made_from,
-            "start_loss": start_loss,
-            "losses": losses,
             "parameters": {name: p.data for name, p in self.whole.named_parameters() if p.requires_grad},
             "optimisers": [optimiser.state_dict() for optimiser, _ in self.optimisers],
         }
-        with atomic(self.path) as partial, open(partial, "wb") as file:
+        with atomic(self._path(finished)) as partial, open(partial, "wb") as file:
             torch.save(content, file)
+        self.scratch.add(loss)
+        self._path(finished - 1).unlink(missing_ok=True)
 
-    def _resume(self) -> tuple[float | None, list[float]]:
-        if not self.path.is_file():
-            return None, []
+    def _path(self, finished: int) -> Path:
+        return self.scratch.folder / f"training_{finished:06d}.pt"
+
+    def _resume(self) -> None:
+        """Put parameters and optimisers where the last finished step left them."""
+        finished = len(self.scratch.units) - 1
+        if finished < 1:
+            return
         try:
-            saved = torch.load(self.path, map_location=self.whole.rotation.device)
-        except (RuntimeError, EOFError, UnpicklingError, LookupError, ValueError) as error:
-            log.warning("%s cannot be read (%s): the fit starts anew", self.path, error)
-            return None, []
-        if saved["made_from"] != self.made_from:
-            return None, []
+            saved = torch.load(self._path(finished), map_location=self.whole.rotation.device)
+        except (RuntimeError, OSError, EOFError, UnpicklingError, LookupError, ValueError) as error:
+            log.warning("%s cannot be read (%s): the fit starts anew", self._path(finished), error)
+            self.scratch.drop()
+            return
         parameters = dict(self.whole.named_parameters())
         for name, tensor in saved["parameters"].items():
             parameters[name].data.copy_(tensor)
@@ -199,8 +202,6 @@ class _Training:
                 # torch's Adam, which it is derived from, makes float32 tensors of its counts on loading.
                 for kept in optimiser.state.values():
                     kept["step"] = int(kept["step"])
-        log.info("going on at step %d of %d", len(saved["losses"]) + 1, self.recipe.steps)
-        return saved["start_loss"], saved["losses"]
 
 
 @torch.no_grad()
@@ -220,7 +221,7 @@ def _rotations(whole: WholeModel) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _write_entries(whole: WholeModel, recipe: EndToEndRecipe, folder: Path) -> None:
+def _write_entries(whole: WholeModel, recipe: EndToEndRecipe, folder: Path, fingerprint: str) -> None:
     """Write every sublayer as it is now, its weights' clipping searched where the recipe says so."""
     for s, quantized in enumerate(whole.sublayers):
         whole.rotate(s)
@@ -232,5 +233,5 @@ def _write_entries(whole: WholeModel, recipe: EndToEndRecipe, folder: Path) -> N
             for name, weight in quantized.folded_weights().items():
                 clip = search_row_clip(weight.contiguous(), None, whole.quantizers.weights)
                 quantized.weight_clip[module_key(name)].set(clip)
-        write_entry(entry_path(folder, s), quantized.cpu(), {"sublayer": s})
+        write_entry(entry_path(folder, s), quantized.cpu(), {"sublayer": s, "fingerprint": fingerprint})
         whole.release()

@@ -5,7 +5,7 @@ is state[s + 1] - state[s]. Second moments are those of every site's input, toke
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from altq.models.sublayer import Sublayer
 from altq.runtime.files import atomic, read_json, require_space, sha256, write_json
 from altq.runtime.precision import reduced_linear, reduced_products
 from altq.runtime.progress import progress
+from altq.runtime.resume import Scratch
 from altq.runtime.tensor_files import read_hidden_states, write_tensors, written_hidden_states
 
 WINDOWS_PER_BATCH = 4
 STATES_FILE = "states.json"
-PROGRESS_FILE = "progress.json"
+TOKENS_FILE = "tokens.npy"
+SCRATCH = "states.scratch"
 MOMENT_WINDOWS = 16
 """Moments and sensitivities settle with fewer windows than the steps use."""
 LEAST_MEAN_SQUARE = 1e-6
@@ -135,10 +137,10 @@ def batches(num_windows: int) -> Iterator[slice]:
     return (slice(start, start + WINDOWS_PER_BATCH) for start in range(0, num_windows, WINDOWS_PER_BATCH))
 
 
-def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str | Path, made_from: str) -> None:
+def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str | Path, fingerprint: str) -> None:
     """Write tokens [windows, length], and what the full-precision model makes of them, to `folder`.
 
-    A run of the same `made_from` that was stopped goes on at the sublayer where it stopped. Raises OSError where the
+    A run of the same `fingerprint` that was stopped goes on at the sublayer where it stopped. Raises OSError where the
     disk cannot hold the states and ValueError where one is not finite.
     """
     folder = Path(folder)
@@ -146,22 +148,27 @@ def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str 
     num_sublayers = 2 * skeleton.num_blocks
     shape = (*tokens.shape, skeleton.config.hidden_size)
     (folder / STATES_FILE).unlink(missing_ok=True)
-    generator = torch.Generator().manual_seed(0)
-    first = _resume(folder, made_from, generator)
-    if first == 0:
-        require_space(folder, 4 * math.prod(shape) * (num_sublayers + 1))
-        with atomic(folder / "tokens.npy") as partial, open(partial, "wb") as file:
-            np.save(file, tokens)
-        with written_hidden_states(_state_path(folder, 0), shape) as embedded:
-            skeleton.embed_into(torch.from_numpy(tokens).long(), embedded)
-    arguments = skeleton.block_arguments(tokens.shape[1])
-    for s in progress(range(first, num_sublayers), "full-precision states"):
-        _record_sublayer(skeleton, s, arguments[s // 2], loss, generator, folder)
-        _note_progress(folder, made_from, s + 1, generator)
-    last = sha256(_state_path(folder, num_sublayers))  # of all that went before it: model and tokens
-    description = {"loss": loss, "num_sublayers": num_sublayers, "shape": list(shape), "last_state": last}
-    write_json(folder / STATES_FILE, description)
-    (folder / PROGRESS_FILE).unlink()
+    with Scratch(folder / SCRATCH, fingerprint) as scratch:
+        generator = torch.Generator().manual_seed(0)
+        if not scratch.units:
+            require_space(folder, 4 * math.prod(shape) * (num_sublayers + 1))
+            with atomic(folder / TOKENS_FILE) as partial, open(partial, "wb") as file:
+                np.save(file, tokens)
+            with written_hidden_states(_state_path(folder, 0), shape) as embedded:
+                skeleton.embed_into(torch.from_numpy(tokens).long(), embedded)
+            scratch.add(_position(generator), [folder / TOKENS_FILE, _state_path(folder, 0)])
+        generator.set_state(torch.frombuffer(bytearray.fromhex(scratch.units[-1]), dtype=torch.uint8))
+        arguments = skeleton.block_arguments(tokens.shape[1])
+        for s in progress(range(len(scratch.units) - 1, num_sublayers), "full-precision states"):
+            _record_sublayer(skeleton, s, arguments[s // 2], loss, generator, folder)
+            scratch.add(_position(generator), [_observed_path(folder, s), _state_path(folder, s + 1)])
+        description = {"loss": loss, "num_sublayers": num_sublayers, "shape": list(shape), "files": scratch.files}
+        write_json(folder / STATES_FILE, description)
+
+
+def _position(generator: torch.Generator) -> str:
+    """Where the generator of probes stands."""
+    return generator.get_state().numpy().tobytes().hex()
 
 
 def _record_sublayer(
@@ -176,48 +183,62 @@ def _record_sublayer(
             where = skeleton.weights.folder
             raise ValueError(f"{where}: the full-precision model's state after sublayer {s} is not finite")
         observed = observe(sublayer, states[seen], outputs[seen], arguments, loss, generator)
-    write_tensors(folder / f"observed_{s:03d}.safetensors", observed)
-
-
-def _note_progress(folder: Path, made_from: str, finished: int, generator: torch.Generator) -> None:
-    """Keep how many sublayers are finished, and where the generator of probes stands."""
-    state = generator.get_state().numpy().tobytes().hex()
-    write_json(folder / PROGRESS_FILE, {"made_from": made_from, "finished": finished, "generator": state})
-
-
-def _resume(folder: Path, made_from: str, generator: torch.Generator) -> int:
-    """How many sublayers were finished from the same inputs; the generator is put where it stood."""
-    path = folder / PROGRESS_FILE
-    known = read_json(path) if path.is_file() else {}
-    if known.get("made_from") != made_from:
-        return 0
-    generator.set_state(torch.frombuffer(bytearray.fromhex(known["generator"]), dtype=torch.uint8))
-    return known["finished"]
+    write_tensors(_observed_path(folder, s), observed)
 
 
 def _state_path(folder: Path, index: int) -> Path:
     return folder / f"state_{index:03d}.npy"
 
 
+def _observed_path(folder: Path, sublayer: int) -> Path:
+    return folder / f"observed_{sublayer:03d}.safetensors"
+
+
 class States:
-    """The folder that `record_states` wrote; hidden states are memory-mapped."""
+    """The folder that `record_states` wrote; hidden states are memory-mapped.
+
+    ValueError where a file that is read is not the one that was written: damaged, or of other states.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         description = read_json(self.folder / STATES_FILE)
-        self.fingerprint: str = f"{description['loss']} {description['last_state']}"
         self.loss: str = description["loss"]
         self.num_sublayers: int = description["num_sublayers"]
         self.num_windows, self.length, self.hidden = description["shape"]
+        self._files: dict[str, str] = description["files"]
+        self._whole: set[Path] = set()
 
     def state(self, index: int) -> Tensor:
         """[windows, length, hidden], read lazily."""
-        return read_hidden_states(_state_path(self.folder, index))
+        return read_hidden_states(self._checked(_state_path(self.folder, index)))
 
     def tokens(self) -> Tensor:
         """The tokens of all of it, [windows, length]."""
-        return torch.from_numpy(np.load(self.folder / "tokens.npy")).long()
+        return torch.from_numpy(np.load(self._checked(self.folder / TOKENS_FILE))).long()
 
     def observed(self, sublayer: int) -> dict[str, Tensor]:
         """What `observe` gave for a sublayer."""
-        return load_file(self.folder / f"observed_{sublayer:03d}.safetensors")
+        return load_file(self._checked(_observed_path(self.folder, sublayer)))
+
+    def fingerprint_of(self, sublayers: Sequence[int]) -> dict[str, Any]:
+        """What a fit of consecutive sublayers reads of the states: their loss and the hashes of files."""
+        states = (_state_path(self.folder, index) for index in (sublayers[0], sublayers[-1] + 1))
+        observed = (_observed_path(self.folder, s) for s in sublayers)
+        return {"loss": self.loss, "files": [self._files[path.name] for path in (*states, *observed)]}
+
+    def fingerprint_of_output(self) -> dict[str, Any]:
+        """What a fit of the whole model reads of the states: the hashes of the tokens and of the last state."""
+        paths = (self.folder / TOKENS_FILE, _state_path(self.folder, self.num_sublayers))
+        return {"files": [self._files[path.name] for path in paths]}
+
+    def _checked(self, path: Path) -> Path:
+        """A file of these states; its hash is compared once."""
+        if path not in self._whole:
+            if path.is_file() and (seen := sha256(path)) != self._files[path.name]:
+                raise ValueError(
+                    f"{path} has sha256 {seen}, but {self.folder / STATES_FILE} says {self._files[path.name]}: it is "
+                    f"damaged or of other states; remove {self.folder} and run `altq states` again"
+                )
+            self._whole.add(path)
+        return path

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altq.calibration.bank import Entry, read_entry, read_index, read_residual
+from altq.calibration.bank import Entry, check_banks, read_entry, read_residual
 from altq.calibration.states import States, token_weights
 from altq.calibration.sublayer import QuantizedSublayer, fold_biases, identity_transforms
 from altq.checkpoint.format import CHECKPOINT_FILE, finish_checkpoint, part_path, write_part
@@ -31,6 +31,7 @@ from altq.quantizers.integer import Codes
 from altq.quantizers.packing import pack_codes
 from altq.runtime.files import read_json
 from altq.runtime.progress import progress
+from altq.runtime.resume import Scratch
 from altq.selection.selection import Selection
 from altq.transforms.identity import Identity
 from altq.transforms.scaling import Scaled, Scaling
@@ -47,7 +48,7 @@ def assemble(
     setting: Setting,
     rounding: RoundingOptions,
     folder: str | Path,
-    made_from: str,
+    fingerprint: str,
     *,
     method: str | None = None,
     seed: int = 0,
@@ -56,7 +57,7 @@ def assemble(
 
     banks: kind -> folder of its bank; `identity` needs none. method, seed: what results are to say of the
     checkpoint; without a method the selection's policy. One block is in memory at a time. A run of the same
-    `made_from` that was stopped goes on at the sublayer where it stopped. ValueError where the selection is of another
+    `fingerprint` that was stopped goes on at the sublayer where it stopped. ValueError where the selection is of another
     model or names a kind without a bank, where banks do not share the rotation of the residual stream, or where GPTQ is
     to look at more windows than the states have.
     """
@@ -73,7 +74,6 @@ def assemble(
     outer = part_path(folder, 0, num_sublayers)
     write_part(outer, skeleton.outer_tensors)
     shape = (*tokens.shape, skeleton.config.hidden_size)
-    stream = ResidualStream(folder / "residual_stream", made_from, shape, partial(skeleton.embed_into, tokens))
 
     def assemble_sublayer(s: int, inputs: Tensor, outputs: Tensor) -> dict[str, Any]:
         """Round a sublayer and write its part: the names of the part's tensors, and the structure of its sites."""
@@ -91,23 +91,24 @@ def assemble(
             "structure": {"sites": sites, **quantized.quantizers.options},
         }
 
-    made: list[dict[str, Any]] = stream.notes.setdefault("sublayers", [])
-    for s in progress(range(stream.step, num_sublayers), f"assembling {chosen.policy} at {setting}"):
-        with stream.advance() as (inputs, outputs):
-            made.append(assemble_sublayer(s, inputs, outputs))
-    names_of = {part_path(folder, s + 1, num_sublayers).name: part["names"] for s, part in enumerate(made)}
-    structures = [part["structure"] for part in made]
-    description = {
-        "method": method or chosen.policy,
-        "setting": str(setting),
-        "weights": rounding.weights,
-        "seed": seed,
-        "policy": chosen.policy,
-        "blocks": [dict(zip(HALVES, structures[s : s + 2], strict=True)) for s in range(0, num_sublayers, 2)],
-    }
-    config = read_json(Path(model) / CONFIG_FILE) | {"tie_word_embeddings": skeleton.config.tie_word_embeddings}
-    finish_checkpoint(folder, Path(model), {outer.name: list(skeleton.outer_tensors)} | names_of, config, description)
-    stream.discard()
+    with Scratch(folder / "residual_stream.scratch", fingerprint) as scratch:
+        stream = ResidualStream(scratch, shape, partial(skeleton.embed_into, tokens))
+        for s in progress(range(stream.step, num_sublayers), f"assembling {chosen.policy} at {setting}"):
+            stream.advance(partial(assemble_sublayer, s), [part_path(folder, s + 1, num_sublayers)])
+        parts = stream.notes
+        structures = [part["structure"] for part in parts]
+        description = {
+            "method": method or chosen.policy,
+            "setting": str(setting),
+            "weights": rounding.weights,
+            "seed": seed,
+            "policy": chosen.policy,
+            "blocks": [dict(zip(HALVES, structures[s : s + 2], strict=True)) for s in range(0, num_sublayers, 2)],
+        }
+        config = read_json(Path(model) / CONFIG_FILE) | {"tie_word_embeddings": skeleton.config.tie_word_embeddings}
+        names_of = {part_path(folder, s + 1, num_sublayers).name: part["names"] for s, part in enumerate(parts)}
+        names_of |= {outer.name: list(skeleton.outer_tensors)}
+        finish_checkpoint(folder, Path(model), names_of, config, description)
 
 
 def _check(selection: Selection, skeleton: Skeleton, banks: dict[str, Path], setting: Setting) -> None:
@@ -119,12 +120,7 @@ def _check(selection: Selection, skeleton: Skeleton, banks: dict[str, Path], set
     missing = sorted(set(selection.kinds) - set(banks) - {"identity"})
     if missing:
         raise ValueError(f"selection {selection.policy!r} names {', '.join(missing)}, but no such bank is given")
-    for kind, bank in banks.items():
-        index = read_index(bank)
-        if index["setting"] != str(setting):
-            raise ValueError(f"bank {bank} of {kind} was calibrated at {index['setting']}, not at {setting}")
-        if index.get("kind", kind) != kind:
-            raise ValueError(f"bank {bank} is of {index['kind']}, not of {kind}")
+    check_banks(banks, setting)
 
 
 def _shared_rotation(banks: dict[str, Path]) -> Tensor | None:

@@ -9,7 +9,8 @@ from altq.commands.command import add_banks, add_model, add_output, add_setting,
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
 from altq.runtime.flags import add_options, read_options
-from altq.runtime.provenance import identity, provenance, write_provenance
+from altq.runtime.lineage import check_lineage, run_fingerprint
+from altq.runtime.provenance import provenance, write_provenance
 
 
 def assemble_flags(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +41,7 @@ def assemble(arguments: argparse.Namespace) -> None:
     labels = {"method": arguments.method, "seed": arguments.seed}
     options = {"setting": str(setting), "rounding": rounding.model_dump(), **labels}
     inputs = [arguments.model, arguments.states, arguments.selection, *arguments.banks]
+    check_lineage(inputs, {"setting": str(setting)})
     assembly.assemble(
         model=arguments.model,
         states=arguments.states,
@@ -48,7 +50,7 @@ def assemble(arguments: argparse.Namespace) -> None:
         setting=setting,
         rounding=rounding,
         folder=arguments.output,
-        made_from=identity("assemble", options, inputs),
+        fingerprint=run_fingerprint("assemble", options, inputs),
         **labels,
     )
     write_provenance(arguments.output, provenance("assemble", options, inputs))

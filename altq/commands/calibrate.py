@@ -11,9 +11,9 @@ from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.kinds import KINDS
 from altq.experiment.recipe import Recipe
 from altq.experiment.setting import Setting
-from altq.runtime.code_hash import code_hash
 from altq.runtime.files import read_json, write_json
 from altq.runtime.flags import add_options, read_options
+from altq.runtime.lineage import check_lineage, run_fingerprint
 from altq.runtime.provenance import provenance, write_provenance
 
 
@@ -44,10 +44,14 @@ def calibrate(arguments: argparse.Namespace) -> None:
     """
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
     shard = Shard.parse(arguments.shard) if arguments.shard else WHOLE
+    inputs = [arguments.model, arguments.states]
+    check_lineage(inputs)
+    # Of the states an entry's own fingerprint has what it reads.
+    fingerprint = run_fingerprint("calibrate", {}, [arguments.model])
     what = (setting, arguments.kind, arguments.seed, recipe)
-    calibrate_bank(arguments.model, arguments.states, *what, arguments.output, code_hash("calibrate"), shard)
+    calibrate_bank(*inputs, *what, arguments.output, fingerprint, shard)
     options = {"setting": str(setting), "kind": arguments.kind, "seed": arguments.seed, "recipe": recipe.model_dump()}
-    record = provenance("calibrate", options, [arguments.model, arguments.states])
+    record = provenance("calibrate", options, inputs)
     if shard != WHOLE:
         write_json(arguments.output / "shards" / f"{shard.number}-of-{shard.count}.json", record)
         return
@@ -80,9 +84,9 @@ def calibrate_end_to_end(arguments: argparse.Namespace) -> None:
           --output results/bank/smollm2/W4A4K4V4/seed0/spinquant
     """
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, EndToEndRecipe)
-    what = (setting, arguments.seed, recipe)
-    code = code_hash("calibrate-end-to-end")
-    end_to_end.calibrate_end_to_end(arguments.model, arguments.states, *what, arguments.output, code)
-    options = {"setting": str(setting), "seed": arguments.seed, "recipe": recipe.model_dump()}
     inputs = [arguments.model, arguments.states]
+    check_lineage(inputs)
+    fingerprint = run_fingerprint("calibrate-end-to-end", {}, [arguments.model])
+    end_to_end.calibrate_end_to_end(*inputs, setting, arguments.seed, recipe, arguments.output, fingerprint)
+    options = {"setting": str(setting), "seed": arguments.seed, "recipe": recipe.model_dump()}
     write_provenance(arguments.output, provenance("calibrate-end-to-end", options, inputs))

@@ -10,8 +10,10 @@ from altq.report.figure1 import write_figure1
 from altq.report.figure2 import write_figure2
 from altq.report.presentation import Presentation
 from altq.report.protocol_table import PROTOCOL_FILES
+from altq.runtime.consistency import require_consistency
 from altq.runtime.files import write_json
 from altq.runtime.flags import add_options, read_options
+from altq.runtime.lineage import result_lineage
 from altq.runtime.provenance import provenance
 
 Write = Callable[[list[Path], list[Path], HeuristicOptions, Path, Presentation], None]
@@ -35,8 +37,10 @@ def _add_figure(parser: argparse.ArgumentParser, drawn: str, beside: Sequence[st
 def _draw(command: str, arguments: argparse.Namespace, write: Write) -> None:
     """Let `write` write the figure, and beside it a .json with provenance."""
     options, presentation = read_options(arguments, HeuristicOptions), read_options(arguments, Presentation)
+    inputs = [*arguments.statistics, *arguments.drawn]
+    require_consistency({path: result_lineage(path) for path in inputs})
     write(arguments.statistics, arguments.drawn, options, arguments.output, presentation)
-    record = provenance(command, options.model_dump(), [*arguments.statistics, *arguments.drawn])
+    record = provenance(command, options.model_dump(), inputs)
     write_json(arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record})
 
 

@@ -1,7 +1,6 @@
 """Commands that measure perplexity: as codes multiplied in torch, or on the packed CPU kernels."""
 
 import argparse
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from altq.evaluation.bootstrap import perplexity_interval
 from altq.evaluation.perplexity import window_losses
 from altq.models.skeleton import Skeleton
 from altq.runtime.files import write_json
-from altq.runtime.provenance import identity, provenance
+from altq.runtime.lineage import check_lineage, run_fingerprint
+from altq.runtime.provenance import provenance
+from altq.runtime.resume import Scratch
 from altq.sources.token_file import read_tokens
 from kernels.cpu import default_variant
 
@@ -66,24 +67,25 @@ def _measure(
     labels = labels_of(arguments.folder)
     tokens, drawn = read_tokens(arguments.tokens, arguments.folder)
     num_windows, window_length = tokens.shape
-    # Hidden, and so nobody's own: it is removed in the end.
-    scratch = arguments.output.with_name(f".{arguments.output.name}.states")
     inputs = [arguments.folder, arguments.tokens]
-    nll = window_losses(open_folder(arguments.folder), tokens, scratch, identity(command, labels, inputs))
-    interval = perplexity_interval(nll, window_length - 1, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))
-    result = {
-        **labels,
-        "model": drawn.model,
-        "corpus": drawn.corpus,
-        "num_windows": num_windows,
-        "window_length": window_length,
-        "num_tokens": num_windows * (window_length - 1),
-        "nll": nll,
-        "perplexity": interval.perplexity,
-        "perplexity_low": interval.low,
-        "perplexity_high": interval.high,
-        **notes,
-        "provenance": provenance(command, labels, inputs),
-    }
-    write_json(arguments.output, result)
-    shutil.rmtree(scratch)
+    check_lineage(inputs)
+    # Hidden, and so nobody's own: it is removed in the end.
+    folder = arguments.output.with_name(f".{arguments.output.name}.scratch")
+    with Scratch(folder, run_fingerprint(command, labels, inputs)) as scratch:
+        nll = window_losses(open_folder(arguments.folder), tokens, scratch)
+        interval = perplexity_interval(nll, window_length - 1, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))
+        result = {
+            **labels,
+            "model": drawn.model,
+            "corpus": drawn.corpus,
+            "num_windows": num_windows,
+            "window_length": window_length,
+            "num_tokens": num_windows * (window_length - 1),
+            "nll": nll,
+            "perplexity": interval.perplexity,
+            "perplexity_low": interval.low,
+            "perplexity_high": interval.high,
+            **notes,
+            "provenance": provenance(command, labels, inputs),
+        }
+        write_json(arguments.output, result)

@@ -17,10 +17,10 @@ from altq.commands.command import (
 from altq.experiment.policies import SearchOptions
 from altq.experiment.recipe import Recipe
 from altq.experiment.setting import Setting
-from altq.runtime.code_hash import code_hash
 from altq.runtime.documents import described
 from altq.runtime.files import parse_json, write_text
 from altq.runtime.flags import add_options, read_options
+from altq.runtime.lineage import check_lineage, run_fingerprint
 from altq.runtime.provenance import provenance
 from altq.selection.learned import curve, search_model, searched_seconds
 from altq.selection.oracle import reconstruction_errors
@@ -55,8 +55,11 @@ def search(arguments: argparse.Namespace) -> None:
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
     remedy = "see `altq search --help` for what it takes"
     options = described(parse_json(arguments.search, "--search"), SearchOptions, "--search", remedy)
+    inputs = [arguments.model, arguments.states]
+    check_lineage(inputs)
+    fingerprint = run_fingerprint("search", {}, [arguments.model])
     what = (setting, arguments.seed, arguments.candidates, recipe, options)
-    traces = search_model(arguments.model, arguments.states, *what, arguments.output, code_hash("search"))
+    traces = search_model(*inputs, *what, arguments.output, fingerprint)
     write_text(arguments.output / "curve.csv", curve(arguments.candidates, traces))
     made = {
         "setting": str(setting),
@@ -64,7 +67,7 @@ def search(arguments: argparse.Namespace) -> None:
         "search": options.model_dump(),
         "recipe": recipe.model_dump(),
     }
-    record = provenance("search", made, [arguments.model, arguments.states])
+    record = provenance("search", made, inputs)
     # A search that went on where it was stopped took longer than its last process.
     record["processor_seconds"] = max(record["processor_seconds"], searched_seconds(arguments.output))
     scores = Scores(
@@ -98,9 +101,11 @@ def reconstruction(arguments: argparse.Namespace) -> None:
     """
     setting, banks = Setting.parse(arguments.setting), banks_by_kind(arguments.banks)
     tokens, _ = read_tokens(arguments.tokens, arguments.model)
+    inputs = [arguments.model, arguments.tokens, *banks.values()]
+    check_lineage(inputs, {"setting": str(setting)})
     errors = reconstruction_errors(arguments.model, tokens, banks, setting, arguments.loss)
     made = {"setting": str(setting), "loss": arguments.loss}
-    record = provenance("reconstruction", made, [arguments.model, arguments.tokens, *banks.values()])
+    record = provenance("reconstruction", made, inputs)
     Scores(arguments.model.resolve().name, "reconstruction error", True, tuple(errors), record).write(arguments.output)
 
 
@@ -125,9 +130,10 @@ def predict(arguments: argparse.Namespace) -> None:
           --candidates affine rotation --output predicted.json
     """
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
-    what = (setting, arguments.seed, arguments.candidates, recipe)
-    predicted = predict_model(arguments.model, arguments.states, *what)
+    inputs = [arguments.model, arguments.states]
+    check_lineage(inputs)
+    predicted = predict_model(*inputs, setting, arguments.seed, arguments.candidates, recipe)
     values = tuple({kind: prediction.sqnr for kind, prediction in of_kind.items()} for of_kind in predicted)
     made = {"setting": str(setting), "seed": arguments.seed, "recipe": recipe.model_dump()}
-    record = provenance("predict", made, [arguments.model, arguments.states])
+    record = provenance("predict", made, inputs)
     Scores(arguments.model.resolve().name, "SQNR in dB", False, values, record).write(arguments.output)

@@ -10,8 +10,10 @@ from typing import Any
 from altq.commands.command import add_output
 from altq.experiment.kinds import KINDS
 from altq.experiment.policies import HeuristicOptions
+from altq.runtime.consistency import require_consistency
 from altq.runtime.files import write_json
 from altq.runtime.flags import add_options, read_options
+from altq.runtime.lineage import check_lineage, lineage, result_lineage
 from altq.runtime.provenance import provenance
 from altq.selection.description import read_statistics
 from altq.selection.heuristic import heuristic_selection
@@ -64,6 +66,7 @@ def select(arguments: argparse.Namespace) -> None:
     if missing:
         raise ValueError(f"--policy {arguments.policy} needs {' and '.join(missing)}")
     selection, options, inputs = choose(arguments)
+    require_consistency({path: lineage(path) | result_lineage(path) for path in inputs})
     replace(selection, provenance=provenance("select", options, inputs)).write(arguments.output)
 
 
@@ -132,6 +135,7 @@ def distinct(arguments: argparse.Namespace) -> None:
       altq distinct --selections results/selections/smollm2/heuristic.json results/selections/smollm2/grid*.json \\
           --output results/selections/smollm2/distinct.json
     """
+    check_lineage(arguments.selections)
     first: dict[tuple[str, ...], str] = {}
     same = {path.stem: first.setdefault(Selection.read(path).kinds, path.stem) for path in arguments.selections}
     write_json(arguments.output, {"first": same, "provenance": provenance("distinct", {}, arguments.selections)})

@@ -6,7 +6,8 @@ from pathlib import Path
 from altq.calibration.states import record_states
 from altq.commands.command import add_loss, add_model, add_output
 from altq.runtime.files import write_json
-from altq.runtime.provenance import identity, provenance, write_provenance
+from altq.runtime.lineage import check_lineage, run_fingerprint
+from altq.runtime.provenance import provenance, write_provenance
 from altq.selection.weight_statistics import weight_statistics
 from altq.sources.token_file import read_tokens
 
@@ -29,9 +30,10 @@ def states(arguments: argparse.Namespace) -> None:
           --loss relative --output results/states/smollm2/seed0
     """
     options, inputs = {"loss": arguments.loss}, [arguments.model, arguments.tokens]
-    made_from = identity("states", options, inputs)
+    check_lineage(inputs)
     tokens, _ = read_tokens(arguments.tokens, arguments.model)
-    record_states(arguments.model, tokens, arguments.loss, arguments.output, made_from)
+    fingerprint = run_fingerprint("states", options, inputs)
+    record_states(arguments.model, tokens, arguments.loss, arguments.output, fingerprint)
     write_provenance(arguments.output, provenance("states", options, inputs))
 
 

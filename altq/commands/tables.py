@@ -18,8 +18,10 @@ from altq.report.table5 import write_table5
 from altq.report.table6 import write_table6
 from altq.report.table7 import write_table7
 from altq.report.table_files import TABLE_FILES
+from altq.runtime.consistency import require_consistency
 from altq.runtime.files import write_json
 from altq.runtime.flags import add_options, read_options
+from altq.runtime.lineage import result_lineage
 from altq.runtime.provenance import provenance, read_record
 
 
@@ -53,8 +55,10 @@ def _write(
     inputs: the files that are read besides --results. options: the command's own, besides the presentation.
     """
     presentation = read_options(arguments, Presentation)
+    paths = [*arguments.results, *inputs]
+    require_consistency({path: result_lineage(path) for path in paths})
     write(presentation)
-    record = provenance(command, options or {}, [*arguments.results, *inputs])
+    record = provenance(command, options or {}, paths)
     write_json(arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record})
 
 
@@ -239,6 +243,7 @@ def cost(arguments: argparse.Namespace) -> None:
       altq cost --checkpoints results/checkpoints/smollm2/*/*/*/seed* --output results/cost.csv
     """
     presentation = read_options(arguments, Presentation)
+    require_consistency({folder: result_lineage(folder) for folder in arguments.checkpoints})
     write_cost({folder: read_record(folder) for folder in arguments.checkpoints}, arguments.output, presentation)
     record = provenance("cost", {}, arguments.checkpoints)
     write_json(arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record})

@@ -8,11 +8,12 @@ import pyarrow.parquet
 
 from altq.checkpoint.format import labels_of
 from altq.commands.command import add_folder, add_model, add_output, add_seed, add_task
-from altq.evaluation.journal import Journal
 from altq.evaluation.requests import TaskRequests, make_requests
 from altq.evaluation.zero_shot import judge, score
 from altq.runtime.files import atomic, read_json, sha256, write_json
-from altq.runtime.provenance import identity, provenance
+from altq.runtime.lineage import check_lineage, run_fingerprint
+from altq.runtime.provenance import provenance
+from altq.runtime.resume import Scratch
 
 
 def _add_items(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +66,7 @@ def zero_shot_flags(parser: argparse.ArgumentParser) -> None:
     add_task(parser)
     _add_items(parser)
     parser.add_argument("--requests", type=Path, required=True, metavar="FILE", help="requests (.parquet)")
-    add_output(parser, ".parquet file", beside=(".json", ".journal.jsonl"))
+    add_output(parser, ".parquet file", beside=(".json",))
 
 
 def zero_shot(arguments: argparse.Namespace) -> None:
@@ -82,17 +83,19 @@ def zero_shot(arguments: argparse.Namespace) -> None:
     labels = labels_of(arguments.folder)
     asked, drawn = TaskRequests.read(arguments.requests), read_json(arguments.requests.with_suffix(".json"))
     inputs = [arguments.folder, arguments.requests]
-    journal = Journal(arguments.output.with_suffix(".journal.jsonl"), identity("zero-shot", labels, inputs))
-    items, accuracies = judge(arguments.task, arguments.items, asked, score(arguments.folder, asked, journal))
-    with atomic(arguments.output) as partial:
-        pyarrow.parquet.write_table(items, partial)
+    check_lineage([*inputs, arguments.items])
+    # Hidden, and so nobody's own: it is removed in the end.
+    folder = arguments.output.with_name(f".{arguments.output.name}.scratch")
     kept = ("model", "task", "num_items", "num_available", "num_truncated", "task_version")
-    result = {
-        **labels,
-        **{name: drawn[name] for name in kept},
-        **{name: accuracy._asdict() for name, accuracy in accuracies.items()},
-        "items_sha256": sha256(arguments.output),
-        "provenance": provenance("zero-shot", labels, inputs),
-    }
-    write_json(arguments.output.with_suffix(".json"), result)
-    journal.remove()
+    with Scratch(folder, run_fingerprint("zero-shot", labels, [*inputs, arguments.items])) as scratch:
+        items, accuracies = judge(arguments.task, arguments.items, asked, score(arguments.folder, asked, scratch))
+        with atomic(arguments.output) as partial:
+            pyarrow.parquet.write_table(items, partial)
+        result = {
+            **labels,
+            **{name: drawn[name] for name in kept},
+            **{name: accuracy._asdict() for name, accuracy in accuracies.items()},
+            "items_sha256": sha256(arguments.output),
+            "provenance": provenance("zero-shot", labels, inputs),
+        }
+        write_json(arguments.output.with_suffix(".json"), result)

@@ -1,7 +1,7 @@
 """Perplexity by windows, each alone: exp of the mean negative log-likelihood over all windows (GPTQ's protocol)."""
 
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from altq.models.logits import make_logits
 from altq.models.residual_stream import ResidualStream
 from altq.models.skeleton import Skeleton
 from altq.runtime.progress import progress
+from altq.runtime.resume import Scratch
 
 WINDOWS_IN_MEMORY = 2
 TOKENS_OF_LOGITS = 128
@@ -20,23 +21,27 @@ TOKENS_OF_LOGITS = 128
 
 
 @torch.no_grad()
-def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: str | Path, fingerprint: str) -> list[float]:
+def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: Scratch) -> list[float]:
     """The negative log-likelihood of each window, summed over its length - 1 predicted tokens, in float64.
 
     tokens: [windows, length]. One block of the model is in memory at a time, and the hidden states of all windows lie
-    in the folder `scratch`, from which a run of the same `fingerprint` that was stopped goes on at the block where it
-    stopped; the caller removes it. ValueError where a state or a loss is not finite, or a norm's input overflows.
+    in `scratch`, from which a run that was stopped goes on at the block where it stopped; the caller drops it.
+    ValueError where a state or a loss is not finite, or a norm's input overflows.
     """
     windows, arguments = torch.from_numpy(tokens).long(), skeleton.block_arguments(tokens.shape[1])
     batches = [slice(start, start + WINDOWS_IN_MEMORY) for start in range(0, len(windows), WINDOWS_IN_MEMORY)]
     shape = (*tokens.shape, skeleton.config.hidden_size)
-    stream = ResidualStream(scratch, fingerprint, shape, partial(skeleton.embed_into, windows))
+    stream = ResidualStream(scratch, shape, partial(skeleton.embed_into, windows))
+
+    def run_block(index: int, inputs: Tensor, outputs: Tensor) -> dict[str, Any]:
+        for rows in batches:
+            outputs[rows] = skeleton.resident_block(index)(inputs[rows], **arguments[index])
+            if not outputs[rows].isfinite().all():
+                raise ValueError(f"{skeleton.weights.folder}: the state after block {index} is not finite")
+        return {}
+
     for index in progress(range(stream.step, skeleton.num_blocks), "perplexity"):
-        with stream.advance() as (inputs, outputs):
-            for rows in batches:
-                outputs[rows] = skeleton.resident_block(index)(inputs[rows], **arguments[index])
-                if not outputs[rows].isfinite().all():
-                    raise ValueError(f"{skeleton.weights.folder}: the state after block {index} is not finite")
+        stream.advance(partial(run_block, index))
     hidden = stream.states
     finished = ((skeleton.finish(hidden[rows]), windows[rows]) for rows in batches)
     losses = [loss for batch in finished for loss in _losses(*batch, skeleton.model)]

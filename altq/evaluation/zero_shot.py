@@ -9,10 +9,10 @@ from lm_eval.api.metrics import mean_stderr
 
 from altq.checkpoint.quantized_model import load_model
 from altq.evaluation.harness import load_task
-from altq.evaluation.journal import Journal
 from altq.evaluation.likelihood import Likelihood, plan_batches, score_batch
 from altq.evaluation.requests import TaskRequests
 from altq.runtime.progress import progress
+from altq.runtime.resume import Scratch
 
 METRICS = ("acc", "acc_norm")
 
@@ -24,16 +24,16 @@ class Accuracy(NamedTuple):
     stderr: float
 
 
-def score(folder: str | Path, asked: TaskRequests, journal: Journal) -> list[Likelihood]:
-    """The likelihood of every request under a model or checkpoint; goes on after the batches of the journal."""
+def score(folder: str | Path, asked: TaskRequests, scratch: Scratch) -> list[Likelihood]:
+    """The likelihood of every request under a model or checkpoint; goes on after the batches that are in `scratch`."""
     model = load_model(folder)
     batches = plan_batches(asked.requests, asked.max_length)
     found: dict[int, Likelihood] = {}
     for number, batch in enumerate(progress(batches, "zero-shot")):
-        if number == len(journal.finished):
+        if number == len(scratch.units):
             scored = score_batch(model, batch)
-            journal.add([[index, *likelihood] for index, likelihood in scored.items()])
-        found |= {index: Likelihood(*likelihood) for index, *likelihood in journal.finished[number]}
+            scratch.add([[index, *likelihood] for index, likelihood in scored.items()])
+        found |= {index: Likelihood(*likelihood) for index, *likelihood in scratch.units[number]}
     return [found[index] for index in range(len(asked.requests))]
 
 

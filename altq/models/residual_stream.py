@@ -1,74 +1,70 @@
-"""The residual stream of all windows on disk, while a model is run over them block by block.
+"""The residual stream of all windows on disk, while a model is run over them block by block."""
 
-What enters the next step is kept, with how far the run is, so that one that was stopped goes on at that step.
-"""
-
+import logging
 import math
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from altq.runtime.files import read_json, require_space, write_json
+from altq.runtime.files import require_space
+from altq.runtime.resume import Scratch
 from altq.runtime.tensor_files import read_hidden_states, written_hidden_states
 
-PROGRESS_FILE = "progress.json"
+log = logging.getLogger(__name__)
 
 
 class ResidualStream:
-    """Hidden states [windows, length, hidden] that enter step `step`, in a folder of their own.
+    """Hidden states [windows, length, hidden] that enter the next step, kept in a scratch folder.
 
-    notes: plain values that are kept along with them. A folder that was made for another fingerprint is begun anew:
-    `start` fills in what enters step 0.
+    A unit of the scratch is a step; the first is what `start` fills in. Where the states of a stopped run cannot be
+    read, it is begun anew.
     """
 
-    def __init__(
-        self, folder: str | Path, fingerprint: str, shape: tuple[int, int, int], start: Callable[[Tensor], None]
-    ) -> None:
-        self.folder = Path(folder)
-        self._fingerprint = fingerprint
-        progress = self._read_progress()
-        self.step: int = progress.get("step", 0)
-        self.notes: dict[str, Any] = progress.get("notes", {})
-        if not progress:
-            self.discard()
-            require_space(self.folder, 2 * 4 * math.prod(shape))
-            with self._writing(0, shape) as outputs:
+    def __init__(self, scratch: Scratch, shape: tuple[int, int, int], start: Callable[[Tensor], Any]) -> None:
+        self.scratch = scratch
+        if not self._is_whole(shape):
+            scratch.drop()
+            require_space(scratch.folder, 2 * 4 * math.prod(shape))
+            with written_hidden_states(self._path(0), shape) as outputs:
                 start(outputs)
+            scratch.add({})
+
+    @property
+    def step(self) -> int:
+        """How many steps are finished."""
+        return len(self.scratch.units) - 1
+
+    @property
+    def notes(self) -> list[Any]:
+        """What each finished step gave."""
+        return self.scratch.units[1:]
 
     @property
     def states(self) -> Tensor:
         """What enters the next step, read lazily; changes to it are not kept."""
         return read_hidden_states(self._path(self.step))
 
-    @contextmanager
-    def advance(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The states that enter this step, and those to be filled in that leave it, which then take their place."""
+    def advance(self, step: Callable[[Tensor, Tensor], Any], files: Sequence[Path] = ()) -> None:
+        """Take a step: it reads the states that enter, fills in those that leave, and returns plain values to keep.
+
+        files: what it writes beside the scratch folder.
+        """
         inputs = self.states
-        with self._writing(self.step + 1, tuple(inputs.shape)) as outputs:
-            yield inputs, outputs
+        with written_hidden_states(self._path(self.step + 1), tuple(inputs.shape)) as outputs:
+            note = step(inputs, outputs)
+        self.scratch.add(note, files)
         self._path(self.step - 1).unlink(missing_ok=True)
 
-    @contextmanager
-    def _writing(self, step: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
-        with written_hidden_states(self._path(step), shape) as outputs:
-            yield outputs
-        self.step = step
-        progress = {"fingerprint": self._fingerprint, "step": step, "notes": self.notes}
-        write_json(self.folder / PROGRESS_FILE, progress)
-
-    def _read_progress(self) -> dict[str, Any]:
-        path = self.folder / PROGRESS_FILE
-        progress = read_json(path) if path.is_file() else {}
-        known = progress.get("fingerprint") == self._fingerprint and self._path(progress["step"]).is_file()
-        return progress if known else {}
+    def _is_whole(self, shape: tuple[int, int, int]) -> bool:
+        if self.step < 0:
+            return False
+        try:
+            return tuple(self.states.shape) == shape
+        except (OSError, ValueError, EOFError) as error:
+            log.warning("%s cannot be read (%s): begun anew", self._path(self.step), error)
+            return False
 
     def _path(self, step: int) -> Path:
-        return self.folder / f"state_{step:03d}.npy"
-
-    def discard(self) -> None:
-        """Remove it all: what it was for is written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        return self.scratch.folder / f"state_{step:03d}.npy"

@@ -22,7 +22,7 @@ FRAME = frozenset(
     for name in (
         "cli",
         "commands.command",
-        *(f"runtime.{name}" for name in ("code_hash", "flags", "progress", "provenance")),
+        *(f"runtime.{name}" for name in ("code_hash", "flags", "lineage", "progress", "provenance")),
     )
 )
 """How a stage is called and what it notes down about itself; what it computes does not depend on these."""

@@ -115,11 +115,6 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(content: dict[str, Any]) -> str:
-    """Hexadecimal hash of plain content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def require_own_folder(folder: Path, remedy: str) -> None:
     """Make a folder that only this user can look into; PermissionError, with the remedy, where another's is in its place.
 

@@ -14,7 +14,8 @@ from typing import Any
 from altq.runtime.code_hash import code_hash
 from altq.runtime.cores import usable_cores
 from altq.runtime.documents import Record, read_described
-from altq.runtime.files import fingerprint, sha256, write_json
+from altq.runtime.files import sha256, write_json
+from altq.runtime.resume import fingerprint_of
 
 PACKAGES = (
     "altq", "torch", "transformers", "tokenizers", "safetensors", "datasets", "geoopt", "gguf", "lm-eval", "numpy",
@@ -43,7 +44,8 @@ def provenance(command: str, options: Mapping[str, Any], inputs: Iterable[str | 
         record = dict(read_record(path))
         upstream |= record.pop("upstream", {})
         if note_of(path).name == FILE_NAME:
-            record.pop("files", None)  # of a folder whose own record, hashed above, has them
+            # Of a folder whose own record, hashed above, has them.
+            record["fingerprint"] = fingerprint_of(record.pop("files", {}))
         upstream[name] = record
     return {
         "command": command,
@@ -104,12 +106,6 @@ class _Noted(_Made):
     """A record, or a result that has its record in it."""
 
     provenance: _Made = _Made()
-
-
-def identity(command: str, options: Mapping[str, Any], inputs: Iterable[str | Path]) -> str:
-    """What a command is about to do: the same for the same code, options and inputs, by which a stopped run goes on."""
-    hashes = [sha256(note_of(Path(path))) for path in inputs]
-    return fingerprint({"code": code_hash(command), "options": dict(options), "inputs": hashes})
 
 
 def note_of(path: Path) -> Path:

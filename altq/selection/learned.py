@@ -28,8 +28,9 @@ from altq.experiment.recipe import Recipe
 from altq.experiment.setting import Setting
 from altq.experiment.windows import require_windows
 from altq.models.skeleton import Skeleton
-from altq.runtime.files import fingerprint, read_json, write_json
+from altq.runtime.files import read_json
 from altq.runtime.progress import progress
+from altq.runtime.resume import fingerprint_of, read_unit, write_unit
 
 log = logging.getLogger(__name__)
 
@@ -126,19 +127,19 @@ def search_model(
     recipe: Recipe,
     options: SearchOptions,
     folder: str | Path,
-    code: str,
+    fingerprint: str,
 ) -> list[Trace]:
     """The curve of every sublayer, each also a file of `folder`, from which a run that was stopped goes on.
 
-    `code` identifies the code that searches; what was searched otherwise (other code, options, states) is searched
-    again.
+    fingerprint: of the code that searches and of the model. What was searched otherwise (with another one, other options
+    or states) is searched again.
     """
     skeleton, known = Skeleton(model), States(states)
     for asking in (recipe, options):
         require_windows(asking, known.num_windows)
     arguments = skeleton.block_arguments(known.length)
-    common = {"setting": str(setting), "seed": seed, "kinds": list(candidates), "code": code}
-    common |= {"recipe": recipe.model_dump(mode="json"), "search": options.model_dump(), "states": known.fingerprint}
+    common = {"setting": str(setting), "seed": seed, "kinds": list(candidates), "fingerprint": fingerprint}
+    common |= {"recipe": recipe.model_dump(mode="json"), "search": options.model_dump()}
 
     def search(s: int) -> Trace:
         problem = Problem(known.state(s), known.state(s + 1), known.loss)
@@ -151,16 +152,16 @@ def search_model(
     traces = []
     for s in progress(range(2 * skeleton.num_blocks), f"searching at {setting}"):
         path = Path(folder) / f"sublayer_{s:03d}.json"
-        expected = fingerprint(common | {"sublayer": s})
-        found = _finished(path, expected)
-        if found is None:
+        of_sublayer = fingerprint_of(common | {"sublayer": s, "states": known.fingerprint_of([s])})
+        unit = read_unit(path, of_sublayer)
+        if unit is None:
             began = time.process_time()
-            found = search(s)
-            spent = time.process_time() - began
-            write_json(path, {"trace": asdict(found), "processor_seconds": spent, "fingerprint": expected})
-            chosen = dict(zip(candidates, found.pi[-1], strict=True))
+            trace = search(s)
+            unit = {"trace": asdict(trace), "processor_seconds": time.process_time() - began}
+            write_unit(path, of_sublayer, unit)
+            chosen = dict(zip(candidates, trace.pi[-1], strict=True))
             log.info("%s: pi %s", sublayer_name(s), ", ".join(f"{kind} {pi:.3f}" for kind, pi in chosen.items()))
-        traces.append(found)
+        traces.append(Trace(**unit["trace"]))
     return traces
 
 
@@ -177,12 +178,4 @@ def curve(candidates: Sequence[str], traces: Sequence[Trace]) -> str:
 def searched_seconds(folder: str | Path) -> float:
     """Processor seconds of all sublayers of a finished search, whichever process searched them."""
     paths = Path(folder).glob("sublayer_*.json")
-    return math.fsum(read_json(path)["processor_seconds"] for path in paths)
-
-
-def _finished(path: Path, expected: str) -> Trace | None:
-    """What was found before under the same conditions; None where there is nothing."""
-    if not path.is_file():
-        return None
-    content = read_json(path)
-    return Trace(**content["trace"]) if content["fingerprint"] == expected else None
+    return math.fsum(read_json(path)["content"]["processor_seconds"] for path in paths)

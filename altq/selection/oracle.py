@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from altq.calibration.bank import read_entry, read_index
+from altq.calibration.bank import check_banks, read_entry
 from altq.calibration.states import batches, run_sublayer, token_weights
 from altq.calibration.unit import Problem, Unit
 from altq.experiment.kinds import HALVES
@@ -25,7 +25,7 @@ def reconstruction_errors(
     """
     skeleton = Skeleton(model)
     states, arguments = skeleton.embed(torch.from_numpy(tokens).long()), skeleton.block_arguments(tokens.shape[1])
-    _check(banks, setting)
+    check_banks(banks, setting)
 
     def sublayer(s: int) -> Sublayer:
         return Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
@@ -54,10 +54,3 @@ def _error(unit: Unit, problem: Problem) -> float:
         total += problem.evaluate(unit, windows).item() * of_batch
         weight += of_batch
     return total / weight
-
-
-def _check(banks: Mapping[str, str | Path], setting: Setting) -> None:
-    for kind, bank in banks.items():
-        index = read_index(bank)
-        if (index["kind"], index["setting"]) != (kind, str(setting)):
-            raise ValueError(f"bank {bank} is of {index['kind']} at {index['setting']}, not of {kind} at {setting}")

@@ -9,6 +9,7 @@ import numpy as np
 from altq.models.config_file import read_config_file
 from altq.models.model_folder import ModelFolder
 from altq.runtime import files
+from altq.runtime.resume import fingerprint_of
 
 
 def draw_windows(stream: np.ndarray, num_windows: int, window_length: int, rng: np.random.Generator) -> np.ndarray:
@@ -159,9 +160,16 @@ def _write(
         "stream_tokens": stream_length,
         "special_tokens": "none added",
         "text_sha256": files.sha256(corpus_folder / f"{split}.txt"),
+        "model_fingerprint": _fingerprint(model_folder),
         "tokenizer_sha256": files.sha256(model_folder / "tokenizer.json"),
         "tokens_sha256": files.sha256(path),
         "versions": {name: version(name) for name in ("numpy", "tokenizers", "transformers")},
         **made,
     }
     files.write_json(path.with_suffix(".json"), sidecar)
+
+
+def _fingerprint(model_folder: Path) -> str | None:
+    """The hash of a model that `altq fetch-model` wrote; None for another folder, of which nothing is written down."""
+    source = model_folder / "source.json"
+    return fingerprint_of(files.read_json(source)["files"]) if source.is_file() else None

@@ -275,7 +275,7 @@ def test_banks_of_different_streams_are_refused(workspaces):
 def test_a_bank_of_another_kind_is_refused(workspaces):
     workspace, setting = workspaces("llama_gqa"), Setting(4, 4, 4, 4)
     bank = workspace.bank(setting, "rotation")
-    message = rf"bank {re.escape(str(bank))} is of rotation, not of affine"
+    message = rf"{re.escape(str(bank))} do not go together: the kind of the first is affine, of the second rotation"
     refused(workspace, message, kinds=4 * ["affine"], banks={"affine": bank})
     # Also where the other kind is given as itself beside it.
     refused(workspace, message, banks={"rotation": bank, "affine": bank})

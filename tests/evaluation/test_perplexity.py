@@ -17,6 +17,7 @@ from altq.evaluation import perplexity as module
 from altq.evaluation.perplexity import window_losses
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
+from altq.runtime.resume import Scratch
 
 
 def own_losses(folder, tokens):
@@ -102,12 +103,12 @@ def test_a_stopped_run_goes_on_at_its_block(tmp_path, monkeypatch, stopped_at):
     skeleton = open_model(folder)
     read = stop_after(monkeypatch, skeleton, "block", stopped_at)
     with pytest.raises(Stopped):
-        window_losses(skeleton, tokens, tmp_path / "scratch", "one")
+        window_losses(skeleton, tokens, Scratch(tmp_path / "scratch", "one"))
     # Products may take another order of sums where a tensor lies at another address.
-    assert window_losses(skeleton, tokens, tmp_path / "scratch", "one") == pytest.approx(expected, rel=1e-6)
+    assert window_losses(skeleton, tokens, Scratch(tmp_path / "scratch", "one")) == pytest.approx(expected, rel=1e-6)
     assert read == [(0,), (1,)]  # none twice
     read.clear()
-    window_losses(skeleton, tokens, tmp_path / "scratch", "two")
+    window_losses(skeleton, tokens, Scratch(tmp_path / "scratch", "two"))
     assert read == [(0,), (1,)]
 
 

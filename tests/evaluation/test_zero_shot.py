@@ -10,12 +10,12 @@ from stopped_for_tests import Stopped, stop_after
 from altq.checkpoint.quantized_model import load_model
 from altq.evaluation import zero_shot as module
 from altq.evaluation.harness import HarnessModel, load_task
-from altq.evaluation.journal import Journal
 from altq.evaluation.likelihood import Likelihood, Request
 from altq.evaluation.requests import TaskRequests, make_requests
 from altq.evaluation.zero_shot import judge, score
 from altq.experiment.sources import TaskDescription
 from altq.experiment.tasks import TASKS
+from altq.runtime.resume import Scratch
 from altq.sources.task import fetch_task
 
 
@@ -34,7 +34,7 @@ def asked(tmp_path, made_model):
 @pytest.mark.parametrize("name", TASKS)
 def test_accuracies_are_the_harnesss(name, asked, made_model, tmp_path):
     folder, requests = asked(name)
-    table, accuracies = judge(name, folder, requests, score(made_model, requests, Journal(tmp_path / "j", "")))
+    table, accuracies = judge(name, folder, requests, score(made_model, requests, Scratch(tmp_path / "j", "")))
     task = load_task(name, folder, requests.items)
     own = lm_eval.evaluate(
         lm=HarnessModel(load_model(made_model), made_model), task_dict={name: task}, bootstrap_iters=2
@@ -67,13 +67,13 @@ def test_both_accuracies_by_hand(asked):
 def test_a_stopped_run_goes_on_to_the_same_scores(asked, made_model, tmp_path, monkeypatch, stopped_after):
     _, requests = asked("hellaswag")
     monkeypatch.setattr("altq.evaluation.likelihood.TOKENS_PER_BATCH", 100)
-    expected = score(made_model, requests, Journal(tmp_path / "whole", "f"))
+    expected = score(made_model, requests, Scratch(tmp_path / "whole", "f"))
     calls = stop_after(monkeypatch, module, "score_batch", stopped_after)
     with pytest.raises(Stopped):
-        score(made_model, requests, Journal(tmp_path / "j", "f"))
+        score(made_model, requests, Scratch(tmp_path / "j", "f"))
     calls.clear()
-    assert score(made_model, requests, Journal(tmp_path / "j", "f")) == expected
-    whole = len(Journal(tmp_path / "whole", "f").finished)
+    assert score(made_model, requests, Scratch(tmp_path / "j", "f")) == expected
+    whole = len(Scratch(tmp_path / "whole", "f").units)
     assert whole > 2 and len(calls) == whole - stopped_after
 
 

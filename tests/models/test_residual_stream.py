@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from altq.models.residual_stream import ResidualStream
+from altq.runtime.resume import Scratch
 
 SHAPE = (3, 4, 5)
 
@@ -13,12 +14,15 @@ def begin(outputs):
 
 
 def stream(folder, fingerprint="one", start=begin):
-    return ResidualStream(folder, fingerprint, SHAPE, start)
+    return ResidualStream(Scratch(folder, fingerprint), SHAPE, start)
 
 
-def step(of, add=1.0):
-    with of.advance() as (inputs, outputs):
-        outputs.copy_(inputs + add)
+def step(of, note=0):
+    def add(inputs, outputs):
+        outputs.copy_(inputs + 1)
+        return note
+
+    of.advance(add)
 
 
 def refuse(outputs):
@@ -27,11 +31,10 @@ def refuse(outputs):
 
 def test_it_goes_on_after_the_last_finished_step(tmp_path):
     first = stream(tmp_path / "s")
-    step(first)
-    first.notes["seen"] = [1]
-    step(first)
+    step(first, note=[1])
+    step(first, note={"seen": 2})
     again = stream(tmp_path / "s", start=refuse)
-    assert again.step == 2 and again.notes == {"seen": [1]}
+    assert again.step == 2 and again.notes == [[1], {"seen": 2}]
     assert torch.equal(again.states, torch.arange(60.0).view(SHAPE) + 2)
     assert len(list((tmp_path / "s").glob("*.npy"))) == 1  # what no step needs is not kept
 
@@ -39,12 +42,15 @@ def test_it_goes_on_after_the_last_finished_step(tmp_path):
 def test_a_step_that_fails_is_done_again(tmp_path):
     first = stream(tmp_path / "s")
     step(first)
-    with pytest.raises(RuntimeError), first.advance() as (_, outputs):
+
+    def fail(inputs, outputs):
         outputs.fill_(7)
-        first.notes["lost"] = True
         raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        first.advance(fail)
     again = stream(tmp_path / "s", start=refuse)
-    assert again.step == 1 and again.notes == {}
+    assert again.step == 1 and again.notes == [0]
     assert torch.equal(again.states, torch.arange(60.0).view(SHAPE) + 1)
 
 
@@ -59,13 +65,22 @@ def test_other_inputs_begin_anew(tmp_path):
     assert stream(tmp_path / "s", "two").step == 0
 
 
-@pytest.mark.parametrize("lost", ["progress.json", "state_001.npy"])
+@pytest.mark.parametrize("lost", ["unit_000000.json", "state_001.npy"])
 def test_a_folder_that_is_not_whole_begins_anew(tmp_path, lost):
     step(stream(tmp_path / "s"))
     (tmp_path / "s" / lost).unlink()
     assert stream(tmp_path / "s").step == 0
 
 
-def test_nothing_is_left_when_it_is_discarded(tmp_path):
-    stream(tmp_path / "s").discard()
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", bytes(200)])
+def test_states_that_cannot_be_read_begin_anew(tmp_path, caplog, content):
+    step(stream(tmp_path / "s"))
+    (tmp_path / "s" / "state_001.npy").write_bytes(content)
+    assert stream(tmp_path / "s").step == 0
+    assert "state_001.npy cannot be read" in caplog.text
+
+
+def test_states_of_another_shape_begin_anew(tmp_path):
+    step(stream(tmp_path / "s"))
+    again = ResidualStream(Scratch(tmp_path / "s", "one"), (2, 4, 5), lambda outputs: outputs.zero_())
+    assert again.step == 0 and again.states.shape == (2, 4, 5)

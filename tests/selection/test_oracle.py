@@ -53,7 +53,11 @@ def test_other_tokens_give_other_errors_and_the_same_tokens_the_same(workspace):
 
 def test_a_bank_of_another_kind_or_setting_is_refused(workspace):
     bank = workspace.bank(SETTING, "affine")
-    with pytest.raises(ValueError, match="is of affine at W4A4K4V4, not of rotation at W4A4K4V4"):
+    with pytest.raises(
+        ValueError, match="affine do not go together: the kind of the first is rotation, of the second affine"
+    ):
         reconstruction_errors(workspace.model, workspace.tokens, {"rotation": bank}, SETTING, "mse")
-    with pytest.raises(ValueError, match="is of affine at W4A4K4V4, not of affine at W3A3K3V3"):
+    with pytest.raises(
+        ValueError, match="affine do not go together: the setting of the first is W3A3K3V3, of the second W4A4K4V4"
+    ):
         reconstruction_errors(workspace.model, workspace.tokens, {"affine": bank}, Setting.parse("W3A3K3V3"), "mse")

@@ -57,7 +57,7 @@ def test_a_result_says_what_it_was_made_from(results):
     commands = {entry.get("command") for entry in history.values()}
     assert {"assemble", "requests", "select", "calibrate"} <= commands
     assert history["results/tasks/hellaswag"]["source"] == {"made": 12}
-    assert not list((results / "zero_shot").rglob("*.journal.jsonl"))
+    assert not list((results / "zero_shot").rglob("*.scratch"))
 
 
 def test_a_configuration_that_asks_for_what_is_not_there_is_refused(project, tmp_path, snakemake):

@@ -105,8 +105,8 @@ def test_a_killed_end_to_end_calibration_goes_on_at_its_step(smoke, project, tmp
         return [int(step) for step in re.findall(r"^step (\d+) of 30: ", log, re.MULTILINE)]
 
     calibration.kill_when(lambda: 3 in steps(calibration.log(rule)))
-    assert (calibration.bank / "training.pt").is_file()
+    assert list((calibration.bank / "training.scratch").glob("training_*.pt"))
     log = calibration.run_again(rule)
-    going_on = int(re.search(r"^going on at step (\d+) of 30$", log, re.MULTILINE)[1])
+    going_on = int(re.search(r"^going on after (\d+) finished units in ", log, re.MULTILINE)[1])
     assert going_on > 3 and steps(log) == list(range(going_on, 31))
     calibration.is_as_if_never_killed(altq, "calibrate-end-to-end")

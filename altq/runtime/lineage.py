@@ -1,0 +1,142 @@
+"""What an input descends from, by its record: inputs of different descent, or not what was written, are refused.
+
+A model is known by the hashes of its files, states and banks by those of theirs, tokens by the model that they were drawn
+for; what a result rests on is in its history.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from altq.experiment.tasks import ITEMS_FILE
+from altq.runtime.code_hash import code_hash
+from altq.runtime.consistency import require_consistency
+from altq.runtime.files import read_json, sha256
+from altq.runtime.provenance import note_of, read_record
+from altq.runtime.resume import fingerprint_of
+
+OPTIONS = "the options given"
+REMEDIES = {
+    "index.json": "delete {file} and {folder}/index.json and run again: this entry alone is calibrated anew",
+    "quantization.json": "remove {folder} and assemble again",
+    "states.json": "remove {folder} and run `altq states` again",
+}
+"""What to do about a file that is not as it was written, by the file that is written last into its folder."""
+
+MADE_FROM_STATES = ("calibrate", "calibrate-end-to-end", "assemble")
+
+
+def check_lineage(inputs: Iterable[str | Path], asked: Mapping[str, str] | None = None) -> None:
+    """ValueError unless inputs go together with each other and with what is asked for."""
+    require_consistency({OPTIONS: asked or {}, **{path: lineage(path) for path in map(Path, inputs)}})
+
+
+def run_fingerprint(command: str, options: Mapping[str, Any], inputs: Iterable[str | Path]) -> str:
+    """The fingerprint of a run: of its code, its options and all that is in its inputs.
+
+    ValueError where a file of an input is not the one that was written.
+    """
+    contents = [content_of(Path(path)) for path in inputs]
+    return fingerprint_of({"code": code_hash(command), "options": dict(options), "inputs": contents})
+
+
+def lineage(path: Path) -> dict[str, str]:
+    """What an input is of: its model and, as far as they say something of it, states, setting, seeds, task and so on.
+
+    ValueError where it was made from two models.
+    """
+    record, upstream = _history(path)
+    history, options = [record, *upstream.values()], record.get("options", {})
+    traits = {}
+    if models := {model for entry in history if (model := _model_of(entry))}:
+        if len(models) > 1:
+            raise ValueError(f"{path} was made from {len(models)} different models; make it again from one")
+        traits["model"] = _short(models.pop())
+    if states := _states_of(record, upstream):
+        traits["calibration states"] = _short(states)
+    settings = {entry["options"]["setting"] for entry in history if "setting" in entry.get("options", {})}
+    if "setting" in options or len(settings) == 1:
+        traits["setting"] = options.get("setting") or settings.pop()
+    if "rounding" in options:
+        traits["weight rounding"] = options["rounding"]["weights"]
+    if record.get("command") in ("calibrate", "calibrate-end-to-end"):
+        traits["calibration seed"] = str(options["seed"])
+    for entry in history if record.get("command") != "assemble" else ():
+        if entry.get("split") == "calibration":
+            traits |= {"calibration text": _short(entry["text_sha256"]), "seed of the windows": str(entry["seed"])}
+        if "task" in entry and "items" in entry:
+            traits |= {"task": entry["task"], "items": _short(entry["sha256"])}
+    return traits
+
+
+def result_lineage(path: Path) -> dict[str, str]:
+    """What a result is of, for a table of several models, texts and seeds: each of these is to be one thing in all of it."""
+    record, upstream = _history(path)
+    checkpoint = next((e for e in (record, *upstream.values()) if e.get("command") == "assemble"), {})
+    content = read_json(path) if path.suffix == ".json" else _place(path)
+    model = content.get("model")
+    traits = {f"model {model}": hash_ for name, hash_ in lineage(path).items() if name == "model"}
+    if (states := _states_of(checkpoint, upstream)) and "seed" in content:
+        traits[f"calibration states of {model} with seed {content['seed']}"] = _short(states)
+    for of, suffix in (("corpus", ".npy"), ("task", ".parquet")):
+        drawn = [sha for name, sha in record.get("inputs", {}).items() if name.endswith(suffix) and of in content]
+        traits |= {f"tokens of {content[of]} for {model}": _short(sha) for sha in drawn}
+    if record.get("command") == "select":
+        traits[f"selection {path}"] = _short(sha256(path))
+    inputs = checkpoint.get("inputs", {}).items() if record.get("command") != "select" else ()
+    return traits | {f"selection {name}": _short(sha) for name, sha in inputs if name.endswith(".json")}
+
+
+def content_of(path: Path) -> dict[str, str]:
+    """The sha256 of each file of an input by its name; ValueError where one is not as its record has it."""
+    note = note_of(path)
+    record = read_json(note) if note != path and note.suffix == ".json" and note.is_file() else {}
+    if path.is_dir():
+        folder, written = path, record.get("files") or {ITEMS_FILE: record.get("sha256")}
+    else:
+        folder, written = path.parent, {path.name: record.get("tokens_sha256") or record.get("sha256") or sha256(path)}
+    for name, expected in written.items():
+        file = folder / name
+        seen = sha256(file) if file.is_file() else None
+        if seen != expected:
+            said = f"has sha256 {seen}" if seen else "is missing"
+            raise ValueError(f"{file} {said}, but {note} says {expected}: {_remedy(file)}")
+    return written
+
+
+def _history(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The record of how an input was made, and those of all that led to it."""
+    record = dict(read_record(path))
+    return record, record.pop("upstream", {})
+
+
+def _model_of(record: Mapping[str, Any]) -> str | None:
+    """The hash of the model that a record is of, or was drawn for."""
+    return fingerprint_of(record["files"]) if "family" in record else record.get("model_fingerprint")
+
+
+def _states_of(record: Mapping[str, Any], upstream: Mapping[str, Any]) -> str | None:
+    """The hash of the states that a record is of, or that it was made from."""
+    if record.get("command") == "states":
+        return fingerprint_of(record["files"]) if "files" in record else record.get("fingerprint")
+    if record.get("command") not in MADE_FROM_STATES:
+        return None
+    made = [upstream[path] for path in record.get("inputs", ()) if upstream.get(path, {}).get("command") == "states"]
+    return _states_of(made[0], upstream) if made else None
+
+
+def _place(checkpoint: Path) -> dict[str, str]:
+    """What the path of a checkpoint says: checkpoints/<model>/<method>/<setting>/<weights>/seed<k>."""
+    parts = checkpoint.absolute().parts
+    return {"model": parts[-5], "seed": parts[-1].removeprefix("seed")} if len(parts) > 4 else {}
+
+
+def _remedy(file: Path) -> str:
+    for last, remedy in REMEDIES.items():
+        if (file.parent / last).is_file():
+            return "it is damaged or another's; " + remedy.format(file=file, folder=file.parent)
+    return "it is damaged or another's; make it again"
+
+
+def _short(hash_: str) -> str:
+    return f"sha256 {hash_[:16]}"

@@ -1,0 +1,98 @@
+"""Going on after a stop: finished units of work on disk, each with a fingerprint of all that went into it.
+
+A unit that was made from anything else, or cannot be read, counts as not made. So the same command, run again after
+`kill -9`, loses at most the unit that it was in and ends with the same bytes.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from altq.runtime.files import read_json, sha256, write_json
+
+log = logging.getLogger(__name__)
+
+
+def fingerprint_of(content: Mapping[str, Any]) -> str:
+    """Hexadecimal hash of plain content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_unit(path: str | Path, fingerprint: str, content: Any) -> None:
+    """Keep what a unit of work gave: plain values, not None."""
+    write_json(path, {"fingerprint": fingerprint, "content": content})
+
+
+def read_unit(path: str | Path, fingerprint: str) -> Any | None:
+    """What a finished unit gave; None where there is none of this fingerprint, with a warning if it cannot be read."""
+    if not Path(path).is_file():
+        return None
+    try:
+        unit = read_json(path)
+        known, content = unit["fingerprint"], unit["content"]
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        log.warning("%s cannot be read (%s: %s): begun anew from there", path, type(error).__name__, error)
+        return None
+    return content if known == fingerprint else None
+
+
+class Scratch:
+    """A folder of the units of one run, which follow one another and share a fingerprint.
+
+    units: what those that are finished gave. files: the sha256 of what they wrote beside the folder, by name; a unit
+    counts as finished while these are as they were written. What the next unit reads may lie in the folder itself. As a
+    context it is dropped at the end, and where the work fails: what failed because of its data would fail again with
+    them, even when the data are repaired. A stop, a full disk or lack of memory leaves it.
+    """
+
+    def __init__(self, folder: str | Path, fingerprint: str) -> None:
+        self.folder, self.fingerprint = Path(folder), fingerprint
+        self.units: list[Any] = []
+        self.files: dict[str, str] = {}
+        while (unit := read_unit(self._path(), fingerprint)) is not None and self._is_whole(unit["files"]):
+            self._append(unit)
+        if self.units:
+            log.info("going on after %d finished units in %s", len(self.units), self.folder)
+        else:
+            self.drop()
+        for path in self.folder.glob("unit_*.json"):
+            if path.name >= self._path().name:
+                path.unlink()
+
+    def add(self, content: Any, files: Sequence[Path] = ()) -> None:
+        """Keep what the next unit gave, when all that it wrote, among it `files` beside this folder, is written."""
+        unit = {"content": content, "files": {path.name: sha256(path) for path in files}}
+        write_unit(self._path(), self.fingerprint, unit)
+        self._append(unit)
+
+    def drop(self) -> None:
+        """Remove the folder with all its units."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.units, self.files = [], {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, Exception) and not issubclass(kind, (OSError, MemoryError)):
+            self.drop()
+
+    def _path(self) -> Path:
+        """The file of the next unit."""
+        return self.folder / f"unit_{len(self.units):06d}.json"
+
+    def _append(self, unit: dict[str, Any]) -> None:
+        self.units.append(unit["content"])
+        self.files |= unit["files"]
+
+    def _is_whole(self, files: dict[str, str]) -> bool:
+        for name, written in files.items():
+            path = self.folder.parent / name
+            if not path.is_file() or sha256(path) != written:
+                log.warning("%s is not what was written: begun anew from there", path)
+                return False
+        return True
