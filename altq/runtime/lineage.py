@@ -17,7 +17,7 @@ from altq.runtime.resume import fingerprint_of
 
 OPTIONS = "the options given"
 REMEDIES = {
-    "index.json": "delete {file} and {folder}/index.json and run again: this entry alone is calibrated anew",
+    "index.json": "delete {folder}/index.json and run again: this entry alone is calibrated anew",
     "quantization.json": "remove {folder} and assemble again",
     "states.json": "remove {folder} and run `altq states` again",
 }
@@ -134,7 +134,7 @@ def _place(checkpoint: Path) -> dict[str, str]:
 def _remedy(file: Path) -> str:
     for last, remedy in REMEDIES.items():
         if (file.parent / last).is_file():
-            return "it is damaged or another's; " + remedy.format(file=file, folder=file.parent)
+            return "it is damaged or another's; " + remedy.format(folder=file.parent)
     return "it is damaged or another's; make it again"
 
 

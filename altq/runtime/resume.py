@@ -22,22 +22,22 @@ def fingerprint_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_unit(path: str | Path, fingerprint: str, content: Any) -> None:
-    """Keep what a unit of work gave: plain values, not None."""
-    write_json(path, {"fingerprint": fingerprint, "content": content})
+def write_unit(path: str | Path, fingerprint: str, unit: Mapping[str, Any]) -> None:
+    """Keep what a unit of work gave: plain values by name."""
+    write_json(path, {**unit, "fingerprint": fingerprint})
 
 
-def read_unit(path: str | Path, fingerprint: str) -> Any | None:
+def read_unit(path: str | Path, fingerprint: str) -> dict[str, Any] | None:
     """What a finished unit gave; None where there is none of this fingerprint, with a warning if it cannot be read."""
     if not Path(path).is_file():
         return None
     try:
         unit = read_json(path)
-        known, content = unit["fingerprint"], unit["content"]
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        known = unit.pop("fingerprint")
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         log.warning("%s cannot be read (%s: %s): begun anew from there", path, type(error).__name__, error)
         return None
-    return content if known == fingerprint else None
+    return unit if known == fingerprint else None
 
 
 class Scratch:

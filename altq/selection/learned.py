@@ -178,4 +178,4 @@ def curve(candidates: Sequence[str], traces: Sequence[Trace]) -> str:
 def searched_seconds(folder: str | Path) -> float:
     """Processor seconds of all sublayers of a finished search, whichever process searched them."""
     paths = Path(folder).glob("sublayer_*.json")
-    return math.fsum(read_json(path)["content"]["processor_seconds"] for path in paths)
+    return math.fsum(read_json(path)["processor_seconds"] for path in paths)

@@ -1,8 +1,11 @@
 """Calibrating a bank: what is written, and that a run which was cut off goes on to the same bytes."""
 
 import logging
+import shutil
 from contextlib import contextmanager
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from models_for_tests import Workspace, recipe
@@ -14,7 +17,7 @@ from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.shard import WHOLE, Shard
 from altq.calibration.states import States
 from altq.experiment.setting import FULL_PRECISION, Setting
-from altq.runtime.files import read_json
+from altq.runtime.files import read_json, sha256, write_json
 
 SUBLAYERS = ["block 0 attention", "block 0 ffn", "block 1 attention", "block 1 ffn"]
 SETTING = Setting(4, 4, 4, 4)
@@ -181,6 +184,37 @@ def test_a_sublayer_that_cannot_be_fitted_is_named_and_leaves_no_index(workspace
     with pytest.raises(ValueError, match="block 1 attention: the loss is nan"):
         run(workspace, tmp_path)
     assert set(contents(tmp_path)) == {"sublayer_000.safetensors", "sublayer_001.safetensors"}
+
+
+def test_an_entry_whose_tensors_were_damaged_is_calibrated_anew(workspace, tmp_path, calibrated, caplog):
+    expected = contents(run(workspace, tmp_path))
+    calibrated.clear()
+    path = entry_path(tmp_path, 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])  # its header and length are as they were
+    assert contents(run(workspace, tmp_path)) == expected
+    assert calibrated == SUBLAYERS[1:2] and "sublayer_001.safetensors cannot be read" in caplog.text
+
+
+def test_an_entry_in_the_place_of_another_is_refused(workspace, tmp_path):
+    run(workspace, tmp_path)
+    entry_path(tmp_path, 2).replace(entry_path(tmp_path, 0))
+    with pytest.raises(ValueError, match="sublayer_000.safetensors is of sublayer 2, not of 0; delete .*index.json"):
+        read_entry(tmp_path, 0)
+
+
+def test_only_what_read_a_file_of_the_states_is_fitted_anew_when_that_is_another(workspace, tmp_path, calibrated):
+    given = SimpleNamespace(model=workspace.model, states=tmp_path / "states")
+    shutil.copytree(workspace.states, given.states)
+    run(given, tmp_path / "bank")
+    calibrated.clear()
+    state = given.states / "state_001.npy"  # leaves sublayer 0 and enters sublayer 1
+    np.save(state, np.load(state) * 1.01)
+    described = read_json(given.states / "states.json")
+    described["files"][state.name] = sha256(state)
+    write_json(given.states / "states.json", described)
+    run(given, tmp_path / "bank")
+    assert calibrated == SUBLAYERS[:2]
 
 
 def test_an_entry_without_a_fingerprint_is_calibrated_anew(workspace, tmp_path, calibrated, monkeypatch):

@@ -18,17 +18,7 @@ def test_a_unit_is_read_by_its_fingerprint_alone(tmp_path):
     assert read_unit(tmp_path / "absent.json", "one") is None
 
 
-UNREADABLE = [
-    b"",
-    b"[]",
-    b"{}",
-    b"null",
-    b"3",
-    b'"fingerprint"',
-    b'{"fingerprint": "one"}',
-    b"\xff\xfe",
-    b"[" * 100_000,
-]
+UNREADABLE = [b"", b"[]", b"{}", b"null", b"3", b'"fingerprint"', b'{"content": 1}', b"\xff\xfe", b"[" * 100_000]
 
 
 @pytest.mark.parametrize("content", UNREADABLE, ids=lambda content: repr(content[:12]))

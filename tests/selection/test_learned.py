@@ -171,7 +171,7 @@ def run(workspace, folder, code="code", seed=0, **options):
 
 def traces_of(path):
     unit = json.loads(path.read_text())
-    return unit["fingerprint"], unit["content"]["trace"]
+    return unit["fingerprint"], unit["trace"]
 
 
 def test_a_stopped_search_goes_on_and_ends_the_same(workspace, tmp_path, monkeypatch):
