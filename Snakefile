@@ -55,6 +55,13 @@ if NEEDS.guessed:
         file=sys.stderr,
     )
 
+for name, (length, context) in NEEDS.beyond_context.items():
+    print(
+        f"altq: warning: windows of {length} tokens are longer than the {context} that {name} was made for "
+        "(max_position_embeddings); lower window_length of `calibration` and `evaluation`",
+        file=sys.stderr,
+    )
+
 # Snakemake replaces {name} in commands and paths: braces in the path of this checkout are doubled.
 CHECKOUT = str(workflow.basedir).replace("{", "{{").replace("}", "}}")
 ENVS = f"{CHECKOUT}/envs"

@@ -13,6 +13,7 @@ from altq.checkpoint.quantized_model import open_model
 from altq.commands.command import add_folder, add_output
 from altq.evaluation.bootstrap import perplexity_interval
 from altq.evaluation.perplexity import window_losses
+from altq.models.context import check_context
 from altq.models.skeleton import Skeleton
 from altq.runtime.files import write_json
 from altq.runtime.lineage import check_lineage, run_fingerprint
@@ -69,6 +70,7 @@ def _measure(
     num_windows, window_length = tokens.shape
     inputs = [arguments.folder, arguments.tokens]
     check_lineage(inputs)
+    context = check_context(arguments.folder, window_length)
     # Hidden, and so nobody's own: it is removed in the end.
     folder = arguments.output.with_name(f".{arguments.output.name}.scratch")
     with Scratch(folder, run_fingerprint(command, labels, inputs)) as scratch:
@@ -80,6 +82,7 @@ def _measure(
             "corpus": drawn.corpus,
             "num_windows": num_windows,
             "window_length": window_length,
+            "max_position_embeddings": context,
             "num_tokens": num_windows * (window_length - 1),
             "nll": nll,
             "perplexity": interval.perplexity,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from altq.calibration.states import record_states
 from altq.commands.command import add_loss, add_model, add_output
+from altq.models.context import check_context
 from altq.runtime.files import write_json
 from altq.runtime.lineage import check_lineage, run_fingerprint
 from altq.runtime.provenance import provenance, write_provenance
@@ -33,6 +34,7 @@ def states(arguments: argparse.Namespace) -> None:
     check_lineage(inputs)
     tokens, _ = read_tokens(arguments.tokens, arguments.model)
     fingerprint = run_fingerprint("states", options, inputs)
+    check_context(arguments.model, tokens.shape[1])
     record_states(arguments.model, tokens, arguments.loss, arguments.output, fingerprint)
     write_provenance(arguments.output, provenance("states", options, inputs))
 

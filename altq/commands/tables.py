@@ -9,6 +9,7 @@ from altq.commands.command import add_output
 from altq.experiment.methods import METHODS
 from altq.experiment.policies import Grid
 from altq.report.cost import write_cost
+from altq.report.perplexity import context_notes
 from altq.report.presentation import Presentation
 from altq.report.table1 import write_table1
 from altq.report.table2 import write_table2
@@ -57,6 +58,8 @@ def _write(
     presentation = read_options(arguments, Presentation)
     paths = [*arguments.results, *inputs]
     require_consistency({path: result_lineage(path) for path in paths})
+    notes = context_notes(arguments.results)
+    presentation = presentation.model_copy(update={"protocol": (*presentation.protocol, *notes)})
     write(presentation)
     record = provenance(command, options or {}, paths)
     write_json(arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record})

@@ -1,6 +1,7 @@
 """Commands that write the requests of a zero-shot task, and measure accuracy on them."""
 
 import argparse
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from altq.runtime.files import atomic, read_json, sha256, write_json
 from altq.runtime.lineage import check_lineage, run_fingerprint
 from altq.runtime.provenance import provenance
 from altq.runtime.resume import Scratch
+
+log = logging.getLogger(__name__)
 
 
 def _add_items(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +49,11 @@ def requests(arguments: argparse.Namespace) -> None:
     generator = np.random.Generator(np.random.PCG64(arguments.seed))
     asked = make_requests(arguments.task, arguments.items, arguments.model, arguments.limit, generator)
     asked.write(arguments.output)
+    if asked.truncated_items:
+        log.warning(
+            "%d of %d items of %s are longer than the model's context of %d tokens and lose their first tokens",
+            len(asked.truncated_items), len(asked.items), arguments.task, asked.max_length,
+        )  # fmt: skip
     options = {"task": arguments.task, "limit": arguments.limit, "seed": arguments.seed}
     record = {
         **options,

@@ -20,6 +20,9 @@ class Shape(Section):
     num_kv_heads: Size = Field(description="key and value heads")
     head_dim: Size | None = Field(None, description="width of a head; hidden_size / num_heads when absent")
     vocab_size: Size = Field(description="entries of the vocabulary")
+    max_position_embeddings: Size | None = Field(
+        None, description="tokens of the longest window that the model was made for; unknown when absent"
+    )
     tied: bool = Field(False, description="whether the head is the embedding")
 
 

@@ -65,6 +65,7 @@ class ConfigFile(BaseModel):
             num_kv_heads=self.num_key_value_heads or self.num_attention_heads,
             head_dim=self.head_dim,
             vocab_size=self.vocab_size,
+            max_position_embeddings=self.max_position_embeddings,
             tied=self.tie_word_embeddings,
         )
 

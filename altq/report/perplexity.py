@@ -10,7 +10,7 @@ import pandas
 
 from altq.experiment.methods import FULL
 from altq.report.intervals import Interval
-from altq.report.presentation import Presentation, numeral
+from altq.report.presentation import Entry, Presentation, numeral
 from altq.report.published import published_perplexity
 from altq.report.results import read_perplexity
 from altq.report.table import Cell, Column
@@ -25,6 +25,24 @@ COLUMNS = (
 def read_results(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
     """Read perplexity result files; ValueError names one that is none."""
     return [read_perplexity(path) for path in paths]
+
+
+def context_notes(paths: Iterable[Path]) -> list[Entry]:
+    """Note each model that was measured on longer windows than it was made for, as a row of the protocol."""
+    results = [read_json(path) for path in paths if path.suffix == ".json"]
+    beyond = {
+        (result["model"], result["window_length"], context)
+        for result in results
+        if (context := result.get("max_position_embeddings")) and result["window_length"] > context
+    }
+    return [
+        Entry(
+            "note",
+            f"{model} was made for windows of at most {context} tokens and is measured on {length}: its loss at the "
+            "places beyond is no measure of its quantization.",
+        )
+        for model, length, context in sorted(beyond)
+    ]
 
 
 def perplexity_frame(

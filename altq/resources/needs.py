@@ -41,6 +41,14 @@ class Needs:
         """Models whose shape is not known yet."""
         return [name for name, sizes in self.sizes.items() if sizes.origin == GUESSED]
 
+    @property
+    def beyond_context(self) -> dict[str, tuple[int, int]]:
+        """Models that are given longer windows than they were made for: tokens of these, and of its longest."""
+        experiment = self.stages.experiment
+        length = max(experiment.calibration.window_length, experiment.evaluation.window_length)
+        contexts = {name: sizes.shape.max_position_embeddings for name, sizes in self.sizes.items()}
+        return {name: (length, context) for name, context in contexts.items() if context and length > context}
+
     def on_gpu(self, rule: str) -> bool:
         """Whether a job of this rule gets a GPU."""
         return self.gpus > 0 and rule in self.gpu_stages

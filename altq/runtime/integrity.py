@@ -69,6 +69,8 @@ class Results:
         return sorted(path for path in inputs if self._is_out_of_sight(path))
 
     def _damaged(self) -> Iterator[Finding]:
+        for path in self._scratch():
+            yield Finding(self._name(path), "left over by a run that was stopped; run it again, or remove the folder")
         for path in self._files(".partial"):
             yield Finding(self._name(path), "left over by a process that was killed; nothing reads it, remove it")
         for suffix, check in CHECKS.items():
@@ -83,7 +85,7 @@ class Results:
 
     def _result_folders(self, stage: str) -> set[Path]:
         """The folders of a stage that hold files, but for hidden ones, in which fetching goes on."""
-        files = (path for path in _walk(self.folder / stage) if path.is_file())
+        files = (path for path in _walk(self.folder / stage) if path.is_file() and not _is_scratch(path))
         return {p.parent for p in files if not any(part.startswith(".") for part in p.relative_to(self.folder).parts)}
 
     def _unlike_their_hashes(self) -> Iterator[Finding]:
@@ -139,7 +141,10 @@ class Results:
     @cache
     def _all_files(self) -> tuple[Path, ...]:
         files = (path for path in _walk(self.folder) if path.relative_to(self.folder).parts[0] not in NOT_RESULTS)
-        return tuple(path for path in sorted(files) if not path.name.startswith(COPIED))
+        return tuple(path for path in sorted(files) if not path.name.startswith(COPIED) and not _is_scratch(path))
+
+    def _scratch(self) -> list[Path]:
+        return sorted({path.parent for path in _walk(self.folder) if _is_scratch(path)})
 
     def _files(self, end: str) -> Iterator[Path]:
         return (path for path in self._all_files() if path.name.endswith(end))
@@ -195,6 +200,11 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue
         visited.add(real)
         yield from (Path(parent, name) for name in names)
+
+
+def _is_scratch(path: Path) -> bool:
+    """Whether a file is what a stopped run goes on from."""
+    return path.parent.suffix == ".scratch"
 
 
 def _json_problem(path: Path) -> str | None:

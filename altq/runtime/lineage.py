@@ -23,7 +23,8 @@ REMEDIES = {
 }
 """What to do about a file that is not as it was written, by the file that is written last into its folder."""
 
-MADE_FROM_STATES = ("calibrate", "calibrate-end-to-end", "assemble")
+FITTED = ("calibrate", "calibrate-end-to-end")
+"""The commands that make banks."""
 
 
 def check_lineage(inputs: Iterable[str | Path], asked: Mapping[str, str] | None = None) -> None:
@@ -59,32 +60,36 @@ def lineage(path: Path) -> dict[str, str]:
         traits["setting"] = options.get("setting") or settings.pop()
     if "rounding" in options:
         traits["weight rounding"] = options["rounding"]["weights"]
-    if record.get("command") in ("calibrate", "calibrate-end-to-end"):
+    if record.get("command") in FITTED:
         traits["calibration seed"] = str(options["seed"])
-    for entry in history if record.get("command") != "assemble" else ():
-        if entry.get("split") == "calibration":
-            traits |= {"calibration text": _short(entry["text_sha256"]), "seed of the windows": str(entry["seed"])}
-        if "task" in entry and "items" in entry:
-            traits |= {"task": entry["task"], "items": _short(entry["sha256"])}
+    # A selection may have been chosen by what was calibrated with other seeds: it is not of their windows.
+    if record.get("command") in (None, "states", *FITTED):
+        for tokens in (entry for entry in history if entry.get("split") == "calibration"):
+            traits |= {"calibration text": _short(tokens["text_sha256"]), "seed of the windows": str(tokens["seed"])}
+    for task in (entry for entry in history if "task" in entry and "items" in entry):
+        traits |= {"task": task["task"], "items": _short(task["sha256"])}
     return traits
 
 
 def result_lineage(path: Path) -> dict[str, str]:
     """What a result is of, for a table of several models, texts and seeds: each of these is to be one thing in all of it."""
     record, upstream = _history(path)
-    checkpoint = next((e for e in (record, *upstream.values()) if e.get("command") == "assemble"), {})
-    content = read_json(path) if path.suffix == ".json" else _place(path)
-    model = content.get("model")
+    content = _place(path) if path.is_dir() else read_json(path) if path.suffix == ".json" else {}
+    if not (model := content.get("model")):
+        return {}
     traits = {f"model {model}": hash_ for name, hash_ in lineage(path).items() if name == "model"}
-    if (states := _states_of(checkpoint, upstream)) and "seed" in content:
-        traits[f"calibration states of {model} with seed {content['seed']}"] = _short(states)
-    for of, suffix in (("corpus", ".npy"), ("task", ".parquet")):
-        drawn = [sha for name, sha in record.get("inputs", {}).items() if name.endswith(suffix) and of in content]
-        traits |= {f"tokens of {content[of]} for {model}": _short(sha) for sha in drawn}
     if record.get("command") == "select":
         traits[f"selection {path}"] = _short(sha256(path))
-    inputs = checkpoint.get("inputs", {}).items() if record.get("command") != "select" else ()
-    return traits | {f"selection {name}": _short(sha) for name, sha in inputs if name.endswith(".json")}
+    for of, suffix in (("corpus", ".npy"), ("task", ".parquet")):
+        drawn = [hash_ for name, hash_ in record.get("inputs", {}).items() if name.endswith(suffix) and of in content]
+        traits |= {f"tokens of {content[of]} for {model}": _short(hash_) for hash_ in drawn}
+    for checkpoint in (record, *(upstream.get(name, {}) for name in record.get("inputs", ()))):
+        if checkpoint.get("command") == "assemble":
+            if states := _states_of(checkpoint, upstream):
+                traits[f"calibration states of {model} with seed {content['seed']}"] = _short(states)
+            selections = ((name, hash_) for name, hash_ in checkpoint["inputs"].items() if name.endswith(".json"))
+            traits |= {f"selection {name}": _short(hash_) for name, hash_ in selections}
+    return traits
 
 
 def content_of(path: Path) -> dict[str, str]:
@@ -119,7 +124,7 @@ def _states_of(record: Mapping[str, Any], upstream: Mapping[str, Any]) -> str | 
     """The hash of the states that a record is of, or that it was made from."""
     if record.get("command") == "states":
         return fingerprint_of(record["files"]) if "files" in record else record.get("fingerprint")
-    if record.get("command") not in MADE_FROM_STATES:
+    if record.get("command") not in (*FITTED, "assemble"):
         return None
     made = [upstream[path] for path in record.get("inputs", ()) if upstream.get(path, {}).get("command") == "states"]
     return _states_of(made[0], upstream) if made else None

@@ -4,7 +4,7 @@ import math
 import pandas
 import pytest
 
-from altq.report.perplexity import COLUMNS, format_perplexity, perplexity_frame
+from altq.report.perplexity import COLUMNS, context_notes, format_perplexity, perplexity_frame
 from altq.report.presentation import Entry, Presentation
 from altq.report.table import to_terminal
 from altq.report.table2 import wide_table, write_table2
@@ -223,3 +223,13 @@ def test_a_file_that_is_no_result_is_named(tmp_path):
 )  # fmt: skip
 def test_perplexities_print_sensibly(value, text):
     assert format_perplexity(value) == text
+
+
+def test_a_model_that_was_measured_beyond_its_context_has_a_note(tmp_path):
+    paths = []
+    for context in (8, 16, None):
+        given = {"model": f"model{context}", "window_length": 16, "max_position_embeddings": context}
+        paths.append(tmp_path / f"{context}.json")
+        paths[-1].write_text(json.dumps(made()[0] | given))
+    (note,) = context_notes([*paths, paths[0]])
+    assert note.here.startswith("model8 was made for windows of at most 8 tokens and is measured on 16: ")

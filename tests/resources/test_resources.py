@@ -123,6 +123,16 @@ def test_a_local_model_says_its_own_shape(project, tmp_path):
     assert sizes_of_models(models, tmp_path)["mine"].key_value == 64
 
 
+@pytest.mark.parametrize(("context", "beyond"), [(512, {}), (511, {"mine": (512, 511)}), (None, {})])
+def test_a_model_that_gets_longer_windows_than_it_was_made_for_is_named(project, tmp_path, context, beyond):
+    shape = LLAMA3_70B | ({"max_position_embeddings": context} if context else {})
+    planned = needs(
+        project, tmp_path, models={"mine": {"hub": "org/name@main", "num_blocks": 80, "shape": shape}},
+        calibration={"corpus": "pydoc", "window_length": 512}, evaluation={"window_length": 256},
+    )  # fmt: skip
+    assert planned.beyond_context == beyond
+
+
 def test_an_unknown_shape_is_guessed_and_said(project, tmp_path):
     unknown = {"theirs": {"hub": "org/name@main", "num_blocks": 32}}
     planned = needs(project, tmp_path, models=unknown)
