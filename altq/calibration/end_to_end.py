@@ -83,7 +83,7 @@ def calibrate_end_to_end(
 
 
 class _Training:
-    """The steps of one fit, each a unit of `scratch` after the loss before any; with the last lies all that the next needs."""
+    """The steps of one fit: units of `scratch`, after the loss before any; beside them lies all that the next needs."""
 
     def __init__(self, whole: WholeModel, states: States, recipe: EndToEndRecipe, scratch: Scratch) -> None:
         self.whole, self.states, self.recipe, self.scratch = whole, states, recipe, scratch

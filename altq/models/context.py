@@ -11,7 +11,7 @@ KEY = "max_position_embeddings"
 
 
 def check_context(folder: str | Path, window_length: int) -> int | None:
-    """The tokens of a model's longest window (None where config.json does not say), with a warning for longer windows."""
+    """Tokens of a model's longest window, with a warning for longer ones; None where config.json says nothing."""
     context: int | None = read_json(Path(folder) / CONFIG_FILE).get(KEY)
     if context is not None and window_length > context:
         log.warning(

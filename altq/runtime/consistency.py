@@ -7,8 +7,8 @@ from pathlib import Path
 def require_consistency(sides: Mapping[str | Path, Mapping[str, str]]) -> None:
     """ValueError unless all sides agree in what they say of the same thing.
 
-    sides: files, folders or the options given -> {a thing that they are of, such as "model" or "setting": which one}. The
-    message names two of them, what differs and the remedy.
+    sides: files, folders or the options given -> {a thing that they are of, such as "model" or "setting": which one}.
+    The message names two of them, what differs and the remedy.
     """
     known: dict[str, tuple[str | Path, str]] = {}
     for side, traits in sides.items():

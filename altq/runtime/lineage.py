@@ -1,7 +1,7 @@
 """What an input descends from, by its record: inputs of different descent, or not what was written, are refused.
 
-A model is known by the hashes of its files, states and banks by those of theirs, tokens by the model that they were drawn
-for; what a result rests on is in its history.
+A model is known by the hashes of its files, states by those of theirs, tokens by the model that they were drawn for;
+what a result rests on is in its history.
 """
 
 from collections.abc import Iterable, Mapping
@@ -72,7 +72,7 @@ def lineage(path: Path) -> dict[str, str]:
 
 
 def result_lineage(path: Path) -> dict[str, str]:
-    """What a result is of, for a table of several models, texts and seeds: each of these is to be one thing in all of it."""
+    """What a result is of, for a table of several models, texts and seeds: each is to be one thing in all of it."""
     record, upstream = _history(path)
     content = _place(path) if path.is_dir() else read_json(path) if path.suffix == ".json" else {}
     if not (model := content.get("model")):

@@ -131,8 +131,8 @@ def search_model(
 ) -> list[Trace]:
     """The curve of every sublayer, each also a file of `folder`, from which a run that was stopped goes on.
 
-    fingerprint: of the code that searches and of the model. What was searched otherwise (with another one, other options
-    or states) is searched again.
+    fingerprint: of the code that searches and of the model. What was searched otherwise (with another one, other
+    options or states) is searched again.
     """
     skeleton, known = Skeleton(model), States(states)
     for asking in (recipe, options):

@@ -249,6 +249,7 @@ def test_a_saved_training_that_cannot_be_read_is_said_and_the_fit_starts_anew(
             calibrate(workspace, folder, recipe)
     path = folder / "training.scratch" / "training_000002.pt"
     saved = path.read_bytes()
+    caplog.clear()
     path.write_bytes({"empty": b"", "cut": saved[: len(saved) // 2], "not a checkpoint": bytes(200)}[damage])
     with caplog.at_level(logging.INFO, logger=end_to_end.__name__):
         assert contents(calibrate(workspace, folder, recipe)) == expected

@@ -258,3 +258,13 @@ def test_inputs_of_which_no_place_is_recorded_are_named_and_fail_nothing(results
     said = capsys.readouterr().out
     assert "Not looked at" in said and "/tokens.npy" in said and "somebody" not in said
     assert not any("somebody" in path.read_text() for path in results.rglob("*.json"))
+
+
+def test_what_a_stopped_run_left_is_one_finding(results):
+    scratch = results / "states/m/seed0/states.scratch"
+    scratch.mkdir()
+    (scratch / "unit_000000.json").write_text("")
+    np.save(scratch / "state_001.npy", np.arange(8.0))
+    assert found(results) == {
+        f"{STATES}/states.scratch": "left over by a run that was stopped; run it again, or remove the folder"
+    }

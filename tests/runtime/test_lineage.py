@@ -15,6 +15,8 @@ from stopped_for_tests import Stopped
 
 from altq.checkpoint.quantized_model import QuantizedSkeleton
 from altq.cli import main
+from altq.runtime.files import write_json
+from altq.runtime.lineage import lineage, result_lineage
 
 SETTING, OTHER = "W4A4K4V4", "W3A3K3V3"
 MADE = {"hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "num_kv_heads": 2, "vocab_size": 512}
@@ -110,53 +112,89 @@ def zero_shot(at, requests=None, items=None, setting=SETTING):
 
 
 def best_random(a, b):
-    return f"select --policy best_random --results {a}/affine-pydoc.json {b}/affine-pydoc.json --selections {a}/affine.json"
+    results = f"{a}/affine-pydoc.json {b}/affine-pydoc.json"
+    return f"select --policy best_random --results {results} --selections {a}/affine.json"
+
+
+def cost(a, b):
+    return "cost --checkpoints " + " ".join(f"{at}/checkpoints/made/affine/{SETTING}/rtn/seed0" for at in (a, b))
 
 
 CANDIDATES = "--candidates affine rotation"
 MIXES = {
     "states of tokens of another model": (
-        "model", lambda a, b: f"states --model {a}/made --tokens {b}/calibration0.npy --loss mse"),
-    "calibration on states of another model": ("model", lambda a, b: calibrate("calibrate", a, b, f"--kind affine {RECIPE}")),
+        "model",
+        lambda a, b: f"states --model {a}/made --tokens {b}/calibration0.npy --loss mse",
+    ),
+    "calibration on states of another model": (
+        "model",
+        lambda a, b: calibrate("calibrate", a, b, f"--kind affine {RECIPE}"),
+    ),
     "end to end on states of another model": (
-        "model", lambda a, b: calibrate("calibrate-end-to-end", a, b, "--steps 0 --trained []")),
+        "model",
+        lambda a, b: calibrate("calibrate-end-to-end", a, b, "--steps 0 --trained []"),
+    ),
     "search on states of another model": ("model", lambda a, b: calibrate("search", a, b, f"{CANDIDATES} {RECIPE}")),
-    "prediction from states of another model": ("model", lambda a, b: calibrate("predict", a, b, f"{CANDIDATES} {RECIPE}")),
+    "prediction from states of another model": (
+        "model",
+        lambda a, b: calibrate("predict", a, b, f"{CANDIDATES} {RECIPE}"),
+    ),
     "reconstruction on tokens of another model": ("model", lambda a, b: reconstruction(a, tokens=f"{b}/held_out0.npy")),
     "reconstruction of a bank of another model": (
-        "model", lambda a, b: reconstruction(a, second=f"{b}/bank/{SETTING}/0/rotation")),
+        "model",
+        lambda a, b: reconstruction(a, second=f"{b}/bank/{SETTING}/0/rotation"),
+    ),
     "reconstruction of a bank of other states": (
-        "(calibration|seed)", lambda a, b: reconstruction(a, second=f"{a}/bank/{SETTING}/1/rotation")),
+        "(calibration|seed)",
+        lambda a, b: reconstruction(a, second=f"{a}/bank/{SETTING}/1/rotation"),
+    ),
     "reconstruction on windows that another seed left out": (
-        "seed of the windows", lambda a, b: reconstruction(a, tokens=f"{a}/held_out1.npy")),
+        "seed of the windows",
+        lambda a, b: reconstruction(a, tokens=f"{a}/held_out1.npy"),
+    ),
     "reconstruction of a bank of another setting": (
-        "setting", lambda a, b: reconstruction(a, first=f"{a}/bank/{OTHER}/0/affine")),
+        "setting",
+        lambda a, b: reconstruction(a, first=f"{a}/bank/{OTHER}/0/affine"),
+    ),
     "reconstruction of a bank of another kind": (
-        "kind", lambda a, b: reconstruction(a, first=f"{a}/bank/{SETTING}/0/rotation")),
+        "kind",
+        lambda a, b: reconstruction(a, first=f"{a}/bank/{SETTING}/0/rotation"),
+    ),
     "assembly with states of another model": ("model", lambda a, b: assemble(a, states=f"{b}/states0")),
     "assembly with a bank of another model": ("model", lambda a, b: assemble(a, bank=f"{b}/bank/{SETTING}/0/affine")),
     "assembly with a bank of other states": (
-        "calibration states", lambda a, b: assemble(a, bank=f"{a}/bank/{SETTING}/1/affine")),
+        "calibration states",
+        lambda a, b: assemble(a, bank=f"{a}/bank/{SETTING}/1/affine"),
+    ),
     "assembly with a bank of another setting": ("setting", lambda a, b: assemble(a, bank=f"{a}/bank/{OTHER}/0/affine")),
     "assembly with a bank of another kind": ("kind", lambda a, b: assemble(a, bank=f"{a}/bank/{SETTING}/0/rotation")),
     "assembly of a selection by another model's statistics": (
-        "model", lambda a, b: assemble(a, selection=f"{b}/heuristic.json")),
+        "model",
+        lambda a, b: assemble(a, selection=f"{b}/heuristic.json"),
+    ),
     "perplexity over tokens of another model": ("model", lambda a, b: perplexity(a, tokens=f"{b}/test.npy")),
-    "perplexity in full precision over tokens of another model": ("model", lambda a, b: full(a, tokens=f"{b}/test.npy")),
+    "perplexity in full precision over tokens of another model": (
+        "model",
+        lambda a, b: full(a, tokens=f"{b}/test.npy"),
+    ),
     "perplexity under the name of another setting": ("setting", lambda a, b: perplexity(a, setting=OTHER)),
     "perplexity under the name of another rounding": ("weight rounding", lambda a, b: perplexity(a, weights="gptq")),
     "full precision under the name of a setting": ("setting", lambda a, b: perplexity(a, folder=f"{a}/made")),
     "packed perplexity over tokens of another model": (
-        "model", lambda a, b: perplexity(a, tokens=f"{b}/test.npy").replace("perplexity", "perplexity-packed", 1)),
+        "model",
+        lambda a, b: perplexity(a, tokens=f"{b}/test.npy").replace("perplexity", "perplexity-packed", 1),
+    ),
     "accuracy over requests of another model": ("model", lambda a, b: zero_shot(a, requests=f"{b}/requests.parquet")),
     "accuracy judged by other items": ("items", lambda a, b: zero_shot(a, items=f"{b}/items")),
     "accuracy under the name of another setting": ("setting", lambda a, b: zero_shot(a, setting=OTHER)),
     "the best of perplexities of two models": ("model", best_random),
-    "a table of two models of one name": ("model made", lambda a, b: f"table2 --results {a}/full-pydoc.json {b}/affine-pydoc.json"),
+    "a table of two models of one name": (
+        "model made",
+        lambda a, b: f"table2 --results {a}/full-pydoc.json {b}/affine-pydoc.json",
+    ),
     "selections of two models": ("model", lambda a, b: f"distinct --selections {a}/heuristic.json {b}/heuristic.json"),
-    "the cost of two models of one name": (
-        "model made", lambda a, b: "cost --checkpoints " + " ".join(f"{x}/checkpoints/made/affine/{SETTING}/rtn/seed0" for x in (a, b))),
-}  # fmt: skip
+    "the cost of two models of one name": ("model made", cost),
+}
 
 
 @pytest.mark.parametrize("name", MIXES)
@@ -177,6 +215,27 @@ def copy(made, tmp_path):
 def refusal(capsys):
     (message,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("altq: "))
     return message
+
+
+def test_a_selection_that_was_judged_with_another_seed_is_not_of_its_windows(tmp_path):
+    tokens = {"split": "calibration", "text_sha256": "a", "seed": 0}
+    upstream = {"tokens.npy": tokens, "full.json": {"command": "perplexity", "options": {"setting": SETTING}}}
+    record = {
+        "command": "select",
+        "options": {"selection": "random0"},
+        "inputs": {"full.json": "b"},
+        "upstream": upstream,
+    }
+    write_json(tmp_path / "best_random.json", {"model": "made", "provenance": record})
+    assert lineage(tmp_path / "best_random.json") == {"setting": SETTING}
+
+
+def test_what_names_no_model_may_stand_beside_that_of_another(tmp_path):
+    """What `altq distinct` writes, of which a table of two models has two."""
+    upstream = {"model": {"family": "llama", "files": {"model.safetensors": "a"}}}
+    write_json(tmp_path / "distinct.json", {"first": {}, "provenance": {"command": "distinct", "upstream": upstream}})
+    assert lineage(tmp_path / "distinct.json").keys() == {"model"}
+    assert result_lineage(tmp_path / "distinct.json") == {}
 
 
 def test_what_goes_together_is_taken_and_gives_the_same_again(made, tmp_path):
