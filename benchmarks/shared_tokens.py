@@ -25,6 +25,7 @@ from altq.experiment.recipe import Recipe
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
 from altq.runtime.flags import add_options, read_options
+from altq.runtime.resume import Scratch
 from altq.selection.selection import fixed_selection
 
 
@@ -58,7 +59,7 @@ def main() -> None:
         if arguments.states is None:
             timed("states", record_states, arguments.model, calibration, arguments.loss, states, "")
         what = arguments.setting, arguments.kind, 0, recipe
-        timed("calibration", calibrate_bank, arguments.model, states, *what, work / "bank", code="")
+        timed("calibration", calibrate_bank, arguments.model, states, *what, work / "bank", fingerprint="")
         num_blocks = json.loads((arguments.model / "config.json").read_text())["num_hidden_layers"]
         fixed_selection("smollm2", num_blocks, arguments.kind).write(work / "selection.json")
         banks = {arguments.kind: work / "bank"}
@@ -66,7 +67,7 @@ def main() -> None:
         chosen = work / "selection.json", banks, arguments.setting, rounding
         timed("assembly", assemble, arguments.model, states, *chosen, work / "checkpoint", "")
         entries = json.loads((work / "bank" / "index.json").read_text())["entries"]
-        losses = timed("evaluation", window_losses, open_model(work / "checkpoint"), test, work / "stream", "")
+        losses = timed("evaluation", window_losses, open_model(work / "checkpoint"), test, Scratch(work / "stream", ""))
     perplexity = float(np.exp(np.sum(losses) / (test.shape[0] * (test.shape[1] - 1))))
     mean_log = float(np.mean([np.log(entry["loss"]) for entry in entries]))
     total = sum(spent for name, spent in seconds.items() if name != "evaluation")

@@ -203,6 +203,8 @@ class States:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         description = read_json(self.folder / STATES_FILE)
+        if "files" not in description:
+            raise ValueError(f"{self.folder / STATES_FILE} has no hashes of its files; run `altq states` again")
         self.loss: str = description["loss"]
         self.num_sublayers: int = description["num_sublayers"]
         self.num_windows, self.length, self.hidden = description["shape"]
