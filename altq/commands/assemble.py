@@ -41,7 +41,7 @@ def assemble(arguments: argparse.Namespace) -> None:
     labels = {"method": arguments.method, "seed": arguments.seed}
     options = {"setting": str(setting), "rounding": rounding.model_dump(), **labels}
     inputs = [arguments.model, arguments.states, arguments.selection, *arguments.banks]
-    check_lineage(inputs, {"setting": str(setting)})
+    check_lineage(inputs, {"setting": str(setting), "calibration seed": str(arguments.seed)})
     assembly.assemble(
         model=arguments.model,
         states=arguments.states,

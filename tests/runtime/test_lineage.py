@@ -68,27 +68,21 @@ def made(tmp_path_factory):
     return folder
 
 
-def assemble(at, model=None, states=None, bank=None, selection=None, setting=SETTING):
+def assemble(at, model=None, states=None, bank=None, selection=None, setting=SETTING, seed=0):
     bank, states = bank or f"{at}/bank/{SETTING}/0/affine", states or f"{at}/states0"
     return (
-        f"assemble --model {model or at}/made --states {states} --setting {setting} --weights rtn --bank affine={bank} "
-        f"--selection {selection or f'{at}/affine.json'}"
+        f"assemble --model {model or at}/made --states {states} --setting {setting} --weights rtn --banks {bank} "
+        f"--selection {selection or f'{at}/affine.json'} --seed {seed}"
     )
 
 
-def perplexity(at, tokens=None, setting=SETTING, weights="rtn", folder=None):
-    folder = folder or f"{at}/checkpoints/made/affine/{SETTING}/rtn/seed0"
-    return (
-        f"perplexity --folder {folder} --method affine --setting {setting} --weights {weights} --seed 0 "
-        f"--tokens {tokens or f'{at}/test.npy'}"
-    )
+def perplexity(at, tokens=None):
+    folder = f"{at}/checkpoints/made/affine/{SETTING}/rtn/seed0"
+    return f"perplexity --folder {folder} --tokens {tokens or f'{at}/test.npy'}"
 
 
 def full(at, tokens=None):
-    return (
-        f"perplexity --folder {at}/made --method full --setting W16A16K16V16 --weights none --seed 0 "
-        f"--tokens {tokens or f'{at}/test.npy'}"
-    )
+    return f"perplexity --folder {at}/made --tokens {tokens or f'{at}/test.npy'}"
 
 
 def calibrate(command, model, states, more=""):
@@ -98,16 +92,15 @@ def calibrate(command, model, states, more=""):
 def reconstruction(a, *, tokens=None, first=None, second=None, setting=SETTING):
     affine, rotation = first or f"{a}/bank/{SETTING}/0/affine", second or f"{a}/bank/{SETTING}/0/rotation"
     return (
-        f"reconstruction --model {a}/made --tokens {tokens or f'{a}/held_out0.npy'} --bank affine={affine} "
-        f"--bank rotation={rotation} --setting {setting} --loss mse"
+        f"reconstruction --model {a}/made --tokens {tokens or f'{a}/held_out0.npy'} --banks {affine} {rotation} "
+        f"--setting {setting} --loss mse"
     )
 
 
-def zero_shot(at, requests=None, items=None, setting=SETTING):
+def zero_shot(at, requests=None, items=None):
     folder = f"{at}/checkpoints/made/affine/{SETTING}/rtn/seed0"
     return (
-        f"zero-shot --folder {folder} --method affine --setting {setting} --weights rtn --seed 0 --task hellaswag "
-        f"--items {items or f'{at}/items'} --requests {requests or f'{at}/requests.parquet'}"
+        f"zero-shot --folder {folder} --task hellaswag --items {items or f'{at}/items'} --requests {requests or f'{at}/requests.parquet'}"
     )
 
 
@@ -156,10 +149,6 @@ MIXES = {
         "setting",
         lambda a, b: reconstruction(a, first=f"{a}/bank/{OTHER}/0/affine"),
     ),
-    "reconstruction of a bank of another kind": (
-        "kind",
-        lambda a, b: reconstruction(a, first=f"{a}/bank/{SETTING}/0/rotation"),
-    ),
     "assembly with states of another model": ("model", lambda a, b: assemble(a, states=f"{b}/states0")),
     "assembly with a bank of another model": ("model", lambda a, b: assemble(a, bank=f"{b}/bank/{SETTING}/0/affine")),
     "assembly with a bank of other states": (
@@ -167,7 +156,7 @@ MIXES = {
         lambda a, b: assemble(a, bank=f"{a}/bank/{SETTING}/1/affine"),
     ),
     "assembly with a bank of another setting": ("setting", lambda a, b: assemble(a, bank=f"{a}/bank/{OTHER}/0/affine")),
-    "assembly with a bank of another kind": ("kind", lambda a, b: assemble(a, bank=f"{a}/bank/{SETTING}/0/rotation")),
+    "assembly under the name of another seed": ("calibration seed", lambda a, b: assemble(a, seed=1)),
     "assembly of a selection by another model's statistics": (
         "model",
         lambda a, b: assemble(a, selection=f"{b}/heuristic.json"),
@@ -177,16 +166,12 @@ MIXES = {
         "model",
         lambda a, b: full(a, tokens=f"{b}/test.npy"),
     ),
-    "perplexity under the name of another setting": ("setting", lambda a, b: perplexity(a, setting=OTHER)),
-    "perplexity under the name of another rounding": ("weight rounding", lambda a, b: perplexity(a, weights="gptq")),
-    "full precision under the name of a setting": ("setting", lambda a, b: perplexity(a, folder=f"{a}/made")),
     "packed perplexity over tokens of another model": (
         "model",
         lambda a, b: perplexity(a, tokens=f"{b}/test.npy").replace("perplexity", "perplexity-packed", 1),
     ),
     "accuracy over requests of another model": ("model", lambda a, b: zero_shot(a, requests=f"{b}/requests.parquet")),
     "accuracy judged by other items": ("items", lambda a, b: zero_shot(a, items=f"{b}/items")),
-    "accuracy under the name of another setting": ("setting", lambda a, b: zero_shot(a, setting=OTHER)),
     "the best of perplexities of two models": ("model", best_random),
     "a table of two models of one name": (
         "model made",
@@ -200,11 +185,35 @@ MIXES = {
 @pytest.mark.parametrize("name", MIXES)
 def test_a_mix_is_refused_in_one_message(made, tmp_path, capsys, name):
     differs, line = MIXES[name]
-    assert run(line(made / "a", made / "b"), "--output", tmp_path / "out.csv") == 1
+    command = line(made / "a", made / "b")
+    output = tmp_path / ("out.parquet" if command.startswith("zero-shot") else "out.csv")
+    assert run(command, "--output", output) == 1
     (message,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("altq: "))
     assert " do not go together: the " in message and "again for it" in message
     assert re.search(rf"the {differs}[^:]* of the first is", message), message
-    assert not (tmp_path / "out.csv").exists()
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (lambda a: assemble(a, bank=f"{a}/bank/{SETTING}/0/rotation"), "names affine, but no such bank is given"),
+        (lambda a: reconstruction(a, first=f"{a}/bank/{SETTING}/0/rotation"), "both hold rotation; give one of them"),
+    ],
+)
+def test_a_bank_is_of_the_kind_that_its_index_says(made, tmp_path, capsys, line, reason):
+    assert run(line(made / "a"), "--output", tmp_path / "out.csv") == 1
+    assert reason in refusal(capsys) and not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("label", [{"setting": OTHER}, {"weights": "gptq"}, {"seed": 1}, {"method": "rotation"}])
+@pytest.mark.parametrize("line", [perplexity, zero_shot])
+def test_a_checkpoint_under_the_name_of_another_is_refused(made, tmp_path, capsys, line, label):
+    a = copy(made, tmp_path)
+    (path,) = (a / "checkpoints").rglob("quantization.json")
+    write_json(path, json.loads(path.read_text()) | label)
+    assert run(line(a), "--output", tmp_path / "out.parquet") == 1
+    assert f"{path} has sha256" in refusal(capsys) and not (tmp_path / "out.parquet").exists()
 
 
 def copy(made, tmp_path):
@@ -320,7 +329,7 @@ def stopped_perplexity(a, output, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(QuantizedSkeleton, "block", block)
         assert run(perplexity(a), "--output", output) == 130
-    return output.with_suffix(".scratch")
+    return output.with_name(f".{output.name}.scratch")
 
 
 def test_scratch_past_a_block_does_not_hide_that_it_was_damaged(made, tmp_path, monkeypatch, capsys):
