@@ -128,7 +128,7 @@ def test_a_model_that_gets_longer_windows_than_it_was_made_for_is_named(project,
     shape = LLAMA3_70B | ({"max_position_embeddings": context} if context else {})
     planned = needs(
         project, tmp_path, models={"mine": {"hub": "org/name@main", "num_blocks": 80, "shape": shape}},
-        calibration={"corpus": "pydoc", "window_length": 512}, evaluation={"window_length": 256},
+        calibration={"corpus": "pydoc", "num_windows": 16, "window_length": 512}, evaluation={"window_length": 256},
     )  # fmt: skip
     assert planned.beyond_context == beyond
 
