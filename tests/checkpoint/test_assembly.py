@@ -280,9 +280,19 @@ def test_a_bank_of_another_kind_is_refused(workspaces):
     # Also where the other kind is given as itself beside it.
     refused(workspace, message, banks={"rotation": bank, "affine": bank})
     scaled = rotated_bank(workspace, "of-scalings", trained=["scaling"])
-    refused(workspace, "kind of the first is identity, of the second scaling", kinds=4 * ["identity"], banks={"identity": scaled})
+    refused(
+        workspace,
+        "kind of the first is identity, of the second scaling",
+        kinds=4 * ["identity"],
+        banks={"identity": scaled},
+    )
     plain = rotated_bank(workspace, "of-nothing")
-    refused(workspace, "kind of the first is scaling, of the second identity", kinds=4 * ["scaling"], banks={"scaling": plain})
+    refused(
+        workspace,
+        "kind of the first is scaling, of the second identity",
+        kinds=4 * ["scaling"],
+        banks={"scaling": plain},
+    )
 
 
 def test_banks_of_one_stream_are_mixed(workspaces):
