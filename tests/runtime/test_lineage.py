@@ -293,7 +293,7 @@ def test_tokens_and_weights_that_were_changed_are_refused(made, tmp_path, capsys
     path = a / file
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     assert run(full(a), "--output", tmp_path / "full.json") == 1
-    assert f"{path} has sha256" in refusal(capsys)
+    assert re.search(rf"{path} has (another )?sha256", refusal(capsys))
 
 
 def with_nan_scale(path):
