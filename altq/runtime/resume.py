@@ -78,7 +78,7 @@ class Scratch:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or issubclass(kind, Exception) and not issubclass(kind, (OSError, MemoryError)):
+        if kind is None or (issubclass(kind, Exception) and not issubclass(kind, (OSError, MemoryError))):
             self.drop()
 
     def _path(self) -> Path:

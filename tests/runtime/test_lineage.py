@@ -99,7 +99,8 @@ def reconstruction(a, *, tokens=None, first=None, second=None, setting=SETTING):
 
 def zero_shot(at, requests=None, items=None):
     folder = f"{at}/checkpoints/made/affine/{SETTING}/rtn/seed0"
-    return f"zero-shot --folder {folder} --task hellaswag --items {items or f'{at}/items'} --requests {requests or f'{at}/requests.parquet'}"
+    asked = f"--items {items or f'{at}/items'} --requests {requests or f'{at}/requests.parquet'}"
+    return f"zero-shot --folder {folder} --task hellaswag {asked}"
 
 
 def best_random(a, b):
