@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from altq.models.weights import CONFIG_FILE
+from altq.models.config_file import CONFIG_FILE
 from altq.runtime.files import read_json
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from altq.experiment.tasks import ITEMS_FILE
 from altq.runtime.code_hash import code_hash
 from altq.runtime.consistency import require_consistency
 from altq.runtime.files import read_json, sha256
-from altq.runtime.provenance import note_of, read_record
+from altq.runtime.provenance import note_of, read_record, recorded_path
 from altq.runtime.resume import fingerprint_of
 
 OPTIONS = "the options given"
@@ -79,7 +79,7 @@ def result_lineage(path: Path) -> dict[str, str]:
         return {}
     traits = {f"model {model}": hash_ for name, hash_ in lineage(path).items() if name == "model"}
     if record.get("command") == "select":
-        traits[f"selection {path}"] = _short(sha256(path))
+        traits[f"selection {recorded_path(path)}"] = _short(sha256(path))
     for of, suffix in (("corpus", ".npy"), ("task", ".parquet")):
         drawn = [hash_ for name, hash_ in record.get("inputs", {}).items() if name.endswith(suffix) and of in content]
         traits |= {f"tokens of {content[of]} for {model}": _short(hash_) for hash_ in drawn}
