@@ -103,6 +103,8 @@ def reconstruction(arguments: argparse.Namespace) -> None:
     inputs = [arguments.model, arguments.tokens, *banks.values()]
     check_lineage(inputs, {"setting": str(setting)})
     tokens, _ = read_tokens(arguments.tokens, arguments.model)
+    inputs = [arguments.model, arguments.tokens, *banks.values()]
+    check_lineage(inputs, {"setting": str(setting)})
     errors = reconstruction_errors(arguments.model, tokens, banks, setting, arguments.loss)
     made = {"setting": str(setting), "loss": arguments.loss}
     record = provenance("reconstruction", made, inputs)

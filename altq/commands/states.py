@@ -32,8 +32,8 @@ def states(arguments: argparse.Namespace) -> None:
     """
     options, inputs = {"loss": arguments.loss}, [arguments.model, arguments.tokens]
     check_lineage(inputs)
-    fingerprint = run_fingerprint("states", options, inputs)
     tokens, _ = read_tokens(arguments.tokens, arguments.model)
+    fingerprint = run_fingerprint("states", options, inputs)
     check_context(arguments.model, tokens.shape[1])
     record_states(arguments.model, tokens, arguments.loss, arguments.output, fingerprint)
     write_provenance(arguments.output, provenance("states", options, inputs))

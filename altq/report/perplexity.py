@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas
 
-from altq.experiment.setting import FULL
+from altq.experiment.methods import FULL
 from altq.report.intervals import Interval
 from altq.report.presentation import Entry, Presentation, numeral
 from altq.report.published import published_perplexity
-from altq.report.results import REMEDY, read_perplexity
+from altq.report.results import REMEDY, Windows, read_perplexity
 from altq.report.table import Cell, Column
 from altq.runtime.documents import read_described
 
@@ -30,11 +30,11 @@ def read_results(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
 
 def context_notes(paths: Iterable[Path]) -> list[Entry]:
     """Note each model that was measured on longer windows than it was made for, as a row of the protocol."""
-    results = [read_described(path, dict[str, Any], REMEDY) for path in paths if path.suffix == ".json"]
+    measured = [read_described(path, Windows, REMEDY) for path in paths if path.suffix == ".json"]
     beyond = {
-        (result["model"], result["window_length"], context)
-        for result in results
-        if (context := result.get("max_position_embeddings")) and result["window_length"] > context
+        (windows.model, windows.window_length, context)
+        for windows in measured
+        if (context := windows.max_position_embeddings) and windows.window_length > context
     }
     return [
         Entry(

@@ -57,6 +57,14 @@ class PerplexityResult(Result):
     num_tokens: int
 
 
+class Windows(Record):
+    """On what windows a perplexity was measured: their tokens, and those of the longest that its model was made for."""
+
+    model: str = ""
+    window_length: int = 0
+    max_position_embeddings: int | None = None
+
+
 class Estimate(Record):
     """An accuracy from 0 to 1, and its standard error."""
 

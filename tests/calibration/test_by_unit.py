@@ -199,7 +199,7 @@ def test_an_entry_whose_tensors_were_damaged_is_calibrated_anew(workspace, tmp_p
 def test_an_entry_in_the_place_of_another_is_refused(workspace, tmp_path):
     run(workspace, tmp_path)
     entry_path(tmp_path, 2).replace(entry_path(tmp_path, 0))
-    with pytest.raises(ValueError, match=r"sublayer_000.safetensors is of sublayer 2, not of 0; delete .*index.json"):
+    with pytest.raises(ValueError, match=r"sublayer_000\.safetensors is of sublayer 2, not of 0; delete .*index\.json"):
         read_entry(tmp_path, 0)
 
 

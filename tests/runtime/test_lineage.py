@@ -99,8 +99,8 @@ def reconstruction(a, *, tokens=None, first=None, second=None, setting=SETTING):
 
 def zero_shot(at, requests=None, items=None):
     folder = f"{at}/checkpoints/made/affine/{SETTING}/rtn/seed0"
-    items, requests = items or f"{at}/items", requests or f"{at}/requests.parquet"
-    return f"zero-shot --folder {folder} --task hellaswag --items {items} --requests {requests}"
+    asked = f"--items {items or f'{at}/items'} --requests {requests or f'{at}/requests.parquet'}"
+    return f"zero-shot --folder {folder} --task hellaswag {asked}"
 
 
 def best_random(a, b):
@@ -294,7 +294,7 @@ def test_tokens_and_weights_that_were_changed_are_refused(made, tmp_path, capsys
     path = a / file
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     assert run(full(a), "--output", tmp_path / "full.json") == 1
-    assert re.search(rf"{re.escape(str(path))} has (another )?sha256", refusal(capsys))
+    assert re.search(rf"{path} has (another )?sha256", refusal(capsys))
 
 
 def with_nan_scale(path):
@@ -310,7 +310,7 @@ def test_damage_to_a_checkpoint_does_not_outlive_its_repair(made, tmp_path, caps
     whole = path.read_bytes()
     with_nan_scale(path)
     assert run(perplexity(a), "--output", tmp_path / "result.json") == 1
-    assert re.search(rf"{re.escape(str(path))} has (another )?sha256", refusal(capsys))
+    assert f"{path} has sha256" in refusal(capsys)
     path.write_bytes(whole)
     assert run(perplexity(a), "--output", tmp_path / "result.json") == 0
     assert sorted(found.name for found in tmp_path.iterdir()) == ["a", "result.json"]
@@ -338,7 +338,7 @@ def test_scratch_past_a_block_does_not_hide_that_it_was_damaged(made, tmp_path, 
     with_nan_scale(path)
     capsys.readouterr()
     assert run(perplexity(a), "--output", tmp_path / "result.json") == 1
-    assert re.search(rf"{re.escape(str(path))} has (another )?sha256", refusal(capsys))
+    assert f"{path} has sha256" in refusal(capsys)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{}"])
