@@ -21,7 +21,15 @@ from altq.commands.command import source_flags
 from altq.experiment.experiment import Experiment
 from altq.experiment.baselines import END_TO_END
 from altq.experiment.setting import FULL
-from altq.experiment.methods import BANKS, MEASURED, METHODS, NUMBERED, PROBE, method_of, method_of_policy
+from altq.experiment.methods import (
+    BANKS,
+    MEASURED_POLICIES,
+    METHODS,
+    NUMBERED_METHODS,
+    PROBE,
+    method_of,
+    method_of_policy,
+)
 from altq.runtime.flags import to_flags
 from altq.runtime.documents import read_yaml
 from altq.report import protocol
@@ -84,7 +92,7 @@ wildcard_constraints:
     task="|".join(EXPERIMENT.tasks or TASKS),
     policy=r"[a-z_]+\d*",
     number=r"\d+",
-    method="|".join([*METHODS, *(rf"{family}\d+" for family in NUMBERED)]),
+    method="|".join([*METHODS, *(rf"{family}\d+" for family in NUMBERED_METHODS)]),
     setting=r"W\d+A\d+K\d+V\d+",
     weights="gptq|rtn",
     seed=r"\d+",

@@ -203,5 +203,5 @@ checkpoint distinct:
 def selection_of(wildcards):
     """The selection file of a method; what was measured lies below its setting and seed."""
     policy = method_of(wildcards.method).policy
-    place = "{model}/{setting}/seed{seed}" if policy in MEASURED else "{model}"
+    place = "{model}/{setting}/seed{seed}" if policy in MEASURED_POLICIES else "{model}"
     return f"results/selections/{place}/{policy}.json"

@@ -29,8 +29,8 @@ def results_of_table6(wildcards):
 
 def selections(policies, settings=(), seeds=()):
     """Selection files of these policies."""
-    measured = [policy for policy in policies if policy in MEASURED]
-    others = [policy for policy in policies if policy not in MEASURED]
+    measured = [policy for policy in policies if policy in MEASURED_POLICIES]
+    others = [policy for policy in policies if policy not in MEASURED_POLICIES]
     models = EXPERIMENT.models
     return [
         *expand(rules.select_by_scores.output, model=models, setting=settings, seed=seeds, policy=measured),

@@ -1,1 +1,1 @@
-"""What an experiment is: every option, its default and its check. Imports nothing heavy."""
+"""Description of an experiment: every option, its default and its check. Imports nothing heavy."""

@@ -1,7 +1,7 @@
 """The baselines' recipes, as their authors publish them. Imports nothing heavy, since the workflow reads it.
 
-The configuration's `baselines` section overrides single keys, in the first place the budget of steps. What cannot be
-had here, because all methods share one quantizer and one rounding, is said in `DIFFERENCES`.
+The configuration's `baselines` section overrides single keys, in the first place the budget of steps. All methods share
+one quantizer and one rounding; `DIFFERENCES` lists where a baseline departs from its authors' method.
 """
 
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
@@ -100,4 +100,4 @@ DIFFERENCES: dict[str, tuple[tuple[str, str], ...]] = {
         ("steps that do not lower the loss are taken back", "all steps are kept"),
     ),
 }
-"""What differs from the authors' method besides budget and text, for the protocols: (here, by its authors)."""
+"""Differences from the authors' method besides budget and text, for the protocols: (here, by its authors)."""

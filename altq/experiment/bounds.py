@@ -12,13 +12,13 @@ from pydantic_core import CoreSchema, core_schema
 
 @dataclass(frozen=True)
 class AtMost:
-    """Refuses a number above `limit`, or a text or list that is longer, and says why."""
+    """Upper bound of a number, or of the length of a text or list, with its reason."""
 
     limit: int | float
     reason: str
 
     def check(self, value: Any) -> Any:
-        """The value; ValueError where it is too much."""
+        """Return the value; ValueError, with the reason, for one above the bound."""
         if hasattr(value, "__len__"):
             if len(value) > self.limit:
                 raise ValueError(f"has a length of {len(value):,}, and {self.limit:,} is the most: {self.reason}")

@@ -1,4 +1,4 @@
-"""What the sections of an experiment have wrong with each other: a check for each pair that must agree."""
+"""Consistency of the sections of an experiment: a check for each set of sections that must agree."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -9,9 +9,9 @@ from altq.experiment.windows import windows_beyond
 
 
 def inconsistencies(sections: Any) -> list[str]:
-    """What sections of an experiment, its attributes, have wrong with each other; one that is absent is not compared."""
-    known = vars(sections)
-    return [problem for needed, check in CHECKS if needed <= known.keys() for problem in check(sections)]
+    """Problems between the sections that `sections` has as attributes; checks of absent sections are skipped."""
+    names = vars(sections).keys()
+    return [problem for compared, check in CHECKS if compared <= names for problem in check(sections)]
 
 
 def _calibration_corpus(sections: Any) -> Iterator[str]:
@@ -37,14 +37,14 @@ def _windows(sections: Any) -> Iterator[str]:
     readers |= {"recipe": sections.recipe, "selection.search": sections.selection.search, "rounding": sections.rounding}
     num_windows = sections.calibration.num_windows
     for place, options in readers.items():
-        for name, asked in windows_beyond(options, num_windows).items():
-            yield f"{place}.{name} is {asked}, but calibration.num_windows is {num_windows}"
+        for name, count in windows_beyond(options, num_windows).items():
+            yield f"{place}.{name} is {count}, but calibration.num_windows is {num_windows}"
 
 
 def _zero_shot_tasks(sections: Any) -> Iterator[str]:
-    asking = [name for name, table in sections.study if getattr(table, "zero_shot", False)]
-    if asking and not sections.tasks:
-        yield f"study.{asking[0]}.zero_shot asks for zero-shot results, but there are no tasks"
+    zero_shot_tables = [name for name, table in sections.study if getattr(table, "zero_shot", False)]
+    if zero_shot_tables and not sections.tasks:
+        yield f"study.{zero_shot_tables[0]}.zero_shot asks for zero-shot results, but there are no tasks"
 
 
 CHECKS = (

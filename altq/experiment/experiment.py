@@ -65,11 +65,12 @@ class BaselineRecipes(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _over_the_authors(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        authors = {name: recipe.model_dump() for name, recipe in BASELINES.items() if isinstance(given.get(name), dict)}
-        return given | {name: recipe | given[name] for name, recipe in authors.items()}
+    def _over_the_authors(cls, recipes: Any) -> Any:
+        if not isinstance(recipes, dict):
+            return recipes
+        names = [name for name in BASELINES if isinstance(recipes.get(name), dict)]
+        authors = {name: BASELINES[name].model_dump() for name in names}
+        return recipes | {name: recipe | recipes[name] for name, recipe in authors.items()}
 
 
 class EvaluationOptions(Section):
@@ -138,7 +139,7 @@ class Experiment(Section):
         return self
 
     def recipe_of(self, bank: str) -> Recipe | EndToEndRecipe:
-        """What a bank is calibrated by: the baseline's recipe where it is named after one, ours otherwise.
+        """Recipe of a bank: the baseline's if the bank is named after one, ours otherwise.
 
         The probe's banks take a share of its steps.
         """
@@ -180,20 +181,20 @@ class Experiment(Section):
 
     @classmethod
     def parse(cls, config: dict[str, Any]) -> "Experiment":
-        """Check a configuration; ValueError lists every problem with the place it is at."""
+        """Parse and check a configuration; ValueError lists every problem with its place."""
         try:
             return cls.model_validate(config)
         except ValidationError as error:
-            problems = problems_of(error, "config") + cls._inconsistent_despite(error, config)
+            problems = problems_of(error, "config") + cls._other_inconsistencies(error, config)
             raise ValueError("\n".join(["the configuration cannot be used:", *(f"  {p}" for p in problems)])) from None
 
     @classmethod
-    def _inconsistent_despite(cls, error: ValidationError, config: Any) -> list[str]:
-        """What the sections that are right by themselves have wrong with each other, beside a section that is not."""
-        wrong = {e["loc"][0] for e in error.errors() if e["loc"]}
-        if not wrong or not isinstance(config, dict):
+    def _other_inconsistencies(cls, error: ValidationError, config: Any) -> list[str]:
+        """Problems between the sections that are valid by themselves, for a message about one that is not."""
+        invalid = {e["loc"][0] for e in error.errors() if e["loc"]}
+        if not invalid or not isinstance(config, dict):
             return []
-        fields = {name: field for name, field in cls.model_fields.items() if name not in wrong}
+        fields = {name: field for name, field in cls.model_fields.items() if name not in invalid}
         sections = {
             name: TypeAdapter[Any](field.rebuild_annotation()).validate_python(config[name])
             for name, field in fields.items()

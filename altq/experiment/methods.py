@@ -11,7 +11,9 @@ from altq.experiment.kinds import KINDS
 
 @dataclass(frozen=True)
 class Method:
-    """label: name in the tables. policy: which selection file. banks: kind -> the bank that holds it.
+    """A row of the tables.
+
+    label: its name there. policy: of its selections. banks: kind -> name of the bank that holds it.
 
     A kind that has no bank here is not calibrated: `identity` is round-to-nearest with neither transform nor clipping.
     Without `banks` (None) a policy chooses among the candidates of the configuration, each in the bank of its name.
@@ -22,7 +24,7 @@ class Method:
     banks: dict[str, str] | None = field(default_factory=dict)
 
 
-OURS = {"affine": "affine", "rotation": "rotation"}
+PAPER_BANKS = {"affine": "affine", "rotation": "rotation"}
 """The paper's two kinds, calibrated by our recipe."""
 
 METHODS: dict[str, Method] = {
@@ -35,7 +37,7 @@ METHODS: dict[str, Method] = {
     "affine": Method("Affine", "affine", {"affine": "affine"}),
     "rotation": Method("Rotation", "rotation", {"rotation": "rotation"}),
     "balance": Method("Balance", "balance", {"balance": "balance"}),
-    "adaptive": Method("Adaptive", "heuristic", OURS),
+    "adaptive": Method("Adaptive", "heuristic", PAPER_BANKS),
     "learned": Method("Learned", "learned", None),
     "oracle": Method("Oracle", "oracle", None),
     "probe": Method("Probe", "probe", None),
@@ -43,14 +45,14 @@ METHODS: dict[str, Method] = {
     "best_random": Method("Best random", "best_random", None),
 }
 
-NUMBERED: dict[str, dict[str, str] | None] = {"random": None, "grid": OURS}
+NUMBERED_METHODS: dict[str, dict[str, str] | None] = {"random": None, "grid": PAPER_BANKS}
 """The banks of methods that are numbered: random3 is the fourth random selection, grid5 the sixth heuristic."""
 
-MEASURED = tuple(method.policy for method in METHODS.values() if method.banks is None)
-"""Policies that choose by what was measured at a setting and seed; all others know nothing of either."""
+MEASURED_POLICIES = tuple(method.policy for method in METHODS.values() if method.banks is None)
+"""Policies that choose by measurements at a setting and seed; all others depend on neither."""
 
 PROBE = "probe-"
-"""Before the name of a bank that is calibrated with a share of the recipe's steps."""
+"""Prefix of a bank that is calibrated with a share of the recipe's steps."""
 
 BANKS: dict[str, str] = {
     **{bank: kind for method in METHODS.values() for kind, bank in (method.banks or {}).items()},
@@ -61,12 +63,12 @@ BANKS: dict[str, str] = {
 
 
 def method_of(name: str) -> Method:
-    """The method of a name; KeyError where there is none."""
+    """Look up a method by name, numbered ones too; KeyError for an unknown name."""
     if name in METHODS:
         return METHODS[name]
-    return Method(name, name, NUMBERED[name.rstrip("0123456789")])
+    return Method(name, name, NUMBERED_METHODS[name.rstrip("0123456789")])
 
 
 def method_of_policy(policy: str) -> str:
-    """The method that reads a selection of this policy from our own banks; most are called like it."""
+    """Name of the method that reads selections of a policy from our own banks; mostly the policy's own name."""
     return "adaptive" if policy == METHODS["adaptive"].policy else policy

@@ -61,8 +61,8 @@ class Recipe(Section):
     @property
     def calibration_windows(self) -> dict[str, int]:
         """See altq/experiment/windows.py."""
-        asked = {"search_windows": self.search_windows} if self.clip_search or self.steps else {}
-        return asked | ({"windows_per_step": self.windows_per_step} if self.steps else {})
+        windows = {"search_windows": self.search_windows} if self.clip_search or self.steps else {}
+        return windows | ({"windows_per_step": self.windows_per_step} if self.steps else {})
 
     @model_validator(mode="after")
     def _scalings_take_no_steps(self) -> Self:

@@ -1,4 +1,4 @@
-"""How weights are rounded, as data. Imports nothing heavy, since the workflow reads it."""
+"""Options of the rounding of weights. Imports nothing heavy, since the workflow reads it."""
 
 from typing import Literal
 

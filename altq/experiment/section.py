@@ -1,4 +1,4 @@
-"""The frozen base class of every section of the configuration, and what is wrong with one, in plain words."""
+"""The frozen base class of every section of the configuration, and its problems in plain words."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +12,9 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def problems_of(error: ValidationError, whole: str = "") -> list[str]:
-    """`place: problem` for each problem of a description; `whole` is the place of one that is of no single key."""
-    return [_line(".".join(map(str, e["loc"])) or whole, plain(e)) for e in error.errors(include_url=False)]
+def problems_of(error: ValidationError, root: str = "") -> list[str]:
+    """List the problems of a description as `place: problem`; `root` is the place of one without a key of its own."""
+    return [_line(".".join(map(str, e["loc"])) or root, plain(e)) for e in error.errors(include_url=False)]
 
 
 def _line(place: str, problem: str) -> str:
@@ -22,7 +22,7 @@ def _line(place: str, problem: str) -> str:
 
 
 def plain(error: Mapping[str, Any]) -> str:
-    """What pydantic found, without its own words."""
+    """Describe a problem that pydantic found, without pydantic's terms."""
     if error["type"] == "extra_forbidden":
         return "unknown key; remove it or correct its spelling"
     if error["type"] in ("model_type", "dict_type", "dataclass_type"):

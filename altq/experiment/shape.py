@@ -28,7 +28,7 @@ class Shape(Section):
 
 @dataclass(frozen=True)
 class Sizes:
-    """A shape with its number of blocks, and what is counted from both. `origin` says where the shape is from."""
+    """A shape with its number of blocks, and the sizes that follow from both; `origin` is the source of the shape."""
 
     shape: Shape
     num_blocks: int

@@ -1,4 +1,4 @@
-"""Where models and corpora come from, as the configuration describes it (no torch, no network here)."""
+"""Descriptions of the sources of models, corpora and tasks in the configuration (no torch, no network here)."""
 
 import re
 from pathlib import Path
@@ -45,13 +45,13 @@ def _hub_file(path: str) -> str:
 
 def _existing_path(path: str) -> str:
     try:
-        where = Path(path).expanduser()
-        exists = where.exists()
+        local = Path(path).expanduser()
+        exists = local.exists()
     except (OSError, RuntimeError) as error:  # a name that is too long, a user that is not known
         raise ValueError(f"local path {path!r} cannot be looked up ({error}); correct it") from None
     if not exists:
-        raise ValueError(f"local path {path!r} does not exist ({where.absolute()}); put it there or correct the path")
-    return str(where)
+        raise ValueError(f"local path {path!r} does not exist ({local.absolute()}); put it there or correct the path")
+    return str(local)
 
 
 def _text_suffix(path: str) -> str:
@@ -132,19 +132,19 @@ class _Sourced(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        given = [name for name in self.sources if getattr(self, name) is not None]
-        if len(given) != 1:
-            seen = f"{' and '.join(given)} are given" if given else "no source is given"
-            raise ValueError(f"{seen}; give exactly one of {', '.join(self.sources)}")
+        names = [name for name in self.sources if getattr(self, name) is not None]
+        if len(names) != 1:
+            problem = f"{' and '.join(names)} are given" if names else "no source is given"
+            raise ValueError(f"{problem}; give exactly one of {', '.join(self.sources)}")
         for name, sources in self.belongs.items():
-            if name in self.model_fields_set and given[0] not in sources:
+            if name in self.model_fields_set and names[0] not in sources:
                 owners = " or ".join(sources)
-                raise ValueError(f"{name} has no effect with {given[0]}; it belongs to {owners}: remove it")
+                raise ValueError(f"{name} has no effect with {names[0]}; it belongs to {owners}: remove it")
         return self
 
     @property
     def source(self) -> str:
-        """Name of the source that is given."""
+        """Name of the description's one source."""
         return next(name for name in self.sources if getattr(self, name) is not None)
 
 

@@ -1,4 +1,4 @@
-"""What tables and figures cover: Table 3, and the study of selections (Tables 1, 4, 6 and 7, Figures 1 and 2).
+"""Contents of tables and figures: Table 3, and the study of selections (Tables 1, 4, 6 and 7, Figures 1 and 2).
 
 Imports nothing heavy, since the workflow reads it.
 """
@@ -102,33 +102,33 @@ class Study(Section):
 
 
 def checked_settings(settings: list[str]) -> list[str]:
-    """Settings as they are written; ValueError for one that cannot be read, quantizes nothing or is listed twice."""
+    """Settings in their standard form; ValueError for one that is malformed, quantizes nothing or is listed twice."""
     return distinct(each_checked(settings, _checked_setting))
 
 
 def _checked_setting(setting: str) -> str:
-    parsed = Setting.parse(setting)
-    if parsed == FULL_PRECISION:
+    widths = Setting.parse(setting)
+    if widths == FULL_PRECISION:
         raise ValueError(f"{FULL_PRECISION} quantizes nothing; list the method `{FULL}` instead")
-    return str(parsed)
+    return str(widths)
 
 
-def checked_methods(methods: list[str], known: list[str]) -> list[str]:
-    """Methods; ValueError for one that is not known, with the nearest that is, or listed twice."""
-    unknown = [method for method in dict.fromkeys(methods) if method not in known]
+def checked_methods(methods: list[str], choices: list[str]) -> list[str]:
+    """Methods, all among `choices`; ValueError for an unknown one, with the nearest choice, or a repeated one."""
+    unknown = [method for method in dict.fromkeys(methods) if method not in choices]
     if unknown:
-        problems = "; ".join(f"method {method!r} is not known{_hint(method, known)}" for method in unknown)
-        raise ValueError(f"{problems} (known: {', '.join(known)})")
+        problems = "; ".join(f"method {method!r} is not known{_hint(method, choices)}" for method in unknown)
+        raise ValueError(f"{problems} (known: {', '.join(choices)})")
     return distinct(methods)
 
 
-def _hint(method: str, known: list[str]) -> str:
-    near = get_close_matches(method, known, n=1)
+def _hint(method: str, choices: list[str]) -> str:
+    near = get_close_matches(method, choices, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def each_checked(values: list[str], check: Callable[[str], str]) -> list[str]:
-    """What `check` makes of every value; one ValueError with the problems of all."""
+    """Results of `check` for every value; one ValueError has the problems of all."""
     checked, problems = [], []
     for value in values:
         try:
@@ -141,7 +141,7 @@ def each_checked(values: list[str], check: Callable[[str], str]) -> list[str]:
 
 
 def distinct(values: list) -> list:
-    """The values; ValueError where one is listed twice."""
+    """Return the values; ValueError for one that is listed twice."""
     doubles = sorted({str(v) for v in values if values.count(v) > 1})
     if doubles:
         raise ValueError(f"listed twice: {', '.join(doubles)}")

@@ -1,27 +1,27 @@
-"""Calibration windows: those that options ask for, and those that there are. Imports nothing heavy.
+"""Calibration windows that options ask for, compared with those that exist. Imports nothing heavy.
 
-What is asked for and cannot be had is refused: a table would say that it was had.
+An option that asks for more windows than exist is refused: a table would report the number in the option.
 """
 
 from typing import Protocol
 
 
-class AsksForWindows(Protocol):
+class WindowReader(Protocol):
     """Options of a stage that reads calibration windows."""
 
     @property
     def calibration_windows(self) -> dict[str, int]:
-        """How many windows each option asks for, by its name; without those that ask for nothing as things stand."""
+        """Number of windows that each option asks for, by its name; options without effect are left out."""
 
 
-def windows_beyond(options: AsksForWindows, num_windows: int) -> dict[str, int]:
-    """The options that ask for more windows than there are, as `calibration_windows`."""
-    return {name: asked for name, asked in options.calibration_windows.items() if asked > num_windows}
+def windows_beyond(options: WindowReader, num_windows: int) -> dict[str, int]:
+    """Options that ask for more than `num_windows` windows, by name, with the number that they ask for."""
+    return {name: count for name, count in options.calibration_windows.items() if count > num_windows}
 
 
-def require_windows(options: AsksForWindows, num_windows: int) -> None:
-    """ValueError names every option that asks for more windows than the states have."""
+def require_windows(options: WindowReader, num_windows: int) -> None:
+    """Raise ValueError, which names every option that asks for more windows than the states have."""
     beyond = windows_beyond(options, num_windows)
     if beyond:
-        asked = ", ".join(f"{name} is {count}" for name, count in beyond.items())
-        raise ValueError(f"{asked}, but the states have {num_windows} windows; ask for fewer, or record more")
+        demands = ", ".join(f"{name} is {count}" for name, count in beyond.items())
+        raise ValueError(f"{demands}, but the states have {num_windows} windows; ask for fewer, or record more")

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from altq.experiment.baselines import BASELINES, DIFFERENCES, END_TO_END
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.kinds import KINDS
-from altq.experiment.methods import BANKS, MEASURED, METHODS, method_of, method_of_policy
+from altq.experiment.methods import BANKS, MEASURED_POLICIES, METHODS, method_of, method_of_policy
 from altq.experiment.recipe import Recipe
 from altq.experiment.setting import FULL
 
@@ -55,7 +55,7 @@ def test_a_policy_that_chooses_one_kind_reads_that_kind_s_bank():
         elif method.policy == "heuristic":
             assert set(method.banks) == {"affine", "rotation"}
         else:
-            assert method.policy in MEASURED and method.banks is None
+            assert method.policy in MEASURED_POLICIES and method.banks is None
 
 
 def test_labels_and_names_are_of_one_method_each():

@@ -1,6 +1,6 @@
 """Perplexity results with a history, as `altq perplexity` writes them, and the selections behind them."""
 
-from altq.experiment.methods import MEASURED, method_of
+from altq.experiment.methods import MEASURED_POLICIES, method_of
 from altq.selection.selection import Layer, Selection
 
 MODEL = "tiny"
@@ -8,7 +8,7 @@ MODEL = "tiny"
 
 def selection_path(method, setting="W3A3K3V3", seed=0):
     policy = method_of(method).policy
-    below = f"{MODEL}/{setting}/seed{seed}" if policy in MEASURED else MODEL
+    below = f"{MODEL}/{setting}/seed{seed}" if policy in MEASURED_POLICIES else MODEL
     return f"results/selections/{below}/{policy}.json"
 
 
