@@ -1,1 +1,1 @@
-"""Where models, corpora and tasks come from: hub, wheel, local file."""
+"""Sources of models, corpora and tasks: hub, wheel, local file."""

