@@ -35,7 +35,7 @@ class Clip(nn.Module):
 
 @torch.no_grad()
 def search_row_clip(weight: Tensor, moment: Tensor | None, quantizer: Quantizer) -> Tensor:
-    """For each row of weight [d_out, d_in] the factor that minimises dW M dW^T, M [d_in, d_in]: [d_out, 1].
+    """Search the factor [d_out, 1] that minimises dW M dW^T for each row of weight [d_out, d_in]; M [d_in, d_in].
 
     Without a moment, M = I: the row's squared error.
     """
@@ -56,7 +56,7 @@ def search_row_clip(weight: Tensor, moment: Tensor | None, quantizer: Quantizer)
 
 
 def search_factor(loss: Callable[[float], float], start: float) -> float:
-    """The clipping factor at the valley of `loss`: downhill from `start`, in coarse steps, then in fine ones."""
+    """Search a clipping factor at a local minimum of `loss`: downhill from `start`, in coarse steps, then fine ones."""
     best, best_loss = start, loss(start)
     for step in (0.1, 0.05):
         for direction in (-step, step):

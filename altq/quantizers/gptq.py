@@ -62,25 +62,25 @@ def factorize_hessian(
     flipped_diagonal = torch.where(live, flipped_diagonal, mean)
 
     while True:
-        # A matrix of [d_in, d_in] is the most that there is in memory: one in float64, which its factor takes the place
-        # of. LAPACK's order of columns is had by transposing, which leaves a symmetric matrix as it is.
+        # A matrix [d_in, d_in] is the largest tensor in memory: there is one in float64, which its factor overwrites.
+        # Transposing gives LAPACK's column-major order and leaves a symmetric matrix as it is.
         lower = _flipped(hessian, order).to(torch.float64).mT
         lower.diagonal().copy_(flipped_diagonal + damping * mean)
         info = torch.empty((), dtype=torch.int32, device=lower.device)
         torch.linalg.cholesky_ex(lower, out=(lower, info))
         if int(info) == 0:
             break
-        raised = max(10 * damping, _SMALLEST_ESCALATION)
-        if raised > _LARGEST_DAMPING:
+        larger_damping = max(10 * damping, _SMALLEST_ESCALATION)
+        if larger_damping > _LARGEST_DAMPING:
             raise ValueError(
                 f"Hessian of {len(diagonal)} inputs is not positive definite with damping {damping:g} of its mean "
                 f"diagonal {mean:g}; a sum of x x^T always is: look at how it was summed"
             )
         logger.warning(
             "GPTQ: Hessian of %d inputs is not positive definite with damping %g; trying %g",
-            len(diagonal), damping, raised,
+            len(diagonal), damping, larger_damping,
         )  # fmt: skip
-        damping = raised
+        damping = larger_damping
 
     lower.div_(lower.diagonal().clone())
     upper = lower.T.to(dtype)

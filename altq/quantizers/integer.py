@@ -16,7 +16,7 @@ class Codes(NamedTuple):
 
 
 def dequantized(x: Codes | Tensor) -> Tensor:
-    """The values of x; a tensor that is not quantized as it is."""
+    """Dequantize x; a tensor that is not quantized is returned unchanged."""
     return x.codes * x.scale if isinstance(x, Codes) else x
 
 

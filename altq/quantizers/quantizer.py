@@ -74,7 +74,7 @@ class Quantizers:
 
     @classmethod
     def at(cls, setting: Setting, *, signed: bool, asymmetric: bool = False) -> Self:
-        """Those of a setting: signed scales of weights and activations, asymmetric activations; the cache always is."""
+        """Quantizers of a setting: `signed` weights and activations, `asymmetric` activations, an asymmetric cache."""
         return cls(
             Quantizer(setting.weights, signed=signed),
             Quantizer(setting.activations, signed=signed, asymmetric=asymmetric),
@@ -84,7 +84,7 @@ class Quantizers:
 
     @property
     def options(self) -> dict[str, bool]:
-        """What `at` takes besides the setting, as banks and checkpoints store it."""
+        """Options of `at` besides the setting, as banks and checkpoints store them."""
         return {"signed": self.activations.signed, "asymmetric": self.activations.asymmetric}
 
     def of_site(self, site: str) -> Quantizer:

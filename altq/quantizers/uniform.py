@@ -87,7 +87,7 @@ def asymmetric_range(x: Tensor, bits: int, clip: Tensor) -> tuple[Tensor, Tensor
 
 
 def quantize_asymmetric(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    """Integer codes of x less the zero point, as floats: they times the scale are x."""
+    """Integer codes of x less the zero point, as floats; codes * scale approximates x."""
     return _clamp_less_zero((x / scale).round_(), zero, 0, (1 << bits) - 1)
 
 

@@ -24,7 +24,7 @@ def with_ridge(moment: Tensor, ridge: float = RIDGE) -> Tensor:
 
 
 def without_signal(moment_x: Tensor, moment_w: Tensor) -> Tensor:
-    """Whether one of both moments [..., d, d] is zero: [...]. A moment that is not finite is not zero."""
+    """Mask [...] of pairs in which a moment [..., d, d] is zero; a moment that is not finite is not zero."""
     zero = [(moment.diagonal(dim1=-2, dim2=-1) == 0).all(-1) for moment in (moment_x, moment_w)]
     return zero[0] | zero[1]
 
@@ -72,7 +72,7 @@ def balance_factors(moment_x: Tensor, moment_w: Tensor, sizes: tuple[int, int]) 
 
 
 class Balance(Transform):
-    """The closed form as a transformation of its own, nothing of it trained: T = diag(M_1 ... M_n) (L (x) R).
+    """Closed-form balance as a transformation without training: T = diag(M_1 ... M_n) (L (x) R).
 
     M_i [k, k] balances the i-th run of k channels; orthogonal L [n, n] and R [k, k] spread over all of them.
     Its online cost is that of a Kronecker product of the same sizes, with a matrix of its own for each run.

@@ -54,7 +54,7 @@ class Hadamard(Kronecker):
 
     @classmethod
     def of_size(cls, size: int, generator: torch.Generator) -> "Hadamard":
-        """Factors as near to each other as those that have Hadamard matrices can be, or as any where none have."""
+        """Hadamard transform with factors as close in size as possible, of orders with a Hadamard matrix if any are."""
         pairs = [(d, size // d) for d in range(1, math.isqrt(size) + 1) if size % d == 0]
         constructed = [pair for pair in pairs if all(map(has_hadamard, pair))]
         return cls(*(hadamard_factor(factor, generator) for factor in (constructed or pairs)[-1]))

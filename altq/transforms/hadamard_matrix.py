@@ -57,7 +57,7 @@ def orthogonal_hadamard(order: int) -> Tensor:
 
 @cache
 def _factors(order: int) -> tuple[int, ...] | None:
-    """Orders that `_construct` knows, whose product is `order`: a power of two and the smallest rest, if possible."""
+    """Orders that `_construct` accepts, with product `order`: a power of two and the smallest cofactor, if possible."""
     if order < 1 or (order > 2 and order % 4):
         return None
     odd = order // (order & -order)
@@ -70,9 +70,9 @@ def _factors(order: int) -> tuple[int, ...] | None:
         base *= 2
     for left in range(4, math.isqrt(order) + 1, 4):
         if order % left == 0 and left & (left - 1):
-            factors, others = _factors(left), _factors(order // left)
-            if factors is not None and others is not None:
-                return factors + others
+            left_factors, right_factors = _factors(left), _factors(order // left)
+            if left_factors is not None and right_factors is not None:
+                return left_factors + right_factors
     return None
 
 
@@ -111,11 +111,11 @@ def _prime_power(number: int) -> tuple[int, int] | None:
     if number < 2:
         return None
     prime = next((p for p in range(2, math.isqrt(number) + 1) if number % p == 0), number)
-    exponent, rest = 0, number
-    while rest % prime == 0:
-        rest //= prime
+    exponent, cofactor = 0, number
+    while cofactor % prime == 0:
+        cofactor //= prime
         exponent += 1
-    return (prime, exponent) if rest == 1 else None
+    return (prime, exponent) if cofactor == 1 else None
 
 
 def _bordered(core: Tensor, column_sign: int) -> Tensor:

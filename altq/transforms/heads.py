@@ -72,7 +72,7 @@ class HeadRotation(HeadTransform):
         self.log_scale = nn.Parameter(scale.log())
 
     def as_affine(self) -> HeadAffine:
-        """The same map as free factors: how it is stored."""
+        """Equal map with free factors, the form in which it is stored."""
         return HeadAffine(self.factors.detach())
 
     @property

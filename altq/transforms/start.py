@@ -66,11 +66,11 @@ def start_transform(
         return Scaling(torch.ones(len(moment_x)) if scale is None else scale).float()
     if scale is None:
         return _online(kind, moment_x, moment_w, start, structure, generator, longest_run).float()
-    for row_x, row_w, of_row in zip(
+    for row_x, row_w, row_scale in zip(
         moment_x, moment_w, scale, strict=True
     ):  # the largest matrices that there are: in place
-        row_x.mul_(of_row * scale)
-        row_w.div_(of_row * scale)
+        row_x.mul_(row_scale * scale)
+        row_w.div_(row_scale * scale)
     online = _online(kind, moment_x, moment_w, start, structure, generator, longest_run)
     return Scaled(Scaling(scale), online).float()
 

@@ -26,7 +26,7 @@ def store(transform: Transform) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def check_description(description: dict[str, Any], site: str) -> None:
-    """ValueError unless `restore` knows the structure that is described."""
+    """Raise ValueError for a description that `restore` cannot rebuild."""
     kind = description.get("type")
     if kind == "Scaled" and isinstance(description.get("online"), dict):
         check_description(description["online"], site)
@@ -38,7 +38,7 @@ def check_description(description: dict[str, Any], site: str) -> None:
 
 
 def restore(description: dict[str, Any], tensors: dict[str, Tensor]) -> Transform:
-    """The transform that `store` took apart."""
+    """Rebuild a transform from the description and tensors that `store` returned."""
     if description["type"] == "Scaled":
         online = {name: tensor for name, tensor in tensors.items() if name != "scale"}
         return Scaled(Scaling(tensors["scale"]), restore(description["online"], online))

@@ -1,7 +1,7 @@
-"""The common verbs of every transformation: an invertible linear map x -> x T at the input of linear layers.
+"""Interface of every transformation: an invertible linear map x -> x T at the input of linear layers.
 
-With y = x W^T = (x T)(W T^-T)^T, `apply` acts on activations and `fold` on weights; both act on the last axis. What is
-folded where is said in altq/checkpoint/assembly.py.
+With y = x W^T = (x T)(W T^-T)^T, `apply_to` acts on activations and `fold` on weights; both act on the last axis.
+altq/checkpoint/assembly.py decides which of them is folded into which weights.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Transform(nn.Module):
-    """An invertible map of `size` channels. Subclasses give `apply` and `fold`."""
+    """An invertible map of `size` channels. Subclasses define `apply_to` and `fold`."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Transform(nn.Module):
         return self.fold(self._eye()).mT
 
     def check(self) -> tuple[bool, str]:
-        """Whether T is finite and fold undoes apply_to, with the reason and the tolerance where not."""
+        """Check that T is finite and that `fold` undoes `apply_to`: (is valid, the reason and tolerance if not)."""
         eye = self._eye()
         try:
             with torch.no_grad():
@@ -45,6 +45,7 @@ class Transform(nn.Module):
         return True, "ok"
 
     def assert_valid(self) -> None:
+        """Raise ValueError, with the reason of `check`, for a transformation that is not invertible."""
         ok, reason = self.check()
         if not ok:
             raise ValueError(reason)
