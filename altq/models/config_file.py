@@ -72,7 +72,7 @@ class ConfigFile(BaseModel):
 
 def read_config_file(folder: ModelFolder) -> ConfigFile:
     """The config.json of a folder; ValueError names the key and the remedy."""
-    name, remedy = folder.shown(CONFIG_FILE), folder.remedy_for(CONFIG_FILE)
+    name, remedy = folder.display_name(CONFIG_FILE), folder.remedy_for(CONFIG_FILE)
     path = folder.path / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{name} is missing: {folder.name} is not a model folder; give one as transformers saves it")

@@ -21,7 +21,7 @@ from altq.models.model_folder import ModelFolder
 LEGACY_KEYS = (
     "model_type", "rope_scaling", "rope_theta", "original_max_position_embeddings", "tokenizer_class", "torch_dtype",
 )  # fmt: skip
-"""What transformers reads though no configuration class has such a field."""
+"""Keys that transformers reads although no configuration class has such a field."""
 
 WITHOUT_MEANING = frozenset(GenerationConfig._get_default_generation_params()) | {
     "attn_implementation", "auto_map", "cache_implementation", "finetuning_task", "is_llama_config", "license",
@@ -42,7 +42,7 @@ ROPE_KEYS = {
     "longrope": ("factor", "original_max_position_embeddings", "attention_factor", "short_factor", "long_factor"),
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
 }  # fmt: skip
-"""What transformers reads of the rotary embedding's parameters, by their rope_type, besides rope_theta."""
+"""Parameters of rotary embedding that transformers reads besides rope_theta, by rope_type."""
 
 ROPE_KEYS_WITHOUT_MEANING = ("rope_type", "type", "rope_theta", "finetuned")
 
@@ -50,14 +50,14 @@ ROPE_KEYS_WITHOUT_MEANING = ("rope_type", "type", "rope_theta", "finetuned")
 def load_config(folder: ModelFolder) -> PretrainedConfig:
     """The configuration of a model folder; ValueError for a key whose effect nothing here or in transformers has."""
     file = read_config_file(folder)
-    name, remedy = folder.shown(CONFIG_FILE), folder.remedy_for(CONFIG_FILE)
+    name, remedy = folder.display_name(CONFIG_FILE), folder.remedy_for(CONFIG_FILE)
     _check_keys(file, name)
     content = {key: value for key, value in file.content.items() if _is_read(file.model_type, key)}
-    # What is given back is ours to say, whatever the file says.
+    # The form of the output is fixed here, whatever the file says.
     content |= {"return_dict": True, "output_hidden_states": False}
     try:
         config = CONFIG_MAPPING[file.model_type].from_dict(copy.deepcopy(content))
-    # transformers checks by whatever its code trips over.
+    # transformers has no exception of its own for an invalid configuration.
     except Exception as error:
         raise ValueError(f"{name} is refused by transformers ({_one_line(error)}); {remedy}") from error
     _check_rope(config, name)
@@ -65,7 +65,7 @@ def load_config(folder: ModelFolder) -> PretrainedConfig:
 
 
 def empty_model(folder: ModelFolder, dtype: torch.dtype = torch.float32, *, with_buffers: bool) -> PreTrainedModel:
-    """transformers' model of a folder without weights: all on the meta device, or all but what it computes with."""
+    """transformers' model of a folder without weights: on the meta device, except for its buffers `with_buffers`."""
     config = load_config(folder)
     # Its buffers need memory for a moment for each tensor in turn.
     without_weights = init_empty_weights(include_buffers=False) if with_buffers else torch.device("meta")
@@ -76,7 +76,7 @@ def empty_model(folder: ModelFolder, dtype: torch.dtype = torch.float32, *, with
             )
     # An activation that is not known, sizes that do not go together, and so on.
     except Exception as error:
-        name, remedy = folder.shown(CONFIG_FILE), folder.remedy_for(CONFIG_FILE)
+        name, remedy = folder.display_name(CONFIG_FILE), folder.remedy_for(CONFIG_FILE)
         raise ValueError(f"{name} makes no model of transformers ({_one_line(error)}); {remedy}") from error
     return model.eval().requires_grad_(False)
 

@@ -1,4 +1,4 @@
-"""What differs between model families, as data: where the norms and projections of a block are.
+"""Model families as data: names of the norms and projections of a block, and the offset of the norm.
 
 A family is never a branch in the code. transformers' own block is the forward pass; a description only names its
 parts (docs/architecture.md).
@@ -10,7 +10,7 @@ from difflib import get_close_matches
 
 @dataclass(frozen=True)
 class Half:
-    """One sublayer of a block, its names relative to the block.
+    """Attention or feed-forward half of a block; its names are relative to the block.
 
     input_sites maps each site at the input of linear layers to the projections that share that input.
     """
@@ -58,8 +58,9 @@ class Family:
     legacy_keys: tuple[str, ...] = ()
     ignored_options: tuple[str, ...] = ()
 
-    def half(self, sublayer: str) -> Half:
-        return {"attention": self.attention, "ffn": self.ffn}[sublayer]
+    def half(self, name: str) -> Half:
+        """The half of that name, `attention` or `ffn`."""
+        return {"attention": self.attention, "ffn": self.ffn}[name]
 
 
 def _attention(output_norm: str | None = None) -> Half:

@@ -1,4 +1,4 @@
-"""The two joints through which everything we do reaches transformers' own blocks.
+"""Joints that connect transformations and quantizers to transformers' own blocks.
 
 A projection reads its input through a joint that it shares with the projections beside it; queries, keys and values
 pass through a joint after rotary embedding. Nothing else of a block is touched.
@@ -51,9 +51,9 @@ class Projection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.shared(x))
 
-    def project(self, read: Tensor) -> Tensor:
-        """The same from f(x)."""
-        y = self.product(read, self.weight)
+    def project(self, inputs: Tensor) -> Tensor:
+        """Multiply inputs f(x) [..., d_in] by the weight and add the bias: [..., d_out]."""
+        y = self.product(inputs, self.weight)
         return y if self.bias is None else y + self.bias
 
 

@@ -1,4 +1,4 @@
-"""Logits as transformers' own model makes them: its head, and all that its forward pass does behind it."""
+"""Logits by transformers' own model: its head, and all that its forward pass does behind it."""
 
 from typing import Any
 
@@ -6,22 +6,22 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
-class _Finished(nn.Module):
-    """Stands where the decoder is and hands on hidden states that have left it already."""
+class _DecoderOutput(nn.Module):
+    """Stand-in for the decoder that returns hidden states which the decoder has already computed."""
 
     def forward(self, inputs_embeds: Tensor, **_: Any) -> BaseModelOutputWithPast:
         return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
 
 
 def make_logits(model: nn.Module, hidden: Tensor) -> Tensor:
-    """The logits of what the last norm gave, [tokens, hidden] -> [tokens, vocabulary].
+    """Logits from the last norm's output, [tokens, hidden] -> [tokens, vocabulary].
 
     transformers' own forward pass runs with nothing in it but what follows the decoder, so that whatever a family does
     there (a head, a soft cap, a scale) is done here, too.
     """
     name = model.base_model_prefix
     decoder = getattr(model, name)
-    setattr(model, name, _Finished())
+    setattr(model, name, _DecoderOutput())
     try:
         return model(inputs_embeds=hidden.unsqueeze(0), use_cache=False).logits.squeeze(0)
     finally:

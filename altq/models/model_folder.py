@@ -1,16 +1,16 @@
-"""A folder that holds a model: what to call it in a message, and what helps where something in it is wrong."""
+"""A folder that holds a model, with its name in messages and the remedy for a fault in it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 SOURCE_FILE = "source.json"
-"""What `altq fetch-model` writes last of all: with it, the folder is a copy that can be made again."""
+"""Record that `altq fetch-model` writes last of all: a folder with it is a copy that can be fetched again."""
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """The folder `path`, said as `name`; `remedy` is what an error tells to do, as an imperative."""
+    """The folder `path`; messages call it `name` and advise `remedy`, an imperative."""
 
     path: Path
     name: str
@@ -25,13 +25,13 @@ class ModelFolder:
         remedy = "fetch the model again" if fetched else "correct or replace it"
         return cls(Path(path), str(path), remedy)
 
-    def shown(self, file: str | Path) -> str:
-        """A file of the folder, as a message names it: where it is a link, what it links to."""
+    def display_name(self, file: str | Path) -> str:
+        """Name of a file of the folder in messages; a link has the name of its target."""
         path = self.path / file
         if path.is_symlink():
             return str(path.resolve())
         return f"{self.name}/{Path(file).name}"
 
     def remedy_for(self, file: str | Path) -> str:
-        """What helps where a file is wrong: one that is a link belongs to the user and is not fetched again."""
+        """Remedy for a faulty file; a link belongs to the user and is not fetched again."""
         return "correct or replace it" if (self.path / file).is_symlink() else self.remedy

@@ -1,4 +1,4 @@
-"""Norms whose input is too large for float32 are found: they would hide it behind finite numbers.
+"""Detection of norm inputs too large for float32, which a norm would hide behind finite numbers.
 
 A root-mean-square norm divides by the square root of a sum of squares. Where the sum overflows, it divides by infinity,
 and what follows computes with zeros as if nothing had happened. All else that overflows in a block ends in infinity or

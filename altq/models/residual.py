@@ -79,7 +79,7 @@ def rotate_projections(
 
     In float64 it is exact; in float32 the products are reduced (altq/runtime/precision.py), as all in calibration are.
     """
-    read = {name: reduced_linear(weights[name], rotation.T) for name in half.readers}
-    written = {name: reduced_linear(weights[name].T, rotation.T).T for name in half.writers}
-    turned = {name: biases[name] @ rotation for name in half.writers if biases[name] is not None}
-    return weights | read | written, biases | turned
+    reader_weights = {name: reduced_linear(weights[name], rotation.T) for name in half.readers}
+    writer_weights = {name: reduced_linear(weights[name].T, rotation.T).T for name in half.writers}
+    writer_biases = {name: biases[name] @ rotation for name in half.writers if biases[name] is not None}
+    return weights | reader_weights | writer_weights, biases | writer_biases

@@ -33,23 +33,23 @@ class ResidualStream:
 
     @property
     def step(self) -> int:
-        """How many steps are finished."""
+        """Number of finished steps."""
         return len(self.scratch.units) - 1
 
     @property
     def notes(self) -> list[Any]:
-        """What each finished step gave."""
+        """Plain values that each finished step returned, in order."""
         return self.scratch.units[1:]
 
     @property
     def states(self) -> Tensor:
-        """What enters the next step, read lazily; changes to it are not kept."""
+        """Hidden states [windows, length, hidden] that enter the next step, read lazily; changes are not kept."""
         return read_hidden_states(self._path(self.step))
 
     def advance(self, step: Callable[[Tensor, Tensor], Any], files: Sequence[Path] = ()) -> None:
         """Take a step: it reads the states that enter, fills in those that leave, and returns plain values to keep.
 
-        files: what it writes beside the scratch folder.
+        files: those that the step writes beside the scratch folder.
         """
         inputs = self.states
         with written_hidden_states(self._path(self.step + 1), tuple(inputs.shape)) as outputs:

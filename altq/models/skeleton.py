@@ -15,7 +15,7 @@ from altq.models.weights import ModelWeights
 
 
 class _Recorder(nn.Module):
-    """Stands where a block was and keeps what transformers would have given it besides the hidden states."""
+    """Stand-in for a block that records the arguments which transformers passes besides the hidden states."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,9 +62,9 @@ class Skeleton:
         """
         prefix = f"{self.family.blocks}."
         outer = {name for name in self.model.state_dict() if not name.startswith(prefix)}
-        given = {name: self.weights.tensor(name).to(self.dtype) for name in self.weights.names if name in outer}
-        self.model.load_state_dict(given, strict=False, assign=True)
-        self.model.tie_weights(missing_keys=outer - given.keys(), recompute_mapping=False)
+        weights = {name: self.weights.tensor(name).to(self.dtype) for name in self.weights.names if name in outer}
+        self.model.load_state_dict(weights, strict=False, assign=True)
+        self.model.tie_weights(missing_keys=outer - weights.keys(), recompute_mapping=False)
         tensors = {name: tensor for name, tensor in self.model.state_dict().items() if name in outer}
         lacking = [name for name, tensor in tensors.items() if tensor.is_meta]
         if lacking:
@@ -88,7 +88,7 @@ class Skeleton:
         return module.requires_grad_(False)
 
     def resident_block(self, block: int) -> nn.Module:
-        """The one module of block `block` until another is asked for, which is read when this one is let go of."""
+        """The module of block `block`, which stays in memory until another block is requested: one at a time."""
         if self._resident is None or self._resident[0] != block:
             self._resident = None
             self._resident = block, self.block(block)
@@ -96,11 +96,11 @@ class Skeleton:
 
     @torch.no_grad()
     def embed(self, tokens: Tensor) -> Tensor:
-        """What enters block 0: [windows, length] -> [windows, length, hidden]."""
+        """Embed tokens as the input of block 0: [windows, length] -> [windows, length, hidden]."""
         return self.model.get_input_embeddings()(tokens).to(self.dtype)
 
     def embed_into(self, tokens: Tensor, outputs: Tensor) -> None:
-        """The same, a window at a time, into `outputs`, which may be memory-mapped: [windows, length, hidden]."""
+        """Embed tokens into `outputs` [windows, length, hidden] one window at a time; it may be memory-mapped."""
         for window, output in zip(tokens, outputs, strict=True):
             output.copy_(self.embed(window))
 
@@ -122,7 +122,7 @@ class Skeleton:
 
     @torch.no_grad()
     def finish(self, states: Tensor) -> Tensor:
-        """What the head reads: the last norm's output, [windows, length, hidden] -> the same."""
+        """Apply the last norm, whose output the head reads; the shape [windows, length, hidden] stays."""
         return self.model.get_submodule(self.family.last_norm)(states)
 
     def fill(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""One half of a block, as transformers runs it: norm, attention or feed-forward module, optional output norm."""
+"""A sublayer as transformers runs it: norm, attention or feed-forward module, optional output norm."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class Sublayer:
         self.output_norm = block.get_submodule(self.half.output_norm) if self.half.output_norm else nn.Identity()
 
     def after_norm(self, normed: Tensor, arguments: dict[str, Any]) -> Tensor:
-        """What the sublayer adds to the residual stream, from its norm's output: [windows, length, hidden]."""
+        """Output that is added to the residual stream, from the norm's output: [windows, length, hidden]."""
         return self.output_norm(self._run(normed, arguments))
 
     def before_output(self, normed: Tensor, arguments: dict[str, Any]) -> Tensor:

@@ -1,6 +1,6 @@
-"""Which file of a model folder holds each tensor, with its shape and type: the one reader of that list.
+"""Index of a model folder's tensors: the file, shape and type of each.
 
-As transformers reads it: model.safetensors where it is there, otherwise every tensor of the files that
+Tensors are those that transformers reads: of model.safetensors if it exists, otherwise of the files that
 model.safetensors.index.json names.
 """
 
@@ -23,7 +23,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 FLOATING_TYPES = ("F64", "F32", "F16", "BF16")
-"""Of weights in full precision, as safetensors names them."""
+"""Types of weights in full precision, as safetensors names them."""
 
 HARMLESS = re.compile(r"rotary_emb\.inv_freq$")
 """Frequencies that old checkpoints hold, in each block or once, and that follow from config.json."""
@@ -31,7 +31,7 @@ HARMLESS = re.compile(r"rotary_emb\.inv_freq$")
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor is and what it is: its file's name, its shape, its type as safetensors names it."""
+    """Location and format of a tensor: the name of its file, its shape, its type as safetensors names it."""
 
     file: str
     shape: tuple[int, ...]
@@ -50,15 +50,16 @@ def read_tensor_index(folder: ModelFolder) -> dict[str, Entry]:
     """Every tensor of a model folder by its name; ValueError where a file is missing, damaged or none of the folder."""
     if (folder.path / SINGLE_FILE).is_file() or not (folder.path / INDEX_FILE).is_file():
         return _entries(folder, SINGLE_FILE)
-    name = folder.shown(INDEX_FILE)
+    name = folder.display_name(INDEX_FILE)
     weight_map = read_described(folder.path / INDEX_FILE, _Index, folder.remedy_for(INDEX_FILE)).weight_map
     tensors: dict[str, Entry] = {}
     for file in sorted(set(weight_map.values())):
         entries = _entries(folder, file)
-        absent = {tensor for tensor, of_file in weight_map.items() if of_file == file} - entries.keys()
+        absent = {tensor for tensor, holder in weight_map.items() if holder == file} - entries.keys()
         if absent:
             raise ValueError(
-                f"{folder.shown(file)} has no tensor {min(absent)!r} though {name} says so; {folder.remedy_for(file)}"
+                f"{folder.display_name(file)} has no tensor {min(absent)!r} though {name} says so; "
+                f"{folder.remedy_for(file)}"
             )
         twice = entries.keys() & tensors.keys()
         if twice:
@@ -73,13 +74,16 @@ def opened(folder: ModelFolder, file: str) -> Iterator[Any]:
     """A safetensors file of a folder; ValueError where it is missing or damaged."""
     path = folder.path / file
     if not path.is_file():
-        raise ValueError(f"{folder.shown(file)} is missing (only safetensors are read); {folder.remedy_for(file)}")
+        raise ValueError(
+            f"{folder.display_name(file)} is missing (only safetensors are read); {folder.remedy_for(file)}"
+        )
     try:
         with safe_open(path, framework="pt") as tensors:
             yield tensors
     except SafetensorError as error:
         raise ValueError(
-            f"{folder.shown(file)} is corrupt or cut ({error}; {_first_cut_tensor(path)}); {folder.remedy_for(file)}"
+            f"{folder.display_name(file)} is corrupt or cut ({error}; {_first_cut_tensor(path)}); "
+            f"{folder.remedy_for(file)}"
         ) from error
 
 

@@ -26,14 +26,14 @@ def load_tokenizer(folder: str | Path | ModelFolder) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder.path, config=config, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare Exception
         raise ValueError(
-            f"{folder.shown(TOKENIZER_FILE)} and what belongs to it cannot be loaded ({error}); {remedy}"
+            f"{folder.display_name(TOKENIZER_FILE)} and what belongs to it cannot be loaded ({error}); {remedy}"
         ) from error
 
 
 def _refuse_code(folder: ModelFolder, remedy: str) -> None:
     if not (folder.path / TOKENIZER_CONFIG_FILE).is_file():
         return
-    name = folder.shown(TOKENIZER_CONFIG_FILE)
+    name = folder.display_name(TOKENIZER_CONFIG_FILE)
     content = read_described(folder.path / TOKENIZER_CONFIG_FILE, dict[str, Any], remedy)
     tokenizer_class = content.get("tokenizer_class")
     if "auto_map" in content and not (isinstance(tokenizer_class, str) and tokenizer_class_from_name(tokenizer_class)):

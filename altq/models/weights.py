@@ -64,7 +64,7 @@ class ModelWeights:
 
     def place(self, name: str) -> str:
         """A tensor as a message names it: its file, then its name."""
-        return f"{self.source.shown(self._entry(name).file)}: tensor {name}"
+        return f"{self.source.display_name(self._entry(name).file)}: tensor {name}"
 
     def chunks(self, name: str, max_elements: int) -> Iterator[Tensor]:
         """Consecutive slices of whole rows of one tensor, each of at most `max_elements` (but at least one row)."""
@@ -86,13 +86,13 @@ class ModelWeights:
         folder, remedy = self.source.name, self.source.remedy
         if missing:
             raise ValueError(
-                f"{folder} lacks {len(missing)} tensors of the model, among them {_some(missing)}; {remedy}"
+                f"{folder} lacks {len(missing)} tensors of the model, among them {_first_names(missing)}; {remedy}"
             )
         unknown = sorted(self._tensors.keys() - shapes.keys())
         if unknown:
             raise ValueError(
                 f"{folder} has {len(unknown)} tensors that a {model.config.model_type} model of its {CONFIG_FILE} has "
-                f"no place for, among them {_some(unknown)}; give the model that they belong to, or remove them"
+                f"no place for, among them {_first_names(unknown)}; give the model that they belong to, or remove them"
             )
         for name, entry in self._tensors.items():
             if entry.shape != shapes[name]:
@@ -135,5 +135,5 @@ class ModelWeights:
                 )
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     return ", ".join(names[:NUM_NAMES_SHOWN])

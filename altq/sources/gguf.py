@@ -1,6 +1,6 @@
-"""GGUF to safetensors: transformers de-quantizes the weights and rebuilds the tokenizer, and all else counts, too.
+"""Conversion of GGUF to safetensors: transformers de-quantizes the weights and rebuilds the tokenizer.
 
-What transformers passes over in silence is carried over to config.json (scaled rotary embedding, biases, the width of a
+Metadata that transformers ignores are carried over to config.json (scaled rotary embedding, biases, the width of a
 head) or refused by name.
 """
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROPE_FACTORS = "rope_freqs.weight"
-"""Divisors of the rotary embedding's frequencies, which LLaMA 3.1 has."""
+"""Tensor of divisors of the rotary embedding's frequencies, which LLaMA 3.1 has."""
 ATTENTION_BIAS = r"blk\.\d+\.attn_(q|k|v|output)\.bias"
 FFN_BIAS = r"blk\.\d+\.ffn_(gate|up|down)\.bias"
 REQUIRED = (
     "block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
     "attention.head_count_kv", "attention.layer_norm_rms_epsilon",
 )  # fmt: skip
-"""Of a model; transformers takes its own defaults for those that are missing."""
+"""Keys that a model must have; transformers takes its own defaults for those that are missing."""
 DEEPEST_GEMMA3 = 62
 """Blocks of Gemma 3 27B, whose attention alone is scaled by the width of the stream over the number of heads."""
 
@@ -77,15 +77,17 @@ def _check_header(header: GgufHeader, num_blocks: int) -> None:
     missing = [key for key in REQUIRED if header.of_model(key) is None]
     if missing:
         raise ValueError(f"its metadata lack {', '.join(missing)}")
-    seen = header.of_model("block_count")
-    if seen != num_blocks:
-        raise ValueError(f"it has {seen} blocks (block_count), but the configuration says num_blocks: {num_blocks}")
+    block_count = header.of_model("block_count")
+    if block_count != num_blocks:
+        raise ValueError(
+            f"it has {block_count} blocks (block_count), but the configuration says num_blocks: {num_blocks}"
+        )
     if header.unheeded:
         raise ValueError(f"it says what transformers does not heed: {', '.join(header.unheeded)}")
 
 
 def _config(gguf: Path, header: GgufHeader) -> "PretrainedConfig":
-    """The configuration that transformers makes of the file, with what it passes over."""
+    """The configuration that transformers makes of the file, completed by the keys that it ignores."""
     from transformers import AutoConfig
 
     try:
@@ -111,7 +113,7 @@ def _config(gguf: Path, header: GgufHeader) -> "PretrainedConfig":
 
 
 def _carry_sizes(config: "PretrainedConfig", header: GgufHeader) -> None:
-    """The width of a head, and what follows from it."""
+    """Carry over the width of a head, and the options that follow from it."""
     derived = config.hidden_size // config.num_attention_heads
     head_dim = header.of_model("attention.key_length") or header.of_model("rope.dimension_count") or derived
     for key in ("attention.value_length", "rope.dimension_count"):
@@ -127,7 +129,7 @@ def _carry_sizes(config: "PretrainedConfig", header: GgufHeader) -> None:
 
 
 def _carry_rope(config: "PretrainedConfig", header: GgufHeader) -> None:
-    """Scaled rotary embedding, by a factor for each frequency or by one of the ways that have a name."""
+    """Carry over scaled rotary embedding, by a factor for each frequency or by a named method."""
     parameters = config.rope_parameters
     if header.architecture == "gemma3":
         parameters["sliding_attention"]["rope_theta"] = header.of_model("rope.freq_base_swa", 10_000.0)
@@ -156,7 +158,7 @@ def _carry_rope(config: "PretrainedConfig", header: GgufHeader) -> None:
 
 
 def _carry_biases(config: "PretrainedConfig", header: GgufHeader) -> None:
-    """Options of a configuration class that say whether its projections have biases."""
+    """Set the options of a configuration class for biases of projections."""
     for option, pattern in (("attention_bias", ATTENTION_BIAS), ("mlp_bias", FFN_BIAS)):
         if hasattr(config, option):
             setattr(config, option, any(re.fullmatch(pattern, name) for name in header.tensors))
@@ -183,8 +185,8 @@ def _check_tensors(header: GgufHeader, config: "PretrainedConfig") -> None:
             raise ValueError(f"a {config.model_type} model has no place for its tensor {gguf_name}")
         name, shape = name_of[gguf_name], tuple(reversed(tensor.shape.tolist()))
         if shape != shapes[name]:
-            made = list(shapes[name])
-            raise ValueError(f"its tensor {gguf_name} has shape {list(shape)}, but its metadata make it {made}")
+            expected = list(shapes[name])
+            raise ValueError(f"its tensor {gguf_name} has shape {list(shape)}, but its metadata make it {expected}")
         lacking -= {name}
     lacking = sorted(name for name in lacking if not name.endswith(".bias"))
     if lacking:
@@ -201,21 +203,21 @@ def _load(gguf: Path, config: "PretrainedConfig") -> tuple["PreTrainedModel", An
     """The model and its tokenizer; a bias that the file lacks is zero."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, "local_files_only": True}
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, "local_files_only": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
-        model, loaded = AutoModelForCausalLM.from_pretrained(
-            **where, config=config, dtype="float32", trust_remote_code=False, output_loading_info=True
+        tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            **source, config=config, dtype="float32", trust_remote_code=False, output_loading_info=True
         )
-    # What is wrong with a tensor or a vocabulary is found wherever transformers happens to trip over it.
+    # transformers has no common exception for a malformed tensor or vocabulary.
     except Exception as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    for name in loaded["missing_keys"]:
+    for name in report["missing_keys"]:
         if not name.endswith(".bias"):
             raise ValueError(f"it lacks {name}")
         model.get_parameter(name).data.zero_()
-    if loaded["unexpected_keys"] or loaded["mismatched_keys"]:
-        raise ValueError(f"{min(loaded['unexpected_keys'] or loaded['mismatched_keys'])} is not of the model")
+    if report["unexpected_keys"] or report["mismatched_keys"]:
+        raise ValueError(f"{min(report['unexpected_keys'] or report['mismatched_keys'])} is not of the model")
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.config.architectures = [type(model).__name__]

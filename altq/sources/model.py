@@ -40,7 +40,7 @@ def fetch_model(description: ModelDescription, folder: str | Path, cache: str | 
         shutil.rmtree(staging)  # what was found wrong is not taken up by the next fetch
         raise
     record = {
-        "source": _recorded(description),
+        "source": _source_record(description),
         "family": config.model_type,
         "num_blocks": description.num_blocks,
         "num_weights": num_weights,
@@ -53,27 +53,27 @@ def fetch_model(description: ModelDescription, folder: str | Path, cache: str | 
 
 def _source(description: ModelDescription, staging: Path) -> ModelFolder:
     """The folder that is filled and verified, named in messages after where its files come from."""
-    again = "fetch the model again"
+    remedy = "fetch the model again"
     match description.source:
         case "hub":
-            return ModelFolder(staging, f"hub model {description.hub}", again)
+            return ModelFolder(staging, f"hub model {description.hub}", remedy)
         case "wheel":
-            return ModelFolder(staging, f"{description.wheel.member} of {description.wheel.package}", again)
+            return ModelFolder(staging, f"{description.wheel.member} of {description.wheel.package}", remedy)
         case "path":
             return ModelFolder(staging, description.path, "correct or replace it")
         case "made":
-            return ModelFolder(staging, "the made model", again)
+            return ModelFolder(staging, "the made model", remedy)
 
 
-def _recorded(description: ModelDescription) -> dict[str, Any]:
-    """What a record says of the source: of a local one its name, and for a file its hash, not where it was."""
-    recorded = description.model_dump(exclude_none=True)
+def _source_record(description: ModelDescription) -> dict[str, Any]:
+    """Description of the source for the record; a local path is reduced to its name, with the hash of a file."""
+    record = description.model_dump(exclude_none=True)
     if description.path:
         path = Path(description.path).absolute()
-        recorded["path"] = path.name
+        record["path"] = path.name
         if path.is_file():
-            recorded["sha256"] = files.sha256(path)
-    return recorded
+            record["sha256"] = files.sha256(path)
+    return record
 
 
 def _staging_folder(description: ModelDescription, folder: Path) -> Path:
@@ -104,16 +104,16 @@ def _take_local(description: ModelDescription, source: ModelFolder) -> None:
             (source.path / file.name).symlink_to(file.resolve())
         return
     expected = description.sha256
-    if expected and (seen := files.sha256(path)) != expected:
-        raise ValueError(f"{path} has sha256 {seen}, but the configuration says {expected}; correct one of them")
+    if expected and (digest := files.sha256(path)) != expected:
+        raise ValueError(f"{path} has sha256 {digest}, but the configuration says {expected}; correct one of them")
     gguf.convert(path, source, description.num_blocks)
 
 
 def _files(folder: Path) -> list[Path]:
     """The files of a model: configuration, weights, tokenizer; nothing else that may lie beside them."""
     patterns = hub.MODEL_FILES + hub.TOKENIZER_FILES
-    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    return sorted(path for path in found if not any(path.match(pattern) for pattern in hub.CODE_FILES))
+    paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return sorted(path for path in paths if not any(path.match(pattern) for pattern in hub.CODE_FILES))
 
 
 def _publish(staging: Path, folder: Path) -> None:

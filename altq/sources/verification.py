@@ -1,4 +1,4 @@
-"""Is a model folder what the configuration says, complete and readable? Asked once, at the fetch."""
+"""Verification of a model folder at the fetch: complete, readable, and as the configuration describes it."""
 
 import logging
 
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 def check_config(folder: ModelFolder, num_blocks: int) -> ConfigFile:
     """The config.json of a model folder; ValueError unless its family is known and it has `num_blocks` blocks."""
-    name = folder.shown(CONFIG_FILE)
+    name = folder.display_name(CONFIG_FILE)
     config = read_config_file(folder)
     family_of(config.model_type)
     if config.num_hidden_layers != num_blocks:
