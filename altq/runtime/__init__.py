@@ -1,1 +1,1 @@
-"""How a stage runs: files, devices, precision, provenance, progress, and going on after a stop."""
+"""Execution of a stage: files, devices, precision, provenance, progress, and resuming after a stop."""

@@ -25,7 +25,7 @@ FRAME = frozenset(
         *(f"runtime.{name}" for name in ("code_hash", "flags", "lineage", "progress", "provenance")),
     )
 )
-"""How a stage is called and what it notes down about itself; what it computes does not depend on these."""
+"""Modules that call a stage and record it; its results do not depend on them."""
 
 PROSE = ("description", "help")
 """Arguments that hold text for people where they are constants."""
@@ -40,20 +40,20 @@ def stage_modules(entry: str) -> dict[str, Path]:
     if "." in entry:
         if _file_of(entry) is None:
             raise ValueError(f"there is no module {entry} under {ROOT}")
-        found, waiting = {}, [entry]
+        paths, waiting = {}, [entry]
     else:
         module = command_module(entry)
-        found, waiting = {module: _file_of(module)}, [*_command(entry).modules]
+        paths, waiting = {module: _file_of(module)}, [*_command(entry).modules]
     while waiting:
         module = waiting.pop()
         path = _file_of(module)
-        if module in found or module in FRAME or path is None:
+        if module in paths or module in FRAME or path is None:
             continue
-        found[module] = path
+        paths[module] = path
         waiting += imported_modules(module)
         if "." in module:
             waiting.append(module.rpartition(".")[0])
-    return dict(sorted(found.items()))
+    return dict(sorted(paths.items()))
 
 
 @cache
@@ -81,37 +81,37 @@ class _Command(NamedTuple):
 def _command(command: str) -> _Command:
     path = _file_of(command_module(command))
     definitions = _definitions(path)
-    waiting, used, modules = [function_of(command), f"{function_of(command)}_flags"], {}, set()
+    waiting, statements, modules = [function_of(command), f"{function_of(command)}_flags"], {}, set()
     while waiting:
         name = waiting.pop()
         statement = definitions.get(name)
-        if statement is None or name in used:
+        if statement is None or name in statements:
             continue
-        used[name] = statement
+        statements[name] = statement
         if isinstance(statement, ast.ImportFrom):
             origins = {alias.asname or alias.name: alias.name for alias in statement.names}
             modules |= {statement.module, f"{statement.module}.{origins[name]}"}
         else:
             waiting += [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]
-    own = [statement for _, statement in sorted(used.items()) if not isinstance(statement, ast.ImportFrom)]
-    return _Command(own, tuple(sorted(modules)))
+    body = [statement for _, statement in sorted(statements.items()) if not isinstance(statement, ast.ImportFrom)]
+    return _Command(body, tuple(sorted(modules)))
 
 
 @cache
 def _definitions(path: Path) -> dict[str, ast.stmt]:
     """The statements at the top of a file, by the names that they define or import."""
-    found: dict[str, ast.stmt] = {}
+    definitions: dict[str, ast.stmt] = {}
     for statement in _tree(path).body:
         match statement:
             case ast.FunctionDef() | ast.ClassDef():
-                found[statement.name] = statement
+                definitions[statement.name] = statement
             case ast.ImportFrom():
-                found |= {alias.asname or alias.name: statement for alias in statement.names}
+                definitions |= {alias.asname or alias.name: statement for alias in statement.names}
             case ast.Assign():
-                found |= {target.id: statement for target in statement.targets if isinstance(target, ast.Name)}
+                definitions |= {target.id: statement for target in statement.targets if isinstance(target, ast.Name)}
             case ast.AnnAssign(target=ast.Name()):
-                found[statement.target.id] = statement
-    return found
+                definitions[statement.target.id] = statement
+    return definitions
 
 
 @cache
@@ -131,14 +131,14 @@ def imported_modules(module: str) -> tuple[str, ...]:
 
 @cache
 def code_hash(entry: str) -> str:
-    """Hexadecimal hash of what the modules of a stage say to the interpreter: comments and prose do not count.
+    """Hexadecimal hash of the syntax trees of a stage's modules: comments and prose do not count.
 
     Data beside a module under its own name (published.py, published.json) counts as part of it.
     """
     digest = hashlib.sha256()
-    own = None if "." in entry else command_module(entry)
+    own_module = None if "." in entry else command_module(entry)
     for module, path in stage_modules(entry).items():
-        meaning = _meaning_of_command(entry) if module == own else _meaning(path)
+        meaning = _meaning_of_command(entry) if module == own_module else _meaning(path)
         digest.update(f"\n{module}\n{meaning}\n".encode())
         data = path.with_suffix(".json")
         sources = sorted((path.parent / "source").glob("*.[ch]")) if path.name == "__init__.py" else []
@@ -173,7 +173,7 @@ def _meaning(path: Path) -> str:
 
 @cache
 def _meaning_of(text: str) -> str:
-    """What a source says to the interpreter; stages share most of their modules."""
+    """Syntax tree of a source without prose, as text; cached, since stages share most of their modules."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):

@@ -4,7 +4,7 @@ import os
 import warnings
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-"""What the numeric libraries read, once, when they are imported."""
+"""Environment variables that the numeric libraries read once, when they are imported."""
 
 
 def usable_cores() -> int:
@@ -12,20 +12,20 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def bounded_threads(asked: int, asked_by: str = "--threads") -> int:
-    """`asked`, or the usable cores where that is fewer, with a warning: a pool of 10^9 threads takes a machine down."""
+def bounded_threads(threads: int, option: str = "--threads") -> int:
+    """Limit `threads` to the usable cores, with a warning: a pool of 10^9 threads takes a machine down."""
     cores = usable_cores()
-    if asked > cores:
+    if threads > cores:
         warnings.warn(
-            f"{asked_by} {asked}: this process may use {cores} cores, and takes {cores} threads", stacklevel=2
+            f"{option} {threads}: this process may use {cores} cores, and takes {cores} threads", stacklevel=2
         )
-    return min(asked, cores)
+    return min(threads, cores)
 
 
 def limit_threads(threads: int | None) -> int | None:
     """Let the numeric libraries use `threads`, or with None what the environment says, within the usable cores.
 
-    To be called before any of them is imported. Returns the number of `threads` that it came to.
+    To be called before any of them is imported. Returns the number of threads in use, or None.
     """
     if threads is None:
         for name in THREAD_VARIABLES:

@@ -1,4 +1,4 @@
-"""What a command says of an error that the user can mend: one message; a defect of ours keeps its traceback."""
+"""Messages of errors that the user can mend: one line each; a defect of ours keeps its traceback."""
 
 import errno
 
@@ -13,7 +13,7 @@ WORDS_OF_NO_MEMORY = (
     "CUDA out of memory",
     "can't start new thread",
 )
-"""How torch and the loader of shared libraries say it, in errors of no type of their own."""
+"""Messages by which torch and the loader of shared libraries report it, in errors without a type of their own."""
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 

@@ -64,7 +64,7 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def decoded(content: bytes, where: str | Path) -> str:
+def decoded(content: bytes, name: str | Path) -> str:
     """Text in UTF-8, with or without a byte order mark; ValueError names the line that is none."""
     try:
         return content.decode("utf-8-sig")
@@ -72,20 +72,20 @@ def decoded(content: bytes, where: str | Path) -> str:
         # The offsets of an error count from behind the byte order mark; `object` is what they count in.
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"{where} is not UTF-8: line {line} has the byte 0x{error.object[error.start]:02x}; save it as UTF-8"
+            f"{name} is not UTF-8: line {line} has the byte 0x{error.object[error.start]:02x}; save it as UTF-8"
         ) from None
 
 
-def parse_json(text: str, where: str | Path) -> Any:
+def parse_json(text: str, name: str | Path) -> Any:
     """The value of a JSON text; ValueError with line and column, for a key given twice, and for nesting without end."""
     try:
         return json.loads(text, object_pairs_hook=_distinct_keys)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is no JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        raise ValueError(f"{name} is no JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
-        raise ValueError(f"{where} is no JSON that can be read: its brackets are nested too deeply") from None
+        raise ValueError(f"{name} is no JSON that can be read: its brackets are nested too deeply") from None
     except ValueError as error:  # a key that is given twice, or a number of thousands of digits
-        raise ValueError(f"{where} is no JSON that can be read: {error}") from None
+        raise ValueError(f"{name} is no JSON that can be read: {error}") from None
 
 
 def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -104,8 +104,8 @@ def read_json(path: str | Path) -> Any:
         try:
             json.dumps(content, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:
-            found = error.object[error.start]
-            raise ValueError(f"{path} is no JSON that can be used: it has {found!a}, half of a character") from None
+            surrogate = error.object[error.start]
+            raise ValueError(f"{path} is no JSON that can be used: it has {surrogate!a}, half of a character") from None
     return content
 
 
@@ -122,13 +122,13 @@ def require_own_folder(folder: Path, remedy: str) -> None:
     """
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700, parents=True)
-    seen = folder.lstat()
-    if not stat.S_ISDIR(seen.st_mode):
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
         problem = "is no folder, or a link to one"
-    elif seen.st_uid != os.geteuid():
-        problem = f"belongs to user {seen.st_uid}, and this process runs as {os.geteuid()}"
-    elif seen.st_mode & 0o077:
-        problem = f"is open to others (mode {stat.S_IMODE(seen.st_mode):04o}, not 0700)"
+    elif status.st_uid != os.geteuid():
+        problem = f"belongs to user {status.st_uid}, and this process runs as {os.geteuid()}"
+    elif status.st_mode & 0o077:
+        problem = f"is open to others (mode {stat.S_IMODE(status.st_mode):04o}, not 0700)"
     else:
         return
     raise PermissionError(f"{folder} {problem}; {remedy}")

@@ -18,7 +18,7 @@ Options = TypeVar("Options", bound=BaseModel)
 
 
 def add_options(parser: argparse.ArgumentParser, options: type[BaseModel]) -> None:
-    """A flag for every field of `options`, with its description and default."""
+    """Add a flag for every field of `options`, with its description and default."""
     group = parser.add_argument_group(options.__name__, options.__doc__)
     for name, field in options.model_fields.items():
         required = field.is_required()
@@ -34,16 +34,16 @@ def add_options(parser: argparse.ArgumentParser, options: type[BaseModel]) -> No
 
 def read_options(arguments: argparse.Namespace, options: type[Options]) -> Options:
     """The checked `options` from parsed arguments; ValueError with every problem."""
-    given = {n: getattr(arguments, n) for n in options.model_fields if getattr(arguments, n) is not PydanticUndefined}
+    values = {n: getattr(arguments, n) for n in options.model_fields if getattr(arguments, n) is not PydanticUndefined}
     try:
-        return options.model_validate({name: _value(text) for name, text in given.items()})
+        return options.model_validate({name: _value(text) for name, text in values.items()})
     except ValidationError as error:
         lines = [f"{_flag(str(e['loc'][0])) if e['loc'] else 'options'}: {plain(e)}" for e in error.errors()]
         raise ValueError("; ".join(lines)) from None
 
 
 def to_flags(options: BaseModel) -> str:
-    """The flags that give back `options`, every field named, in the order of its definition."""
+    """Flags from which `read_options` restores `options`: every field, in the order of definition."""
     values = options.model_dump(mode="json")
     return " ".join(f"{_flag(name)} {shlex.quote(_text(value))}" for name, value in values.items())
 

@@ -1,7 +1,7 @@
-"""Each process on a machine with several GPUs gets one of its own.
+"""A GPU of its own for each process on a machine with several.
 
 Snakemake counts GPUs and gives none out, and torch takes the first. A process claims a device by locking its file in a
-folder that all of a user's processes on the machine share; the system lets go of the lock when the process ends, however
+folder that all of a user's processes on the machine share; the system releases the lock when the process ends, however
 it ends. The folder is in the temporary one, where others may write: it has to be the user's own and closed to them.
 """
 
@@ -30,8 +30,8 @@ SECONDS_BETWEEN_MESSAGES = 600.0
 LONGEST_WAIT = 24 * 3600.0
 """Seconds. Snakemake starts no more jobs than it counts GPUs, so that a wait is short unless something else holds them."""
 
-_held: list["Claim"] = []
-"""Claims that nobody released. A lock that is let go of by the garbage collector would be open again."""
+_claims: list["Claim"] = []
+"""Claims that nobody released. A lock would be open again if the garbage collector freed it."""
 
 
 class Claim:
@@ -39,11 +39,11 @@ class Claim:
 
     def __init__(self, device: str, lock: FileLock) -> None:
         self.device, self._lock = device, lock
-        _held.append(self)
+        _claims.append(self)
 
     def release(self) -> None:
         self._lock.release()
-        _held.remove(self)
+        _claims.remove(self)
 
 
 def claim_gpu(folder: Path | None = None) -> Claim | None:
@@ -68,7 +68,7 @@ def claim_gpu(folder: Path | None = None) -> Claim | None:
 
 
 def _wait(devices: Sequence[str], folder: Path) -> Claim:
-    began = said = time.monotonic()
+    began = last_message = time.monotonic()
     log.info(
         "all %d GPUs are taken by other processes; waiting for one, %g hours at most", len(devices), LONGEST_WAIT / 3600
     )
@@ -76,8 +76,8 @@ def _wait(devices: Sequence[str], folder: Path) -> Claim:
         time.sleep(SECONDS_BETWEEN_LOOKS)
         if claim := _first_free(devices, folder):
             return claim
-        if now > said + SECONDS_BETWEEN_MESSAGES:
-            said = now
+        if now > last_message + SECONDS_BETWEEN_MESSAGES:
+            last_message = now
             log.info("still waiting for a GPU, for %.0f minutes now", (now - began) / 60)
     raise TimeoutError(
         f"no GPU of {', '.join(devices)} got free within {LONGEST_WAIT / 3600:g} hours; see who holds the locks in "
@@ -87,17 +87,17 @@ def _wait(devices: Sequence[str], folder: Path) -> Claim:
 
 def list_devices() -> list[str]:
     """The GPUs of this machine as CUDA_VISIBLE_DEVICES names them, without importing torch."""
-    given = os.environ.get(DEVICES)
-    if given is not None:
-        return [device.strip() for device in given.split(",") if device.strip()]
+    devices = os.environ.get(DEVICES)
+    if devices is not None:
+        return [device.strip() for device in devices.split(",") if device.strip()]
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    listed = subprocess.run(query, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        log.warning("nvidia-smi lists no GPU: %s", (listed.stderr or listed.stdout).strip())
+    result = subprocess.run(query, capture_output=True, text=True, check=False)
+    if result.returncode:
+        log.warning("nvidia-smi lists no GPU: %s", (result.stderr or result.stdout).strip())
         return []
-    return listed.stdout.split()
+    return result.stdout.split()
 
 
 def _first_free(devices: Sequence[str], folder: Path) -> Claim | None:

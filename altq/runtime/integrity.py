@@ -1,4 +1,4 @@
-"""Are results still what they were made from? Recomputes what their records say, and looks for what is cut off."""
+"""Integrity of results: their files and inputs against the hashes in their records, and truncated files."""
 
 import json
 import os
@@ -24,7 +24,7 @@ COMPLETE = {"states": "states.json", "bank": "index.json", "checkpoints": "quant
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a file or folder of results; paths as seen from the workflow's directory.
+    """A fault in a file or folder of results; paths are relative to the workflow's directory.
 
     is_elsewhere: nothing is known to be wrong with it, but something that it was made from is not where it was.
     """
@@ -45,7 +45,7 @@ class Results:
         self.hash_of = cache(sha256)
 
     def findings(self) -> list[Finding]:
-        """All that is wrong: files that are cut off or left over, inputs that changed, and what rests on such."""
+        """Every fault: files that are cut off or left over, inputs that changed, and results that rest on such."""
         direct = [*self._damaged(), *self._unlike_their_hashes(), *self._made_from_others()]
         wrong = {finding.path for finding in direct if not finding.is_elsewhere}
         resting = [finding for finding in self._resting_on(wrong) if finding.path not in wrong]
@@ -54,14 +54,14 @@ class Results:
     @cache
     def records(self) -> dict[str, dict[str, Any]]:
         """The record of every result that has one, by its path; of a folder by the folder's."""
-        found = {}
+        records = {}
         for path in self._files(".json"):
             content = self._json(path)
             if path.name == FILE_NAME:
-                found[self._name(path.parent)] = content
+                records[self._name(path.parent)] = content
             elif isinstance(content, dict) and isinstance(content.get("provenance"), dict):
-                found[self._name(path)] = content["provenance"]
-        return {name: record for name, record in found.items() if record}
+                records[self._name(path)] = content["provenance"]
+        return {name: record for name, record in records.items() if record}
 
     def not_looked_at(self) -> list[str]:
         """Inputs that were elsewhere when they were read, of which records have the name and the hash but no place."""
@@ -89,54 +89,54 @@ class Results:
         return {p.parent for p in files if not any(part.startswith(".") for part in p.relative_to(self.folder).parts)}
 
     def _unlike_their_hashes(self) -> Iterator[Finding]:
-        """Files that are not what the record beside them says."""
+        """Files that differ from the record beside them."""
         for path in self._files("source.json"):
-            for name, expected in (self._json(path) or {}).get("files", {}).items():
-                yield from self._compare(self._name(path.parent), path.parent / name, expected)
+            for name, digest in (self._json(path) or {}).get("files", {}).items():
+                yield from self._compare(self._name(path.parent), path.parent / name, digest)
         for name, record in self.records().items():
-            for file, expected in record.get("files", {}).items():
-                yield from self._compare(name, self._place(name) / file, expected)
+            for file, digest in record.get("files", {}).items():
+                yield from self._compare(name, self._place(name) / file, digest)
 
-    def _compare(self, result: str, file: Path, expected: str) -> Iterator[Finding]:
+    def _compare(self, result: str, file: Path, digest: str) -> Iterator[Finding]:
         if not file.is_file():
             yield Finding(result, f"{file.name} is missing")
-        elif self.hash_of(file) != expected:
+        elif self.hash_of(file) != digest:
             yield Finding(result, f"{file.name} has another sha256 than was written down")
 
     def _made_from_others(self) -> Iterator[Finding]:
-        """Results whose inputs are gone, or not what they were."""
+        """Results whose inputs are missing or have changed."""
         for name, record in self.records().items():
-            for path, expected in record.get("inputs", {}).items():
+            for path, digest in record.get("inputs", {}).items():
                 if self._is_out_of_sight(path):
                     continue
-                given = self._place(path)
+                place = self._place(path)
                 try:
-                    file = note_of(given) if given.is_dir() else given
+                    file = note_of(place) if place.is_dir() else place
                 except ValueError:
                     yield Finding(name, f"its input {path} is not complete")
                     continue
                 if not file.is_file():
-                    yield Finding(name, f"its input {path} is missing", is_elsewhere=not self._is_inside(given))
-                elif self.hash_of(file) != expected:
+                    yield Finding(name, f"its input {path} is missing", is_elsewhere=not self._is_inside(place))
+                elif self.hash_of(file) != digest:
                     yield Finding(name, f"its input {path} has changed since")
 
     def _resting_on(self, wrong: set[str]) -> list[Finding]:
-        """Results further down whose own inputs are as they were, but rest on what is not."""
+        """Results whose own inputs are unchanged but rest, directly or not, on a faulty one."""
         reads = {
             name: [
                 self._name(place) for path in record.get("inputs", {}) if self._is_inside(place := self._place(path))
             ]
             for name, record in self.records().items()
         }
-        tainted, found = set(wrong), []
+        tainted, findings = set(wrong), []
         while new := [
             Finding(name, f"rests on {path}")
             for name, inputs in sorted(reads.items())
             if name not in tainted and (path := next((p for p in inputs if p in tainted), None))
         ]:
-            found += new
+            findings += new
             tainted |= {finding.path for finding in new}
-        return found
+        return findings
 
     @cache
     def _all_files(self) -> tuple[Path, ...]:
@@ -158,7 +158,7 @@ class Results:
             return None
 
     def _result_of(self, path: Path) -> Path:
-        """What a file belongs to: its folder where that has a record, itself otherwise."""
+        """Result that a file belongs to: its folder if that has a record, the file itself otherwise."""
         return path.parent if (path.parent / FILE_NAME).is_file() and path.name != FILE_NAME else path
 
     def _name(self, place: Path) -> str:
@@ -172,7 +172,7 @@ class Results:
         return recorded.startswith(ELSEWHERE) and not self._is_inside(self._place(recorded))
 
     def _place(self, recorded: str) -> Path:
-        """Where a path of a record is now: in this folder where it leads there by any of its names.
+        """Present place of a path in a record: in this folder if any of the folder's names leads there.
 
         Records are seen from some folder, by their path from `results` on, or through a link, and those of older
         versions absolute; and results may have been moved since.
@@ -186,8 +186,8 @@ class Results:
             real = place.resolve()
             inside = real.is_relative_to(self.folder.resolve())
             return self.folder / real.relative_to(self.folder.resolve()) if inside else place
-        moved = [self.folder.joinpath(*path.parts[i + 1 :]) for i, part in enumerate(path.parts) if part in names]
-        return next((candidate for candidate in moved if candidate.exists()), place)
+        candidates = [self.folder.joinpath(*path.parts[i + 1 :]) for i, part in enumerate(path.parts) if part in names]
+        return next((candidate for candidate in candidates if candidate.exists()), place)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -203,7 +203,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _is_scratch(path: Path) -> bool:
-    """Whether a file is what a stopped run goes on from."""
+    """Whether a file belongs to the scratch folder from which a stopped run resumes."""
     return path.parent.suffix == ".scratch"
 
 
@@ -216,7 +216,7 @@ def _json_problem(path: Path) -> str | None:
 
 
 def _safetensors_problem(path: Path) -> str | None:
-    """Whether the file is as long as its header says."""
+    """Problem of a safetensors file whose length differs from its header's; None for a sound one."""
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -224,8 +224,8 @@ def _safetensors_problem(path: Path) -> str | None:
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError, struct.error) as error:
         return f"has no header that can be read ({type(error).__name__})"
-    expected, seen = 8 + length + max(ends, default=0), path.stat().st_size
-    return None if seen == expected else f"is cut off: {seen:,} bytes of {expected:,}"
+    size_by_header, size = 8 + length + max(ends, default=0), path.stat().st_size
+    return None if size == size_by_header else f"is cut off: {size:,} bytes of {size_by_header:,}"
 
 
 def _array_problem(path: Path) -> str | None:
@@ -239,7 +239,7 @@ def _array_problem(path: Path) -> str | None:
 
 
 CHECKS = {".json": _json_problem, ".safetensors": _safetensors_problem, ".npy": _array_problem}
-"""How a file of each kind shows that it is whole, without reading all of it."""
+"""Checks that a file of each kind is complete, without reading all of it."""
 
 
 def to_text(findings: list[Finding]) -> str:

@@ -1,4 +1,4 @@
-"""What an input descends from, by its record: inputs of different descent, or not what was written, are refused.
+"""Lineage of inputs, by their records: inputs of different lineage, or changed since they were written, are refused.
 
 A model is known by the hashes of its files, states by those of theirs, tokens by the model that they were drawn for;
 what a result rests on is in its history.
@@ -21,15 +21,15 @@ REMEDIES = {
     "quantization.json": "remove {folder} and assemble again",
     "states.json": "remove {folder} and run `altq states` again",
 }
-"""What to do about a file that is not as it was written, by the file that is written last into its folder."""
+"""Remedies for a file that has changed since it was written, by the file that is written last into its folder."""
 
-FITTED = ("calibrate", "calibrate-end-to-end")
+BANK_COMMANDS = ("calibrate", "calibrate-end-to-end")
 """The commands that make banks."""
 
 
-def check_lineage(inputs: Iterable[str | Path], asked: Mapping[str, str] | None = None) -> None:
-    """ValueError unless inputs go together with each other and with what is asked for."""
-    require_consistency({OPTIONS: asked or {}, **{path: lineage(path) for path in map(Path, inputs)}})
+def check_lineage(inputs: Iterable[str | Path], options: Mapping[str, str] | None = None) -> None:
+    """Raise ValueError unless inputs agree with each other and with the traits in `options`."""
+    require_consistency({OPTIONS: options or {}, **{path: lineage(path) for path in map(Path, inputs)}})
 
 
 def run_fingerprint(command: str, options: Mapping[str, Any], inputs: Iterable[str | Path]) -> str:
@@ -42,7 +42,7 @@ def run_fingerprint(command: str, options: Mapping[str, Any], inputs: Iterable[s
 
 
 def lineage(path: Path) -> dict[str, str]:
-    """What an input is of: its model and, as far as they say something of it, states, setting, seeds, task and so on.
+    """Traits of an input: its model and, where they apply, its states, setting, seeds, task and so on.
 
     ValueError where it was made from two models.
     """
@@ -60,10 +60,10 @@ def lineage(path: Path) -> dict[str, str]:
         traits["setting"] = options.get("setting") or settings.pop()
     if "rounding" in options:
         traits["weight rounding"] = options["rounding"]["weights"]
-    if record.get("command") in FITTED:
+    if record.get("command") in BANK_COMMANDS:
         traits["calibration seed"] = str(options["seed"])
     # A selection may have been chosen by what was calibrated with other seeds: it is not of their windows.
-    if record.get("command") in (None, "states", *FITTED):
+    if record.get("command") in (None, "states", *BANK_COMMANDS):
         for tokens in (entry for entry in history if entry.get("split") == "calibration"):
             traits |= {"calibration text": _short(tokens["text_sha256"]), "seed of the windows": str(tokens["seed"])}
     for task in (entry for entry in history if "task" in entry and "items" in entry):
@@ -72,7 +72,7 @@ def lineage(path: Path) -> dict[str, str]:
 
 
 def result_lineage(path: Path) -> dict[str, str]:
-    """What a result is of, for a table of several models, texts and seeds: each is to be one thing in all of it."""
+    """Traits of a result that all results in a table share: one model, text and selection for each name and seed."""
     record, upstream = _history(path)
     content = _place(path) if path.is_dir() else read_json(path) if path.suffix == ".json" else {}
     if not (model := content.get("model")):
@@ -80,9 +80,9 @@ def result_lineage(path: Path) -> dict[str, str]:
     traits = {f"model {model}": hash_ for name, hash_ in lineage(path).items() if name == "model"}
     if record.get("command") == "select":
         traits[f"selection {recorded_path(path)}"] = _short(sha256(path))
-    for of, suffix in (("corpus", ".npy"), ("task", ".parquet")):
-        drawn = [hash_ for name, hash_ in record.get("inputs", {}).items() if name.endswith(suffix) and of in content]
-        traits |= {f"tokens of {content[of]} for {model}": _short(hash_) for hash_ in drawn}
+    for source, suffix in (("corpus", ".npy"), ("task", ".parquet")):
+        hashes = [h for name, h in record.get("inputs", {}).items() if name.endswith(suffix) and source in content]
+        traits |= {f"tokens of {content[source]} for {model}": _short(hash_) for hash_ in hashes}
     for checkpoint in (record, *(upstream.get(name, {}) for name in record.get("inputs", ()))):
         if checkpoint.get("command") == "assemble":
             if states := _states_of(checkpoint, upstream):
@@ -97,16 +97,16 @@ def content_of(path: Path) -> dict[str, str]:
     note = note_of(path)
     record = read_json(note) if note != path and note.suffix == ".json" and note.is_file() else {}
     if path.is_dir():
-        folder, written = path, record.get("files") or {ITEMS_FILE: record.get("sha256")}
+        folder, digests = path, record.get("files") or {ITEMS_FILE: record.get("sha256")}
     else:
-        folder, written = path.parent, {path.name: record.get("tokens_sha256") or record.get("sha256") or sha256(path)}
-    for name, expected in written.items():
+        folder, digests = path.parent, {path.name: record.get("tokens_sha256") or record.get("sha256") or sha256(path)}
+    for name, digest in digests.items():
         file = folder / name
-        seen = sha256(file) if file.is_file() else None
-        if seen != expected:
-            said = f"has sha256 {seen}" if seen else "is missing"
-            raise ValueError(f"{file} {said}, but {note} says {expected}: {_remedy(file)}")
-    return written
+        current = sha256(file) if file.is_file() else None
+        if current != digest:
+            problem = f"has sha256 {current}" if current else "is missing"
+            raise ValueError(f"{file} {problem}, but {note} says {digest}: {_remedy(file)}")
+    return digests
 
 
 def _history(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -124,14 +124,14 @@ def _states_of(record: Mapping[str, Any], upstream: Mapping[str, Any]) -> str | 
     """The hash of the states that a record is of, or that it was made from."""
     if record.get("command") == "states":
         return fingerprint_of(record["files"]) if "files" in record else record.get("fingerprint")
-    if record.get("command") not in (*FITTED, "assemble"):
+    if record.get("command") not in (*BANK_COMMANDS, "assemble"):
         return None
-    made = [upstream[path] for path in record.get("inputs", ()) if upstream.get(path, {}).get("command") == "states"]
-    return _states_of(made[0], upstream) if made else None
+    states = [upstream[path] for path in record.get("inputs", ()) if upstream.get(path, {}).get("command") == "states"]
+    return _states_of(states[0], upstream) if states else None
 
 
 def _place(checkpoint: Path) -> dict[str, str]:
-    """What the path of a checkpoint says: checkpoints/<model>/<method>/<setting>/<weights>/seed<k>."""
+    """Model and seed in the path of a checkpoint: checkpoints/<model>/<method>/<setting>/<weights>/seed<k>."""
     parts = checkpoint.absolute().parts
     return {"model": parts[-5], "seed": parts[-1].removeprefix("seed")} if len(parts) > 4 else {}
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 @lru_cache(maxsize=1)
 def _has_fast_bfloat16() -> bool:
-    """Whether the processor has AMX, and neither torch nor oneDNN is told to do without it."""
-    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    """Whether the processor has AMX and the environment lets torch and oneDNN use it."""
+    isa_limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     capabilities = torch.backends.cpu.get_cpu_capability(), torch.cpu._is_amx_tile_supported()
-    return capabilities[0].startswith("AVX512") and capabilities[1] and (allowed in ("", "ALL") or "AMX" in allowed)
+    return capabilities[0].startswith("AVX512") and capabilities[1] and (isa_limit in ("", "ALL") or "AMX" in isa_limit)
 
 
 @contextmanager
@@ -29,12 +29,12 @@ def reduced_products() -> Iterator[None]:
         yield
         return
     backend = torch.backends.mkldnn.matmul
-    before = backend.fp32_precision
+    precision = backend.fp32_precision
     backend.fp32_precision = "bf16"
     try:
         yield
     finally:
-        backend.fp32_precision = before
+        backend.fp32_precision = precision
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ Item = TypeVar("Item")
 
 
 def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
-    """The units of work one by one, with how many are done and how long the rest will take; SIGTERM ends them.
+    """Iterate over units of work with a progress bar and the time left; SIGTERM ends the loop between two units.
 
-    What tensors of a unit took is given back to the system before the next: glibc would keep it, in pieces.
+    Free memory is returned to the system after each unit: glibc would keep it, in pieces.
     """
     from tqdm import tqdm
 
@@ -30,7 +30,7 @@ def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
 
 
 class LinesFromBars:
-    """Stands for a stream that is no terminal, where a bar that redraws itself would be one endless line.
+    """Wrapper of a stream that is no terminal, where a bar that redraws itself would be one endless line.
 
     Made before tqdm is imported, which reads its defaults from the environment.
     """

@@ -1,4 +1,4 @@
-"""How a result was made: options, code, versions, machine, time, memory and inputs, written beside or into it."""
+"""Provenance of a result: options, code, versions, machine, time, memory and inputs, written beside or into it."""
 
 import os
 import platform
@@ -67,14 +67,14 @@ def recorded_path(path: str | Path) -> str:
     Below the working directory it is the path from there. Any other is its name, or its path from `results` on, below a
     folder that says so and has its hash: two inputs of one name stay two.
     """
-    given = Path(os.path.abspath(path))  # noqa: PTH100 - links keep their names
-    for place, start in ((given, Path.cwd()), (given.resolve(), Path.cwd().resolve())):
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - links keep their names
+    for place, start in ((absolute, Path.cwd()), (absolute.resolve(), Path.cwd().resolve())):
         if place.is_relative_to(start) and place != start:
             return place.relative_to(start).as_posix()
-    parts = given.parts
+    parts = absolute.parts
     last = len(parts) - 1
     first = max((i for i, part in enumerate(parts[:-1]) if part == WORKFLOW_NAME), default=last)
-    return "/".join((f"{ELSEWHERE}{_hash_of(given)[:12]}", *parts[first:]))
+    return "/".join((f"{ELSEWHERE}{_hash_of(absolute)[:12]}", *parts[first:]))
 
 
 def write_provenance(folder: str | Path, record: Mapping[str, Any]) -> None:
@@ -85,16 +85,16 @@ def write_provenance(folder: str | Path, record: Mapping[str, Any]) -> None:
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """What is known of how a file or folder was made; empty where nothing is."""
+    """Read the record of a file or folder; empty if it has none."""
     note = note_of(Path(path))
     if note.suffix != ".json" or not note.is_file():
         return {}
-    content = read_described(note, _Noted, "make it again").model_dump(exclude_unset=True)
+    content = read_described(note, _RecordFile, "make it again").model_dump(exclude_unset=True)
     return content.get("provenance", content if note != Path(path) else {})
 
 
-class _Made(Record):
-    """What is read of a record."""
+class _Content(Record):
+    """The keys of a record that are read."""
 
     command: str = ""
     options: dict[str, Any] = {}
@@ -102,14 +102,14 @@ class _Made(Record):
     upstream: dict[str, dict[str, Any]] = {}
 
 
-class _Noted(_Made):
+class _RecordFile(_Content):
     """A record, or a result that has its record in it."""
 
-    provenance: _Made = _Made()
+    provenance: _Content = _Content()
 
 
 def note_of(path: Path) -> Path:
-    """The file that says how `path` was made: itself, or the one beside it."""
+    """The file that holds the record of `path`: itself, or the one beside it; ValueError for a folder without one."""
     if not path.is_dir():
         return path.with_suffix(".json") if path.suffix in (".npy", ".parquet") else path
     notes = [path / name for name in (FILE_NAME, "source.json") if (path / name).is_file()]
@@ -119,7 +119,7 @@ def note_of(path: Path) -> Path:
 
 
 def _hash_of(path: Path) -> str:
-    """The sha256 of a file, or of the one that says how a folder was made."""
+    """The sha256 of a file, or of the record of a folder."""
     return sha256(note_of(path) if path.is_dir() else path)
 
 

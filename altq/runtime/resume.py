@@ -1,4 +1,4 @@
-"""Going on after a stop: finished units of work on disk, each with a fingerprint of all that went into it.
+"""Resuming after a stop: finished units of work on disk, each with a fingerprint of all its inputs.
 
 A unit that was made from anything else, or cannot be read, counts as not made. So the same command, run again after
 `kill -9`, loses at most the unit that it was in and ends with the same bytes.
@@ -23,28 +23,28 @@ def fingerprint_of(content: Mapping[str, Any]) -> str:
 
 
 def write_unit(path: str | Path, fingerprint: str, unit: Mapping[str, Any]) -> None:
-    """Keep what a unit of work gave: plain values by name."""
+    """Write the plain values that a unit of work returned, by name, with its fingerprint."""
     write_json(path, {**unit, "fingerprint": fingerprint})
 
 
 def read_unit(path: str | Path, fingerprint: str) -> dict[str, Any] | None:
-    """What a finished unit gave; None where there is none of this fingerprint, with a warning if it cannot be read."""
+    """Read a finished unit; None if none has this fingerprint, with a warning for one that is unreadable."""
     if not Path(path).is_file():
         return None
     try:
         unit = read_json(path)
-        known = unit.pop("fingerprint")
+        stored = unit.pop("fingerprint")
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         log.warning("%s cannot be read (%s: %s): begun anew from there", path, type(error).__name__, error)
         return None
-    return unit if known == fingerprint else None
+    return unit if stored == fingerprint else None
 
 
 class Scratch:
     """A folder of the units of one run, which follow one another and share a fingerprint.
 
-    units: what those that are finished gave. files: the sha256 of what they wrote beside the folder, by name; a unit
-    counts as finished while these are as they were written. What the next unit reads may lie in the folder itself. As a
+    units: the content of those that are finished. files: the sha256 of the files that they wrote beside the folder, by
+    name; a unit counts as finished while these are unchanged. Inputs of the next unit may lie in the folder. As a
     context it is dropped at the end, and where the work fails: what failed because of its data would fail again with
     them, even when the data are repaired. A stop, a full disk or lack of memory leaves it.
     """
@@ -64,7 +64,7 @@ class Scratch:
                 path.unlink()
 
     def add(self, content: Any, files: Sequence[Path] = ()) -> None:
-        """Keep what the next unit gave, when all that it wrote, among it `files` beside this folder, is written."""
+        """Store the content of the next unit, once all its files are written, `files` beside this folder among them."""
         unit = {"content": content, "files": {path.name: sha256(path) for path in files}}
         write_unit(self._path(), self.fingerprint, unit)
         self._append(unit)
@@ -90,9 +90,9 @@ class Scratch:
         self.files |= unit["files"]
 
     def _is_whole(self, files: dict[str, str]) -> bool:
-        for name, written in files.items():
+        for name, digest in files.items():
             path = self.folder.parent / name
-            if not path.is_file() or sha256(path) != written:
+            if not path.is_file() or sha256(path) != digest:
                 log.warning("%s is not what was written: begun anew from there", path)
                 return False
         return True

@@ -1,6 +1,6 @@
 """SIGTERM, which schedulers send before SIGKILL: a stage stops where its unit of work ends, or 8 seconds later in it.
 
-A unit is kept when it ends, so that the same command goes on from there; one that is left in its middle is done again.
+A unit is kept when it ends, so that the same command resumes after it; an interrupted unit is done again.
 SIGINT (Ctrl-C) stops at once. It is remembered besides, since a library that is being imported may turn
 KeyboardInterrupt into another error, or drop it.
 """
@@ -16,12 +16,12 @@ _is_interrupted = False
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to stop, and does."""
+    """Stop of a process by SIGTERM."""
 
 
 @contextmanager
 def signals_heeded() -> Iterator[None]:
-    """While this lasts SIGTERM is a request, which `stop_if_asked` follows between two units, and SIGINT is remembered.
+    """Within this context SIGTERM sets a flag, on which `stop_if_asked` raises between units, and SIGINT is remembered.
 
     SIGINT stays ignored where it is, as in what a shell starts in the background.
     """
@@ -30,17 +30,17 @@ def signals_heeded() -> Iterator[None]:
     handlers = {signal.SIGTERM: _ask, signal.SIGALRM: _stop}
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         handlers[signal.SIGINT] = _interrupt
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
         signal.alarm(0)
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def stop_if_asked() -> None:
-    """Raise Terminated where SIGTERM has come, KeyboardInterrupt where SIGINT has and somebody dropped it."""
+    """Raise Terminated after SIGTERM, and KeyboardInterrupt after a SIGINT whose exception was dropped."""
     if _is_asked:
         _stop()
     if _is_interrupted:

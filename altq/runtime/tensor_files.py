@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors, and hidden states of many windows, of which memory holds what is worked on.
+"""Files of tensors: safetensors, and hidden states of many windows, mapped so that memory holds those in use.
 
 Nothing that is not finite is written: what reads it later would have to find out where it came from.
 """
@@ -37,7 +37,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
 
 
 def read_hidden_states(path: str | Path) -> Tensor:
-    """[windows, length, hidden], read lazily; changes to them are not kept."""
+    """Map hidden states [windows, length, hidden], read lazily; changes to them are not kept."""
     return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 

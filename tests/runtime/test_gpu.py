@@ -149,7 +149,7 @@ def test_a_claim_outlives_its_name(two_devices, folder, monkeypatch):
     try:
         assert gpu.claim_gpu(folder).device == "3"
     finally:
-        for claim in [*gpu._held]:
+        for claim in [*gpu._claims]:
             claim.release()
 
 
