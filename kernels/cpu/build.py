@@ -1,6 +1,6 @@
-"""Compiling the kernels at first use, and keeping the library in the user's cache.
+"""Compilation of the kernels at first use; the library stays in the user's cache.
 
-What is loaded runs in this process: the cache is to be this user's alone, and the library whole.
+A loaded library runs in this process: the cache has to be this user's alone, and the library complete.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ FLAGS = (
 )
 COMPILERS = ("cc", "gcc", "clang")
 HASH = ".sha256"
-"""The end of the file beside a library that holds its hash."""
+"""Suffix of the file beside a library that holds its hash."""
 OTHERS_WRITE = 0o022
 ABSENT = "is not there"
 
@@ -40,9 +40,9 @@ class BuildError(RuntimeError):
 def build(variant: Variant) -> Path:
     """The shared library of a variant, compiled unless the cache has it for these sources, flags and compiler.
 
-    What the cache has is taken where it is this user's, closed to others' writing, and has the sha256 that was written
-    down beside it; otherwise it is compiled anew, with a warning. Processes that build at once do no harm: each compiles
-    beside the final name and renames. Raises BuildError, also for a cache folder that is another user's.
+    A library in the cache is loaded if it is this user's, closed to others' writing, and has the sha256 in the file
+    beside it; otherwise it is compiled anew, with a warning. Processes may build at once: each compiles beside the
+    final name and renames. Raises BuildError, also for a cache folder that is another user's.
     """
     compiler = _compiler()
     command = [compiler, *FLAGS, *variant.flags]
@@ -55,12 +55,12 @@ def build(variant: Variant) -> Path:
         if problem != ABSENT:
             warnings.warn(f"{library} {problem}: it is not loaded, but compiled anew", stacklevel=2)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / library.name
-            result = _run([*command, str(SOURCE / "kernels.c"), "-o", str(made), "-lm"])
+            output = Path(scratch) / library.name
+            result = _run([*command, str(SOURCE / "kernels.c"), "-o", str(output), "-lm"])
             if result.returncode:
                 last = "\n".join(result.stderr.strip().splitlines()[-8:])
                 raise BuildError(f"{' '.join(command)} failed on {SOURCE / 'kernels.c'}:\n{last}")
-            _keep(made, library)
+            _keep(output, library)
     except OSError as error:
         raise BuildError(f"the kernels cannot be compiled and kept ({error}); set XDG_CACHE_HOME or CC") from error
     return library
@@ -69,15 +69,15 @@ def build(variant: Variant) -> Path:
 def _own_folder() -> Path:
     """The cache folder, whose files nobody else can have put there; PermissionError where it is another user's.
 
-    One that others could write to until now is closed to them, and what is in it forgotten.
+    A folder that others could write to is closed to them, and its libraries are compiled anew.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "altq" / "kernels"
     for place in (folder.parent, folder):
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        seen = place.stat()
-        if seen.st_uid != os.geteuid():
-            raise PermissionError(f"{place} belongs to user {seen.st_uid}, and this process runs as {os.geteuid()}")
-        if seen.st_mode & OTHERS_WRITE:
+        status = place.stat()
+        if status.st_uid != os.geteuid():
+            raise PermissionError(f"{place} belongs to user {status.st_uid}, and this process runs as {os.geteuid()}")
+        if status.st_mode & OTHERS_WRITE:
             place.chmod(0o700)
             for note in folder.glob(f"*{HASH}"):
                 note.unlink()
@@ -85,27 +85,27 @@ def _own_folder() -> Path:
 
 
 def _problem(library: Path) -> str | None:
-    """Why a library is not to be loaded; None where it is what was compiled."""
+    """Reason not to load a library; None for one that is unchanged since it was compiled."""
     if not library.exists() and not library.is_symlink():
         return ABSENT
-    seen, note = library.lstat(), library.with_name(library.name + HASH)
-    if not stat.S_ISREG(seen.st_mode) or seen.st_uid != os.geteuid() or seen.st_mode & OTHERS_WRITE:
+    status, note = library.lstat(), library.with_name(library.name + HASH)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & OTHERS_WRITE:
         return "is a link, another user's, or open to others' writing"
     if not note.is_file() or note.read_text(encoding="utf-8") != _sha256(library):
         return f"has not the sha256 of {note.name}"
     return None
 
 
-def _keep(made: Path, library: Path) -> None:
+def _keep(output: Path, library: Path) -> None:
     """Give the hash of a new library its final name, then the library its own: nobody sees one before its hash."""
-    note = made.with_name(made.name + HASH)
-    note.write_text(_sha256(made), encoding="utf-8")
-    for path in (made, note):
+    note = output.with_name(output.name + HASH)
+    note.write_text(_sha256(output), encoding="utf-8")
+    for path in (output, note):
         path.chmod(0o600)
         with open(path, "rb") as file:
             os.fsync(file.fileno())
     os.replace(note, library.with_name(note.name))
-    os.replace(made, library)
+    os.replace(output, library)
 
 
 def _sha256(path: Path) -> str:
@@ -122,7 +122,7 @@ def _compiler() -> str:
 
 
 def _key(command: list[str]) -> str:
-    """A hash of the sources, the flags and the compiler's own account of itself."""
+    """Hash of the sources, the flags and the compiler's version."""
     digest = hashlib.sha256("\0".join(command).encode())
     digest.update(_run([command[0], "--version"]).stdout.encode())
     for path in sorted(SOURCE.iterdir()):

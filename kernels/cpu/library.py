@@ -13,7 +13,7 @@ TORCH = "torch"
 
 
 class Layer(ctypes.Structure):
-    """struct Layer of source/layer.h, which says what the fields are."""
+    """The struct Layer of source/layer.h, which describes the fields."""
 
     _fields_ = [
         *((name, c_int64) for name in ("d_in", "d_out", "depth", "weight_bits")),

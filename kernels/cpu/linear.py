@@ -119,8 +119,8 @@ def pack_panels(codes: Tensor, width: int, depth: int) -> Tensor:
     return (groups[:, 0::2] | groups[:, 1::2] << 4).contiguous()
 
 
-def _multiple(number: int, of: int) -> int:
-    return math.ceil(number / of) * of
+def _multiple(number: int, base: int) -> int:
+    return math.ceil(number / base) * base
 
 
 def _check_weights(codes: Tensor, scale: Tensor, bias: Tensor | None, bits: int) -> None:

@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside, torch computes with one thread.
+    """Context in which torch computes with one thread.
 
     How its libraries split a product of floats among threads, and with it the order of the sums, is theirs to choose:
     on some processors every number of threads gives other bits.
     """
-    before = torch.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
 
 
 class TorchLayer:
-    """As kernels.cpu.linear.QuantizedLinear, from checked arguments; x is contiguous float32 [..., d_in].
+    """Fallback of kernels.cpu.linear.QuantizedLinear, from checked arguments; x is contiguous float32 [..., d_in].
 
     The transform is computed by one thread, the product of codes, which is exact, by all.
     """

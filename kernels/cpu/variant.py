@@ -1,4 +1,4 @@
-"""The instruction sets that the kernels are compiled for, and which of them this processor has."""
+"""Instruction sets that the kernels are compiled for, and the test for those of this processor."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +9,7 @@ CPU_INFORMATION = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compile the kernels: the processor's features that it needs (as Linux names them), the flags."""
+    """A compilation of the kernels: the processor's features that it needs (as Linux names them), its flags."""
 
     name: str
     features: frozenset[str]
@@ -22,7 +22,7 @@ _AMX = {"amx_tile", "amx_int8"}
 
 
 def _variant(name: str, features: set[str]) -> Variant:
-    """gcc and clang name the features as Linux does, but for underscores (dashes in those of AMX)."""
+    """Build a variant; gcc and clang name features as Linux does, but for underscores (dashes in those of AMX)."""
     spelled = {"amx_tile": "amx-tile", "amx_int8": "amx-int8"}
     flags = (f"-m{spelled.get(feature, feature.replace('_', ''))}" for feature in sorted(features))
     return Variant(name, frozenset(features), tuple(flags))

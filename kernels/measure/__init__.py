@@ -1,1 +1,1 @@
-"""Measurement of the kernels: cases that are timed, limits of the machine, and what the compiler makes of them."""
+"""Measurement of the kernels: cases that are timed, limits of the machine, resources of the compiled kernels."""

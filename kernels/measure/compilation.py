@@ -161,10 +161,10 @@ def check_lanes(ttgir: str, num_warps: int) -> None:
     """AssertionError unless every operand of the int4 instruction has one element for each thread, in their order."""
     lines = re.findall(r'elementwise_inline_asm "mma\.sync.*', ttgir)
     layouts = {layout for line in lines for layout in re.findall(r"tensor<\d+xi32, (#\w+)>", line)}
-    wanted = f"sizePerThread = [1], threadsPerWarp = [32], warpsPerCTA = [{num_warps}], order = [0]"
+    layout_text = f"sizePerThread = [1], threadsPerWarp = [32], warpsPerCTA = [{num_warps}], order = [0]"
     assert lines and layouts, "the int4 instruction is not in the kernel"
     for layout in layouts:
-        assert re.search(rf"^{layout} = #ttg\.blocked<{{{re.escape(wanted)}}}>", ttgir, re.MULTILINE), layout
+        assert re.search(rf"^{layout} = #ttg\.blocked<{{{re.escape(layout_text)}}}>", ttgir, re.MULTILINE), layout
 
 
 def _read_cubin(cubin: bytes) -> tuple[int, list[str]]:

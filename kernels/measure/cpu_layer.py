@@ -40,9 +40,9 @@ class Layer:
         queries, keys = _rotate(queries, *rotary), _rotate(keys, *rotary)
         if self.query_factors is not None:
             queries = queries @ self.query_factors
-        for stored, new in zip(cache, (self.read_keys(keys), self.read_values(values)), strict=True):
-            stored[:, :, length : length + tokens] = new
-        keys, values = (stored[:, :, : length + tokens] for stored in cache)
+        for buffer, new in zip(cache, (self.read_keys(keys), self.read_values(values)), strict=True):
+            buffer[:, :, length : length + tokens] = new
+        keys, values = (buffer[:, :, : length + tokens] for buffer in cache)
         mixed = F.scaled_dot_product_attention(
             queries, keys, values, is_causal=tokens > 1, enable_gqa=sizes.heads != sizes.kv_heads
         )

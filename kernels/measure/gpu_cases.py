@@ -79,7 +79,7 @@ def gpu_groups(
 
 
 def _eager_step(layer: EagerLayer, sizes: LayerSizes, x: Tensor, length: int) -> Callable[[], Tensor]:
-    """One token behind a cache of `length`, which is cut back to it afterwards."""
+    """Step of one token after a cache of `length` tokens, which is cut back to that length afterwards."""
     cache = GrowingCache()
     shape = len(x), sizes.kv_heads, length, sizes.head_dim
     cache.keys, cache.values = (torch.randn(shape, device=x.device, dtype=x.dtype) for _ in range(2))

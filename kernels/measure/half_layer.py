@@ -39,7 +39,7 @@ class GrowingCache:
         return keys, values
 
     def keep(self, tokens: int) -> None:
-        """Forget all but the first tokens: how a repetition starts."""
+        """Drop all but the first tokens, so that a repetition can start."""
         self.keys, self.values = self.keys[:, :, :tokens], self.values[:, :, :tokens]
 
 
@@ -102,8 +102,8 @@ class GraphLayer:
         place = cache.positions.view(-1, 1, 1, 1).expand_as(keys)
         cache.keys.scatter_(2, place, keys)
         cache.values.scatter_(2, place, values)
-        used = (self.places <= cache.positions.unsqueeze(-1))[:, None, None]
-        attended = F.scaled_dot_product_attention(queries, cache.keys, cache.values, attn_mask=used, enable_gqa=True)
+        mask = (self.places <= cache.positions.unsqueeze(-1))[:, None, None]
+        attended = F.scaled_dot_product_attention(queries, cache.keys, cache.values, attn_mask=mask, enable_gqa=True)
         return self._finish(x, attended)
 
     def prefill(self, x: Tensor, cache: HalfCache) -> Tensor:

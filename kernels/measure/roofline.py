@@ -74,7 +74,7 @@ def transform_work(
 
 
 def decode_attention_work(sequences: int, context: int, sizes: LayerSizes, *, key_bits: int, value_bits: int) -> Work:
-    """One new token a sequence over `context` tokens; a packed cache has 4 bytes for each token, head and side."""
+    """Attention of one new token a sequence over `context` others; a packed cache has 4 bytes a token, head, side."""
     entries = sequences * context * sizes.kv_heads
     ranges = sum(4 for bits in (key_bits, value_bits) if bits < 16)
     moved = entries * (sizes.head_dim * (key_bits + value_bits) / 8 + ranges)
@@ -133,8 +133,8 @@ def layer_seconds(
     multiply = "float16" if kind.bits == 16 else "int4" if int4 else "int8"
     if prefill:
         tokens = batch * context
-        one = prefill_attention_work(context, sizes)
-        attention = Work(float16=batch * one.float16, bytes=batch * one.bytes)
+        sequence = prefill_attention_work(context, sizes)
+        attention = Work(float16=batch * sequence.float16, bytes=batch * sequence.bytes)
     else:
         tokens = batch
         attention = decode_attention_work(

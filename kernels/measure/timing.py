@@ -89,7 +89,7 @@ def time_by_turns(
             times[index].append((clock() - start) / calls[index])
     rows = []
     for case, seconds in zip(cases, times, strict=True):
-        ratios = [baseline / own for baseline, own in zip(times[0], seconds, strict=True)]
+        ratios = [baseline / time for baseline, time in zip(times[0], seconds, strict=True)]
         low, median, high = quartiles(seconds)
         ratio_low, ratio, ratio_high = quartiles(ratios)
         rows.append(Row(case.labels, median, low, high, ratio, ratio_low, ratio_high, case.limit_seconds, rounds))

@@ -31,9 +31,9 @@ def decode_attention(
     if query_factors is not None:
         wide = (wide @ query_factors.float()).to(queries.dtype).float()
     scores = wide @ dequantize(key_cache, key_bits).mT / math.sqrt(head_dim)  # [batch, kv_heads, group, capacity]
-    used = torch.arange(capacity, device=queries.device) <= positions.unsqueeze(-1)  # [batch, capacity]
-    shares = scores.masked_fill(~used[:, None, None], -torch.inf).softmax(-1)
+    mask = torch.arange(capacity, device=queries.device) <= positions.unsqueeze(-1)  # [batch, capacity]
+    shares = scores.masked_fill(~mask[:, None, None], -torch.inf).softmax(-1)
     # A NaN beyond the newest token must not reach the output.
-    values = torch.where(used[:, None, :, None], dequantize(value_cache, value_bits), 0.0)
+    values = torch.where(mask[:, None, :, None], dequantize(value_cache, value_bits), 0.0)
     output = torch.where((positions >= 0)[:, None, None, None], shares @ values, 0.0)
     return output.view(queries.shape).to(queries.dtype)

@@ -96,25 +96,25 @@ def append(
     head_dim = key_cache.codes.shape[-1] * 8 // key_bits
     # [batch, heads + 2 kv_heads, tokens, head_dim]
     by_head = qkv.view(batch, tokens, qkv.shape[-1] // head_dim, head_dim).transpose(1, 2)
-    places = positions.long().unsqueeze(-1) + torch.arange(tokens, device=qkv.device)  # [batch, tokens]
-    has_place = (places >= 0) & (places < capacity)
-    by_head = torch.where(has_place[:, None, :, None], by_head, torch.nan)
+    slots = positions.long().unsqueeze(-1) + torch.arange(tokens, device=qkv.device)  # [batch, tokens]
+    in_range = (slots >= 0) & (slots < capacity)
+    by_head = torch.where(in_range[:, None, :, None], by_head, torch.nan)
     num_heads = by_head.shape[1] - 2 * kv_heads
     queries, keys, values = by_head.split((num_heads, kv_heads, kv_heads), dim=1)
     if rotary is not None:
-        cosines, sines = (table[places.clamp(0, capacity - 1)].unsqueeze(1) for table in rotary)
+        cosines, sines = (table[slots.clamp(0, capacity - 1)].unsqueeze(1) for table in rotary)
         queries, keys = rotate(queries, cosines, sines), rotate(keys, cosines, sines)
     if key_factors is not None:
         queries = (queries.float() @ query_factors.float().repeat_interleave(num_heads // kv_heads, 0)).to(qkv.dtype)
         keys = keys.float() @ key_factors.float()
-    kept = []
+    values_read = []
     for x, cache, bits, clip in (
         (keys, key_cache, key_bits, key_clip), (values, value_cache, value_bits, value_clip)
     ):  # fmt: skip
         codes, ranges = quantize_range(x, clip.unsqueeze(1), bits, cache.ranges.dtype)
-        written = Cache(pack(codes, bits), ranges)
-        for sequence, (rows, inside) in enumerate(zip(places, has_place, strict=True)):
-            cache.codes[sequence, :, rows[inside]] = written.codes[sequence, :, inside]
-            cache.ranges[sequence, :, rows[inside]] = written.ranges[sequence, :, inside]
-        kept.append(dequantize(written, bits).to(qkv.dtype) if keep_values else None)
-    return queries.contiguous(), *kept
+        entry = Cache(pack(codes, bits), ranges)
+        for sequence, (rows, inside) in enumerate(zip(slots, in_range, strict=True)):
+            cache.codes[sequence, :, rows[inside]] = entry.codes[sequence, :, inside]
+            cache.ranges[sequence, :, rows[inside]] = entry.ranges[sequence, :, inside]
+        values_read.append(dequantize(entry, bits).to(qkv.dtype) if keep_values else None)
+    return queries.contiguous(), *values_read

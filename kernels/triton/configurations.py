@@ -161,5 +161,5 @@ ATTENTION_WARPS = 4
 
 def attention_splits(target: int, num_heads: int, capacity: int) -> int:
     """The number of programs that share the tokens of a key head: four a multiprocessor, each of at least 128 tokens."""
-    wanted = min(triton.cdiv(4 * MULTIPROCESSORS[target], max(num_heads, 1)), capacity // (2 * ATTENTION_TOKENS), 32)
-    return 1 << max(wanted, 1).bit_length() - 1
+    count = min(triton.cdiv(4 * MULTIPROCESSORS[target], max(num_heads, 1)), capacity // (2 * ATTENTION_TOKENS), 32)
+    return 1 << max(count, 1).bit_length() - 1

@@ -51,11 +51,11 @@ def recording(target: int) -> Iterator[list[Launch]]:
     global _recording
     if target not in TARGETS:
         raise ValueError(f"no kernel is laid out for compute capability {target}; there are {TARGETS}")
-    before, _recording = _recording, _Recording(target, [])
+    previous, _recording = _recording, _Recording(target, [])
     try:
         yield _recording.launches
     finally:
-        _recording = before
+        _recording = previous
 
 
 def launch(kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any], *, num_warps: int, num_stages: int) -> None:

@@ -133,7 +133,7 @@ def tile_of(program, token_tiles, row_tiles):
 
 @triton.jit
 def input_of(first_row, first_end, second_end, OUTPUTS: tl.constexpr):
-    """Which of the transform's outputs the rows from `first_row` read."""
+    """Index of the transform's output that the rows from `first_row` read."""
     output = 0
     if OUTPUTS > 1:
         output = (first_row >= first_end).to(tl.int32) + (first_row >= second_end).to(tl.int32)
