@@ -129,6 +129,6 @@ def doctor(arguments: argparse.Namespace) -> None:
             folders = [arguments.directory / "results" / "models" / name for name in experiment.models]
             found += [checks.check_block(folder, length) for folder in folders]
     print(checks.to_text(found), end="")
-    missing = [check.what for check in found if check.state == checks.MISSING]
+    missing = [check.name for check in found if check.state == checks.MISSING]
     if missing:
         raise ValueError(f"required and not there: {', '.join(missing)}")

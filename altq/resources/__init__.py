@@ -1,1 +1,1 @@
-"""What every job takes: memory, time and disk, from a model's shape and the experiment's options alone."""
+"""Resources of every job: memory, time and disk, from a model's shape and the experiment's options alone."""

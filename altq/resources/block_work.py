@@ -1,6 +1,6 @@
-"""The work of passing tokens through a block, and of calibrating one: what the stages are made of.
+"""Work of passing tokens through a block, and of calibrating one: the parts of the stages' work.
 
-Counts are of one block. FLOAT is the width of what is computed in, whatever a model is stored in.
+Counts are of one block. Arithmetic is in float32, whatever type a model is stored in.
 """
 
 from altq.experiment.recipe import Recipe
@@ -26,13 +26,13 @@ KEPT_FOR_BACKWARD = 12
 """Copies of a block's activations that a graph keeps, and malloc with it."""
 
 KEPT_FORWARD = 5
-"""The same without gradients."""
+"""Copies of a block's activations that a forward pass without gradients keeps."""
 
 WINDOWS_PER_BATCH = 4
 
 
 def forward(sizes: Sizes, num_tokens: float, length: int) -> Work:
-    """Tokens in windows of `length` through a block, quantizers included."""
+    """Work of passing tokens in windows of `length` through a block, quantizers included."""
     scores = sizes.shape.num_heads * length  # of one token
     products = 2 * sizes.block_weights + 4 * scores * sizes.head_dim + transform_products(sizes)
     return Work(products=num_tokens * products, elements=num_tokens * (sizes.token_elements + scores))
@@ -67,20 +67,20 @@ def share_of(half: str, sizes: Sizes) -> float:
 
 
 def calibration(sizes: Sizes, recipe: Recipe, num_windows: int, length: int) -> Work:
-    """Starting, clip search and steps of a block's two halves."""
+    """Work of the start, clip search and steps of a block's two halves."""
     work = _start(sizes, recipe)
     if recipe.clip_search:
-        seen = forward(sizes, min(recipe.search_windows, num_windows) * length, length)
+        run = forward(sizes, min(recipe.search_windows, num_windows) * length, length)
         for half, sites in SITES.items():
             runs = EVALUATIONS_OF_A_CLIP * sites
-            work += seen.times(runs if recipe.unit == "block" else runs * share_of(half, sizes))
+            work += run.times(runs if recipe.unit == "block" else runs * share_of(half, sizes))
         work += Work(elements=PASSES_OF_ROW_CLIPS * sizes.block_weights)
     work += _steps(sizes, recipe, min(recipe.windows_per_step, num_windows) * length, length)
     tokens = max(recipe.windows_per_step if recipe.steps else 0, recipe.search_windows) * length
-    # What was observed at the widest site, in float32 and in float64, is let go of before the steps.
+    # Moments of the widest site, in float32 and in float64, are freed before the steps.
     starting = 2 * (FLOAT + 8) * max(sizes.site_widths) ** 2
     stepping = weights(sizes, 4) + activations(sizes, tokens, KEPT_FOR_BACKWARD)
-    return work + Work(held=weights(sizes, 1) + max(starting, stepping))
+    return work + Work(memory=weights(sizes, 1) + max(starting, stepping))
 
 
 def _start(sizes: Sizes, recipe: Recipe) -> Work:
@@ -91,14 +91,14 @@ def _start(sizes: Sizes, recipe: Recipe) -> Work:
 
 
 def _steps(sizes: Sizes, recipe: Recipe, num_tokens: float, length: int) -> Work:
-    """Forward and backward passes of all steps, each with the folding and quantizing of weights."""
+    """Work of all steps: forward and backward passes, each with the folding and quantizing of weights."""
     share = sum(share_of(half, sizes) for half in recipe.fitted)
     folding = Work(elements=2 * sizes.block_weights, products=4 * sizes.block_weights * sizes.hidden**0.5)
     return (forward(sizes, num_tokens, length) + folding).times(3 * recipe.steps * share)
 
 
 def gptq(sizes: Sizes) -> Work:
-    """Factorizing the Hessians of a block and rounding its weights, column after column."""
-    into = (sizes.query + sizes.key_value, sizes.hidden, 2 * sizes.intermediate, sizes.hidden)
-    pairs = zip(sizes.site_widths, into, strict=True)
+    """Work of factorizing the Hessians of a block and rounding its weights, column after column."""
+    output_widths = (sizes.query + sizes.key_value, sizes.hidden, 2 * sizes.intermediate, sizes.hidden)
+    pairs = zip(sizes.site_widths, output_widths, strict=True)
     return Work(solving=sum(2 * width**2 * outputs + width**3 for width, outputs in pairs))

@@ -1,4 +1,4 @@
-"""What a run needs and whether this machine has it: each check says what was seen, and the command that mends it."""
+"""Checks of what a run needs on this machine, each with its finding and the command that mends it."""
 
 import importlib.util
 import os
@@ -31,18 +31,21 @@ INSTALL = "pip install -c constraints.txt -e ."
 
 @dataclass(frozen=True)
 class Check:
-    """state: ok, note (works, but worth knowing) or missing (required). remedy: the command that mends it, or ""."""
+    """Outcome of a check.
 
-    what: str
+    state: ok, note (works, but worth knowing) or missing (required). remedy: the command that mends it, or "".
+    """
+
+    name: str
     state: str
-    seen: str
+    finding: str
     remedy: str = ""
 
 
 def check_machine() -> Iterator[Check]:
-    """Versions, compiler, devices, caches and SLURM."""
-    found = platform.python_version_tuple()
-    good = tuple(map(int, found[:2])) >= (3, 11)
+    """Check versions, compiler, devices, caches and SLURM."""
+    version_parts = platform.python_version_tuple()
+    good = tuple(map(int, version_parts[:2])) >= (3, 11)
     yield Check(
         "Python", OK if good else MISSING, platform.python_version(), "" if good else "use Python 3.11 or later"
     )
@@ -60,29 +63,29 @@ def check_machine() -> Iterator[Check]:
 
 
 def check_versions() -> Check:
-    """Whether every package that pyproject.toml asks for is here in a version that it takes, and in the pinned one."""
+    """Check that every package of pyproject.toml is installed, in an accepted version and in the pinned one."""
     project = ROOT.parent / "pyproject.toml"
     if not project.is_file():
         return Check("packages", NOTE, f"{project} is missing, so that there is nothing to compare with")
     required = [requirement for line in _dependencies(project) if _applies(requirement := Requirement(line))]
     pins = _pins(project.with_name("constraints.txt"))
-    wrong, other = [], []
+    unusable, unpinned = [], []
     for requirement in required:
         try:
             # A build's own label (2.13.0+cpu) is no other version.
-            seen = version(requirement.name).partition("+")[0]
+            installed = version(requirement.name).partition("+")[0]
         except PackageNotFoundError:
-            wrong.append(f"{requirement} is not installed")
+            unusable.append(f"{requirement} is not installed")
             continue
-        pinned = pins.get(requirement.name, seen)
-        if not requirement.specifier.contains(seen, prereleases=True):
-            wrong.append(f"{requirement} is {seen}")
-        elif seen != pinned:
-            other.append(f"{requirement.name} {pinned} is {seen}")
-    if wrong:
-        return Check("packages", MISSING, "; ".join(wrong), INSTALL)
-    if other:
-        return Check("packages", NOTE, f"{'; '.join(other)}: results may differ in their last digits", INSTALL)
+        pinned = pins.get(requirement.name, installed)
+        if not requirement.specifier.contains(installed, prereleases=True):
+            unusable.append(f"{requirement} is {installed}")
+        elif installed != pinned:
+            unpinned.append(f"{requirement.name} {pinned} is {installed}")
+    if unusable:
+        return Check("packages", MISSING, "; ".join(unusable), INSTALL)
+    if unpinned:
+        return Check("packages", NOTE, f"{'; '.join(unpinned)}: results may differ in their last digits", INSTALL)
     return Check("packages", OK, f"{len(required)} as pinned")
 
 
@@ -101,7 +104,7 @@ def _applies(requirement: Requirement) -> bool:
 
 
 def check_cache() -> Check:
-    """Whether downloads can be kept."""
+    """Check that the folder of downloads can be written."""
     cache = default_cache()
     nearest = next(path for path in (cache, *cache.parents) if path.exists())
     if not os.access(nearest, os.W_OK):
@@ -113,21 +116,21 @@ def check_cache() -> Check:
 
 
 def check_slurm() -> Check:
-    """Which profile runs jobs on a cluster from here."""
+    """Find the profile that runs jobs on a cluster from here."""
     if shutil.which("sbatch") is None:
         return Check("SLURM", NOTE, "no sbatch on PATH; jobs run on this machine")
     if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
         return Check(
             "SLURM", MISSING, "sbatch, but no executor for Snakemake", INSTALL.replace("-e .", "-e '.[slurm]'")
         )
-    # The command is there without accounting, too, and then says that there is none.
-    asked = subprocess.run(["timeout", "10", "sacct", "--noheader"], capture_output=True, check=False)
-    profile = "slurm-no-accounting" if asked.returncode else "slurm"
+    # Without accounting the command exists as well, and fails.
+    accounting = subprocess.run(["timeout", "10", "sacct", "--noheader"], capture_output=True, check=False)
+    profile = "slurm-no-accounting" if accounting.returncode else "slurm"
     return Check("SLURM", OK, f"snakemake --workflow-profile profiles/{profile}")
 
 
 def check_experiment(experiment: Experiment, file: Path, folder: Path) -> Iterator[Check]:
-    """Disk and memory for what remains of an experiment in `folder`, and the way to its sources."""
+    """Check disk and memory for the remaining jobs of an experiment in `folder`, and access to its sources."""
     cores = usable_cores()
     jobs = list_jobs(file, folder, [], cores=cores, gpus=len(list_devices()), remaining=True)
     planned = plan_jobs(Needs(experiment, folder, len(list_devices())), jobs)
@@ -136,46 +139,52 @@ def check_experiment(experiment: Experiment, file: Path, folder: Path) -> Iterat
         next(p for p in (folder, *folder.absolute().parents) if p.exists()),
     )
     free = shutil.disk_usage(nearest).free
-    seen = f"{len(jobs)} jobs write {disk / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in {nearest}"
-    yield Check("disk", OK, seen) if disk < free else Check("disk", MISSING, seen, "snakemake --directory ELSEWHERE")
+    finding = f"{len(jobs)} jobs write {disk / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in {nearest}"
+    yield (
+        Check("disk", OK, finding)
+        if disk < free
+        else Check("disk", MISSING, finding, "snakemake --directory ELSEWHERE")
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     largest = max(planned, key=lambda p: p.cost.memory, default=None)
     if largest is not None:
-        seen = f"{largest.job.rule} takes {largest.cost.memory / 1e9:.1f} GB, there are {memory / 1e9:.1f}"
+        finding = f"{largest.job.rule} takes {largest.cost.memory / 1e9:.1f} GB, there are {memory / 1e9:.1f}"
         fits = largest.cost.memory < memory
-        yield Check("memory", OK if fits else MISSING, seen, "" if fits else "run on a larger machine (profiles/slurm)")
+        yield Check(
+            "memory", OK if fits else MISSING, finding, "" if fits else "run on a larger machine (profiles/slurm)"
+        )
     yield from check_hub(experiment, folder)
 
 
 def check_hub(experiment: Experiment, folder: Path) -> Iterator[Check]:
-    """Whether what has to be fetched from the hub can be; being offline is no error where all of it is here."""
+    """Check that the hub can be reached for what is still to be fetched; being offline is no error without such."""
     models = {name for name, model in experiment.models.items() if model.hub}
-    left = sorted(name for name in models if not (folder / "results/models" / name / "source.json").is_file())
+    missing = sorted(name for name in models if not (folder / "results/models" / name / "source.json").is_file())
     texts = sorted(name for name, corpus in experiment.corpora.items() if corpus.hub)
-    left += [name for name in texts if not (folder / "results/corpora" / name / "source.json").is_file()]
-    if not left:
+    missing += [name for name in texts if not (folder / "results/corpora" / name / "source.json").is_file()]
+    if not missing:
         yield Check("hub", OK, "nothing is to be fetched from it")
         return
     try:
         socket.create_connection(HUB, timeout=5).close()
     except OSError as error:
-        seen = f"{HUB[0]} does not answer ({error}); to be fetched: {', '.join(left)}"
-        yield Check("hub", NOTE, seen, "connect once, or give local copies as `path:` in the configuration")
+        finding = f"{HUB[0]} does not answer ({error}); to be fetched: {', '.join(missing)}"
+        yield Check("hub", NOTE, finding, "connect once, or give local copies as `path:` in the configuration")
         return
     from huggingface_hub import get_token
 
-    seen = f"answers; to be fetched: {', '.join(left)}"
-    yield Check("hub", OK, seen) if get_token() else Check("hub", NOTE, f"{seen}; no account", "hf auth login")
+    finding = f"answers; to be fetched: {', '.join(missing)}"
+    yield Check("hub", OK, finding) if get_token() else Check("hub", NOTE, f"{finding}; no account", "hf auth login")
 
 
 def check_block(folder: Path, length: int) -> Check:
     """Run a block of a fetched model forward and backward over one window of `length` tokens; all blocks are alike.
 
-    Gradients of its weights are taken, too. Seconds and the process's peak memory are what it says.
+    Gradients of its weights are taken, too. The finding gives seconds and the peak memory of the process.
     """
-    what = f"block of {folder.name}"
+    name = f"block of {folder.name}"
     if not (folder / "source.json").is_file():
-        return Check(what, NOTE, f"{folder} is not fetched yet", f"snakemake --cores 1 {folder / 'source.json'}")
+        return Check(name, NOTE, f"{folder} is not fetched yet", f"snakemake --cores 1 {folder / 'source.json'}")
     import resource
 
     import torch
@@ -186,32 +195,32 @@ def check_block(folder: Path, length: int) -> Check:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     block = skeleton.block(0).to(device).requires_grad_(True)
     tokens = torch.arange(length).remainder(skeleton.config.vocab_size).unsqueeze(0)
-    arguments = {name: _moved(value, device) for name, value in skeleton.block_arguments(length)[0].items()}
+    arguments = {key: _to_device(value, device) for key, value in skeleton.block_arguments(length)[0].items()}
     began = time.monotonic()
     try:
         output = block(skeleton.embed(tokens).to(device), **arguments)
         output = output[0] if isinstance(output, tuple) else output
         output.square().mean().backward()
     except (torch.OutOfMemoryError, MemoryError) as error:
-        return Check(what, MISSING, f"does not fit ({error})", "run on a larger machine (profiles/slurm)")
+        return Check(name, MISSING, f"does not fit ({error})", "run on a larger machine (profiles/slurm)")
     finite = all(torch.isfinite(parameter.grad).all() for parameter in block.parameters())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    seen = f"forward and backward on {device} in {time.monotonic() - began:.1f} s, {peak / 1e9:.1f} GB at the peak"
-    return Check(what, OK, seen) if finite else Check(what, MISSING, f"{seen}, but its gradients are not finite")
+    finding = f"forward and backward on {device} in {time.monotonic() - began:.1f} s, {peak / 1e9:.1f} GB at the peak"
+    return Check(name, OK, finding) if finite else Check(name, MISSING, f"{finding}, but its gradients are not finite")
 
 
-def _moved(value, device):
+def _to_device(value, device):
     if isinstance(value, tuple):
-        return tuple(_moved(part, device) for part in value)
+        return tuple(_to_device(part, device) for part in value)
     return value.to(device) if hasattr(value, "to") else value
 
 
 def to_text(checks: list[Check]) -> str:
     """The checks as a table, each remedy on a line of its own."""
-    width = max(len(check.what) for check in checks)
+    width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
-        lines.append(f"{check.what.ljust(width)}  {check.state.ljust(7)}  {check.seen}")
+        lines.append(f"{check.name.ljust(width)}  {check.state.ljust(7)}  {check.finding}")
         if check.remedy:
             lines.append(f"{' ' * width}           -> {check.remedy}")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The jobs of a workflow and what each waits for, as Snakemake's own dry run lists them."""
+"""Jobs of a workflow, with their inputs and outputs, as Snakemake's own dry run lists them."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ FIELD = re.compile(r"^    (input|output|wildcards|threads): (.*)$")
 
 @dataclass(frozen=True)
 class Job:
-    """One job: its rule, wildcards, threads, and the files that it reads and writes."""
+    """A job: its rule, wildcards, threads, and the files that it reads and writes."""
 
     rule: str
     wildcards: dict[str, str]
@@ -29,7 +29,7 @@ def list_jobs(
 ) -> list[Job]:
     """The jobs of a configuration in the working directory `folder`, all or only those that remain to be done.
 
-    ValueError where Snakemake refuses the configuration or a target, with what it says.
+    ValueError where Snakemake refuses the configuration or a target, with its message.
     """
     snakefile = ROOT.parent / "Snakefile"
     if not snakefile.is_file():
@@ -43,10 +43,10 @@ def list_jobs(
     run = subprocess.run(
         [*map(str, command), "--", *targets], cwd=ROOT.parent, capture_output=True, text=True, check=False
     )
-    said = run.stdout + run.stderr
+    output = run.stdout + run.stderr
     if run.returncode:
-        raise ValueError(f"snakemake --dry-run says:\n{_last_words(said)}")
-    return parse_jobs(said)
+        raise ValueError(f"snakemake --dry-run says:\n{_error_message(output)}")
+    return parse_jobs(output)
 
 
 def parse_jobs(text: str) -> list[Job]:
@@ -69,8 +69,8 @@ def _job(rule: str, fields: dict[str, str]) -> Job:
     return Job(rule, dict(pairs), int(fields.get("threads", 1)), files["input"], files["output"])
 
 
-def _last_words(said: str) -> str:
-    """What Snakemake says besides its header."""
-    kept = [line for line in said.splitlines() if line.strip()]
-    start = next((i for i, line in enumerate(kept) if "Error" in line or "Exception" in line), max(0, len(kept) - 10))
-    return "\n".join(kept[start : start + 30])
+def _error_message(output: str) -> str:
+    """Error message in Snakemake's output, without its header."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    start = next((i for i, line in enumerate(lines) if "Error" in line or "Exception" in line), max(0, len(lines) - 10))
+    return "\n".join(lines[start : start + 30])

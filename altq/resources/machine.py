@@ -1,4 +1,4 @@
-"""How fast work is done: the few numbers that turn counted work into seconds.
+"""Speed of a machine: the few numbers that turn counted work into seconds.
 
 Those of the processor are fitted to the default experiment on one thread of a Xeon with AMX (docs/scaling.md). Those of
 the GPU are assumptions about an H100, not measurements of this code.
@@ -10,47 +10,49 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Work:
-    """What a job computes, holds and writes.
+    """Work of a job: operations, memory and traffic to disk.
 
     products: floating-point operations in matrix products. elements: elements that chains of elementwise operations
     pass over. solving: operations of GPTQ and decompositions, which run far below the speed of products. seconds: what
-    takes its time on any machine (downloads). held, on_gpu: bytes at the peak, without the libraries; where nothing is
-    known of a GPU, it would hold what main memory holds. read, written: bytes on disk. light: the job imports no torch.
+    takes its time on any machine (downloads). memory, on_gpu: bytes at the peak, without the libraries; on_gpu is taken
+    to be `memory` where it is 0. bytes_read, bytes_written: of files. light: the job imports no torch.
     """
 
     products: float = 0.0
     elements: float = 0.0
     solving: float = 0.0
     seconds: float = 0.0
-    held: float = 0.0
+    memory: float = 0.0
     on_gpu: float = 0.0
-    read: float = 0.0
-    written: float = 0.0
+    bytes_read: float = 0.0
+    bytes_written: float = 0.0
     light: bool = False
 
     def __add__(self, other: Self) -> Self:
-        """One after the other: work adds up, and the higher peak counts."""
+        """Work of two jobs in sequence: operations add up, and the higher peak of memory counts."""
         return Work(
             self.products + other.products,
             self.elements + other.elements,
             self.solving + other.solving,
             self.seconds + other.seconds,
-            max(self.held, other.held),
+            max(self.memory, other.memory),
             max(self.on_gpu, other.on_gpu),
-            self.read + other.read,
-            self.written + other.written,
+            self.bytes_read + other.bytes_read,
+            self.bytes_written + other.bytes_written,
             self.light and other.light,
         )
 
     def times(self, count: float) -> Self:
-        """The same work `count` times over; memory stays."""
-        timed = (count * amount for amount in (self.products, self.elements, self.solving, self.seconds))
-        return Work(*timed, self.held, self.on_gpu, count * self.read, count * self.written, self.light)
+        """Work of `count` repetitions; memory stays."""
+        operations = (count * amount for amount in (self.products, self.elements, self.solving, self.seconds))
+        return Work(
+            *operations, self.memory, self.on_gpu, count * self.bytes_read, count * self.bytes_written, self.light
+        )
 
 
 @dataclass(frozen=True)
 class Cost:
-    """seconds by the clock of an idle machine; memory, gpu_memory and disk in bytes."""
+    """Cost of a job: seconds by the clock of an idle machine; memory, gpu_memory and disk in bytes."""
 
     seconds: float
     memory: float
@@ -73,10 +75,10 @@ PROCESSOR = Speed(products=2.0e11, elements=2.9e8, solving=2.5e10)
 GPU = Speed(products=2.0e14, elements=8.0e10, solving=1.0e13)
 
 LIBRARIES = {"seconds": 6.0, "memory": 0.48e9, "gpu_memory": 1.0e9}
-"""What importing torch and transformers takes; on a GPU, its context."""
+"""Cost of importing torch and transformers; on a GPU, of its context."""
 
 LIGHT = {"seconds": 1.0, "memory": 0.2e9}
-"""The same without torch: pandas and matplotlib at most."""
+"""Cost of imports without torch: pandas and matplotlib at most."""
 
 DISK = 1.0e9
 """Bytes a second, read or written."""
@@ -86,13 +88,13 @@ SCALING = 0.85
 
 
 def cost_of(work: Work, threads: int, *, gpu: bool) -> Cost:
-    """What a job takes on so many threads, or on a GPU."""
+    """Cost of a job on so many threads, or on a GPU."""
     start = LIGHT if work.light else LIBRARIES
-    speed, many = (GPU, 1.0) if gpu else (PROCESSOR, threads**SCALING)
+    speed, parallelism = (GPU, 1.0) if gpu else (PROCESSOR, threads**SCALING)
     busy = work.products / speed.products + work.elements / speed.elements + work.solving / speed.solving
     return Cost(
-        seconds=start["seconds"] + work.seconds + busy / many + (work.read + work.written) / DISK,
-        memory=start["memory"] + work.held,
-        disk=work.written,
-        gpu_memory=LIBRARIES["gpu_memory"] + (work.on_gpu or work.held) if gpu else 0.0,
+        seconds=start["seconds"] + work.seconds + busy / parallelism + (work.bytes_read + work.bytes_written) / DISK,
+        memory=start["memory"] + work.memory,
+        disk=work.bytes_written,
+        gpu_memory=LIBRARIES["gpu_memory"] + (work.on_gpu or work.memory) if gpu else 0.0,
     )

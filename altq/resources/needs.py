@@ -1,4 +1,4 @@
-"""What the workflow's rules ask of Snakemake for a job: threads, memory, minutes, disk and GPUs, with room to spare."""
+"""Resources that the workflow's rules request for a job: threads, memory, minutes, disk and GPUs, with headroom."""
 
 import inspect
 import math
@@ -24,7 +24,7 @@ THREADS_OF = ((2e7, 1), (1.5e8, 8), (math.inf, 16))
 
 
 class Needs:
-    """What jobs of an experiment need; `folder` is the workflow's working directory, `gpus` how many there are.
+    """Needs of an experiment's jobs; `folder` is the workflow's working directory, `gpus` the number of GPUs.
 
     Without GPUs (0) no job asks for one; one that can use a GPU takes whatever torch finds.
     """
@@ -43,7 +43,7 @@ class Needs:
 
     @property
     def beyond_context(self) -> dict[str, tuple[int, int]]:
-        """Models that are given longer windows than they were made for: tokens of these, and of its longest."""
+        """Models with windows longer than their context: {model: (tokens of a window, tokens of the context)}."""
         experiment = self.stages.experiment
         length = max(experiment.calibration.window_length, experiment.evaluation.window_length)
         contexts = {name: sizes.shape.max_position_embeddings for name, sizes in self.sizes.items()}
@@ -61,7 +61,7 @@ class Needs:
         return next(threads for most, threads in THREADS_OF if weights < most)
 
     def cost(self, rule: str, wildcards: Mapping[str, str], threads: int) -> Cost:
-        """What a job is expected to take, without headroom."""
+        """Expected cost of a job, without headroom."""
         return cost_of(self.stages.work(rule, wildcards), threads, gpu=self.on_gpu(rule))
 
     def resources(self, rule: str) -> dict[str, Callable[..., int] | int]:
@@ -75,8 +75,8 @@ class Needs:
             return cost(tuple(sorted(dict(wildcards).items())), threads)
 
         def mem_mb(wildcards, threads, attempt):
-            needed = MEMORY_HEADROOM * of_job(wildcards, threads).memory * MEMORY_GROWTH ** (attempt - 1)
-            return 100 * math.ceil(needed / 1e8)
+            memory = MEMORY_HEADROOM * of_job(wildcards, threads).memory * MEMORY_GROWTH ** (attempt - 1)
+            return 100 * math.ceil(memory / 1e8)
 
         def runtime(wildcards, threads, attempt):
             return math.ceil(LEAST_MINUTES + attempt * TIME_HEADROOM * of_job(wildcards, threads).seconds / 60)
@@ -84,10 +84,10 @@ class Needs:
         def disk_mb(wildcards, threads):
             return 100 + math.ceil(MEMORY_HEADROOM * of_job(wildcards, threads).disk / 1e6)
 
-        given = {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": disk_mb}
-        for function in given.values():
+        functions = {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": disk_mb}
+        for function in functions.values():
             _keep_signature(function)
-        return given | {"gpu": 1} if self.on_gpu(rule) else given
+        return functions | {"gpu": 1} if self.on_gpu(rule) else functions
 
     def threads_of(self, rule: str) -> Callable[..., int]:
         """The `threads:` of a rule, as a function that Snakemake calls for each job."""
@@ -100,7 +100,7 @@ class Needs:
 
 
 def _keep_signature(function: Callable[..., int]) -> None:
-    """Snakemake asks for it several times a job, and otherwise works it out each time."""
+    """Store the signature of a function, which Snakemake otherwise computes several times for each job."""
     function.__signature__ = inspect.signature(function)
 
 

@@ -27,12 +27,12 @@ class StagePlan:
 
 
 def plan_jobs(needs: Needs, jobs: Sequence[Job]) -> list[Planned]:
-    """Every job with what it takes."""
+    """Every job with its cost."""
     return [Planned(job, needs.cost(job.rule, job.wildcards, job.threads), needs.on_gpu(job.rule)) for job in jobs]
 
 
 def stage_plans(jobs: Sequence[Planned]) -> list[StagePlan]:
-    """A row for each stage, in the order in which they can begin."""
+    """Sum up the jobs of each stage, in the order in which stages can begin."""
     depth = depths(jobs)
     deepest: dict[str, int] = {}
     for planned, steps in zip(jobs, depth, strict=True):

@@ -1,4 +1,4 @@
-"""Where the shape of each model is known from, without its weights."""
+"""Shapes of models, found without their weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +14,8 @@ GUESSED = "guessed from num_blocks"
 def sizes_of_models(models: Mapping[str, ModelDescription], folder: str | Path) -> dict[str, Sizes]:
     """The sizes of every model, seen from the working directory `folder` of the workflow.
 
-    In this order: the config.json of the fetched model, the local folder's, what `made` says, `shape` in the
-    configuration. Where there is none of these the shape is guessed from the number of blocks, and its origin says so.
+    In this order: the config.json of the fetched model, the local folder's, the sizes in `made`, `shape` in the
+    configuration. Without any of these the shape is guessed from the number of blocks, and its origin says so.
     """
     return {name: Sizes(*_shape(name, model, Path(folder))) for name, model in models.items()}
 

@@ -1,6 +1,6 @@
 """The work of one job of every stage, by the name of its rule and its wildcards.
 
-Each function says what the stage as it is now computes, holds in memory and writes. A stage that no function knows is
+Each function counts the operations, memory and files of the stage as it is now. A stage that no function knows is
 an error, so that a new rule cannot go without an estimate.
 """
 
@@ -33,10 +33,10 @@ DOWNLOAD = 5e7
 """Bytes a second from a hub or registry."""
 
 TEXT_TOKENS_MEMORY = 0.7e9
-"""Of the tokens of a whole split, as lists."""
+"""Bytes of the tokens of a whole split, as lists."""
 
 TEST_WINDOWS = {"windows": 170, "of": 2048}
-"""What a whole test split is taken for: WikiText-2 has 341,000 tokens of LLaMA."""
+"""Size assumed for a whole test split: WikiText-2 has 341,000 tokens of LLaMA."""
 
 TASK_ITEMS = {
     "arc_challenge": 1172, "arc_easy": 2376, "hellaswag": 10042, "lambada_openai": 5153, "piqa": 1838,
@@ -56,7 +56,7 @@ class Stages:
         """The work of a job; KeyError for a rule that is not known."""
         if rule in LIGHT_RULES:
             return Work(
-                light=True, seconds=LIGHT_RULES[rule], written=1e6 if rule.startswith(("table", "figure")) else 0
+                light=True, seconds=LIGHT_RULES[rule], bytes_written=1e6 if rule.startswith(("table", "figure")) else 0
             )
         return WORK[rule](self, wildcards)
 
@@ -74,43 +74,43 @@ class Stages:
         sizes, model = self.sizes[wildcards["model"]], self.experiment.models[wildcards["model"]]
         largest = FLOAT * max(sizes.embedding_weights, sizes.hidden * sizes.intermediate)
         if model.source == "path":
-            return Work(read=self._model_file(sizes), held=2 * largest)
+            return Work(bytes_read=self._model_file(sizes), memory=2 * largest)
         converted = model.source == "wheel"
         size = (FLOAT if converted else 2) * sizes.num_weights
-        return Work(seconds=size / DOWNLOAD, written=size, held=size * 0.6 if converted else 2 * largest)
+        return Work(seconds=size / DOWNLOAD, bytes_written=size, memory=size * 0.6 if converted else 2 * largest)
 
     def fetch_text(self, wildcards: Mapping[str, str]) -> Work:
         sources = self.experiment.corpora if "corpus" in wildcards else self.experiment.tasks
         source = sources[wildcards.get("corpus") or wildcards["task"]].source
         near = source in ("module", "made", "path", "paths")
-        return Work(light=True, seconds=2 if near else 20, written=5e6 if near else 5e7, held=0.5e9)
+        return Work(light=True, seconds=2 if near else 20, bytes_written=5e6 if near else 5e7, memory=0.5e9)
 
     def tokens(self, wildcards: Mapping[str, str]) -> Work:
-        return Work(seconds=5, held=TEXT_TOKENS_MEMORY, written=1e6)
+        return Work(seconds=5, memory=TEXT_TOKENS_MEMORY, bytes_written=1e6)
 
     def statistics(self, wildcards: Mapping[str, str]) -> Work:
         sizes = self.sizes[wildcards["model"]]
         largest = 2 * 8 * sizes.hidden * sizes.intermediate
-        return Work(elements=2 * sizes.num_weights, held=3 * largest, written=1e4, light=True)
+        return Work(elements=2 * sizes.num_weights, memory=3 * largest, bytes_written=1e4, light=True)
 
     def states(self, wildcards: Mapping[str, str]) -> Work:
         sizes, (windows, length) = self.sizes[wildcards["model"]], self._calibration()
-        seen = min(MOMENT_WINDOWS, windows) * length
-        passed = forward(sizes, windows * length, length) + forward(sizes, seen, length).times(3)
-        observed = Work(products=4 * moments(sizes) * seen, elements=4 * moments(sizes))
+        moment_tokens = min(MOMENT_WINDOWS, windows) * length
+        passes = forward(sizes, windows * length, length) + forward(sizes, moment_tokens, length).times(3)
+        moment_work = Work(products=4 * moments(sizes) * moment_tokens, elements=4 * moments(sizes))
         state = FLOAT * windows * length * sizes.hidden
-        return (passed + observed).times(sizes.num_blocks) + Work(
-            read=self._model_file(sizes),
-            held=FLOAT * sizes.outer_weights
+        return (passes + moment_work).times(sizes.num_blocks) + Work(
+            bytes_read=self._model_file(sizes),
+            memory=FLOAT * sizes.outer_weights
             + 2 * state
             + weights(sizes, 2)
             + activations(sizes, WINDOWS_PER_BATCH * length, KEPT_FOR_BACKWARD / 4)
             + FLOAT * 3 * moments(sizes),
-            written=self._states(sizes),
+            bytes_written=self._states(sizes),
         )
 
     def _states(self, sizes: Sizes) -> float:
-        """Bytes of the states at every sublayer border, and of what was observed between them."""
+        """Bytes of the states at every sublayer border, and of the moments of every site."""
         windows, length = self._calibration()
         state = FLOAT * windows * length * sizes.hidden
         return state * (2 * sizes.num_blocks + 1) + FLOAT * 2 * moments(sizes) * sizes.num_blocks
@@ -120,24 +120,23 @@ class Stages:
         return 2 * sizes.num_weights
 
     def calibrate(self, wildcards: Mapping[str, str]) -> Work:
-        """Where it is split, all that is left is to find what the shards made."""
-        whole = self._fitting(wildcards)
+        """Work of fitting a bank; where it is split into shards, of finding their entries."""
+        fitting = self._fitting(wildcards)
         split = self.experiment.calibration.shards > 1
-        return Work(held=FLOAT * self.sizes[wildcards["model"]].outer_weights) if split else whole
+        return Work(memory=FLOAT * self.sizes[wildcards["model"]].outer_weights) if split else fitting
 
     def _fitting(self, wildcards: Mapping[str, str]) -> Work:
         sizes, recipe = self.sizes[wildcards["model"]], self.experiment.recipe_of(wildcards["bank"])
-        of_block = calibration(sizes, recipe, *self._calibration())
-        return of_block.times(sizes.num_blocks) + Work(
-            held=of_block.held + FLOAT * sizes.outer_weights,
-            read=self._model_file(sizes) + self._states(sizes),
-            written=self._bank(sizes, BANKS[wildcards["bank"]]),
+        block = calibration(sizes, recipe, *self._calibration())
+        return block.times(sizes.num_blocks) + Work(
+            memory=block.memory + FLOAT * sizes.outer_weights,
+            bytes_read=self._model_file(sizes) + self._states(sizes),
+            bytes_written=self._bank(sizes, BANKS[wildcards["bank"]]),
         )
 
     def calibrate_shard(self, wildcards: Mapping[str, str]) -> Work:
-        """The shards of a bank are as alike as their blocks are many."""
-        whole = self._fitting(wildcards)
-        return whole.times(1 / self.experiment.calibration.shards)
+        """Work of one shard; all shards of a bank are taken to be equal."""
+        return self._fitting(wildcards).times(1 / self.experiment.calibration.shards)
 
     def _bank(self, sizes: Sizes, kind: str) -> float:
         """Bytes of a bank: transforms (a matrix in two factors, or whole heads) and a clip for each row of weights."""
@@ -164,22 +163,22 @@ class Stages:
             run.times(runs)
             + clips
             + Work(
-                held=FLOAT * (resident + sizes.outer_weights) + 8 * sizes.embedding_weights + at_work,
+                memory=FLOAT * (resident + sizes.outer_weights) + 8 * sizes.embedding_weights + at_work,
                 on_gpu=2 * resident + at_work,
-                read=self._model_file(sizes),
-                written=self._bank(sizes, "identity") + 3 * FLOAT * sizes.hidden**2,
+                bytes_read=self._model_file(sizes),
+                bytes_written=self._bank(sizes, "identity") + 3 * FLOAT * sizes.hidden**2,
             )
         )
 
     def search(self, wildcards: Mapping[str, str]) -> Work:
         sizes, options = self.sizes[wildcards["model"]], self.experiment.selection
-        taken = {"steps": options.search.steps, "windows_per_step": options.search.windows_per_step}
-        recipe = self.experiment.recipe.model_copy(update={**taken, "fitted": ["attention", "ffn"]})
-        of_block, num = calibration(sizes, recipe, *self._calibration()), len(options.candidates)
-        return of_block.times(num * sizes.num_blocks) + Work(
-            held=num * of_block.held + FLOAT * sizes.outer_weights,
-            read=self._model_file(sizes) + self._states(sizes),
-            written=1e4 * sizes.num_blocks,
+        search = {"steps": options.search.steps, "windows_per_step": options.search.windows_per_step}
+        recipe = self.experiment.recipe.model_copy(update={**search, "fitted": ["attention", "ffn"]})
+        block, num = calibration(sizes, recipe, *self._calibration()), len(options.candidates)
+        return block.times(num * sizes.num_blocks) + Work(
+            memory=num * block.memory + FLOAT * sizes.outer_weights,
+            bytes_read=self._model_file(sizes) + self._states(sizes),
+            bytes_written=1e4 * sizes.num_blocks,
         )
 
     def reconstruction(self, wildcards: Mapping[str, str]) -> Work:
@@ -188,18 +187,18 @@ class Stages:
         folding = Work(elements=4 * sizes.block_weights)
         runs = forward(sizes, tokens, length).times(1 + num) + folding.times(num)
         return runs.times(sizes.num_blocks) + Work(
-            held=FLOAT * (sizes.outer_weights + 3 * tokens * sizes.hidden)
+            memory=FLOAT * (sizes.outer_weights + 3 * tokens * sizes.hidden)
             + weights(sizes, 6)
             + activations(sizes, WINDOWS_PER_BATCH * length, KEPT_FORWARD),
-            written=1e5,
+            bytes_written=1e5,
         )
 
     def predict(self, wildcards: Mapping[str, str]) -> Work:
         sizes, num = self.sizes[wildcards["model"]], len(self.experiment.selection.candidates)
         return Work(
             elements=num * STARTING_TO_PREDICT * moments(sizes) * sizes.num_blocks,
-            held=FLOAT * (sizes.outer_weights + 6 * moments(sizes)) + weights(sizes, 4),
-            written=1e5,
+            memory=FLOAT * (sizes.outer_weights + 6 * moments(sizes)) + weights(sizes, 4),
+            bytes_written=1e5,
         )
 
     def assemble(self, wildcards: Mapping[str, str]) -> Work:
@@ -207,17 +206,17 @@ class Stages:
         setting, (windows, length) = Setting.parse(wildcards["setting"]), self._calibration()
         tokens = min(rounding.windows, windows) * length
         codes = sizes.num_blocks * sizes.block_weights * setting.weights / 8
-        of_block, held = Work(elements=4 * sizes.block_weights), 0.0
+        block, gptq_memory = Work(elements=4 * sizes.block_weights), 0.0
         if wildcards["weights"] == "gptq":
             hessians = Work(products=2 * moments(sizes) * tokens)
-            of_block += forward(sizes, tokens, length).times(1.5) + hessians + gptq(sizes)
-            held = 3 * max(sizes.site_widths) * tokens + 4 * FLOAT * max(sizes.site_widths) ** 2
-        kept = codes + FLOAT * sizes.outer_weights
-        return of_block.times(sizes.num_blocks) + Work(
-            held=2 * FLOAT * sizes.outer_weights + held + weights(sizes, 6)
+            block += forward(sizes, tokens, length).times(1.5) + hessians + gptq(sizes)
+            gptq_memory = 3 * max(sizes.site_widths) * tokens + 4 * FLOAT * max(sizes.site_widths) ** 2
+        size = codes + FLOAT * sizes.outer_weights
+        return block.times(sizes.num_blocks) + Work(
+            memory=2 * FLOAT * sizes.outer_weights + gptq_memory + weights(sizes, 6)
             + activations(sizes, WINDOWS_PER_BATCH * length, KEPT_FORWARD),
-            read=self._model_file(sizes) + self._states(sizes) / 2,
-            written=kept,
+            bytes_read=self._model_file(sizes) + self._states(sizes) / 2,
+            bytes_written=size,
         )  # fmt: skip
 
     def perplexity(self, wildcards: Mapping[str, str]) -> Work:
@@ -228,22 +227,22 @@ class Stages:
     def zero_shot(self, wildcards: Mapping[str, str]) -> Work:
         sizes, task = self.sizes[wildcards["model"]], wildcards["task"]
         items = min(self.experiment.zero_shot.limit or TASK_ITEMS[task], TASK_ITEMS[task])
-        held = FLOAT * sizes.num_weights + activations(sizes, 2048, KEPT_FORWARD)
-        return self._evaluation(sizes, items * TOKENS_OF_ITEM.get(task, 60), 128, held)
+        memory = FLOAT * sizes.num_weights + activations(sizes, 2048, KEPT_FORWARD)
+        return self._evaluation(sizes, items * TOKENS_OF_ITEM.get(task, 60), 128, memory)
 
     def benchmark(self, wildcards: Mapping[str, str]) -> Work:
-        """Table 5's kernels at LLaMA's sizes: as long as it takes on any machine."""
-        return Work(seconds=600, held=6e9, written=1e6)
+        """Work of measuring Table 5's kernels at LLaMA's sizes, taken to be the same on any machine."""
+        return Work(seconds=600, memory=6e9, bytes_written=1e6)
 
     def compiled(self, wildcards: Mapping[str, str]) -> Work:
-        return Work(seconds=300, held=1e9, written=1e6)
+        return Work(seconds=300, memory=1e9, bytes_written=1e6)
 
-    def _evaluation(self, sizes: Sizes, tokens: float, length: int, held: float) -> Work:
-        """Perplexity reads one block at a time; zero-shot holds all of them, their codes unpacked to float32."""
+    def _evaluation(self, sizes: Sizes, tokens: float, length: int, memory: float) -> Work:
+        """Work of an evaluation: perplexity holds one block at a time, zero-shot all of them, unpacked to float32."""
         run = forward(sizes, tokens, length).times(sizes.num_blocks)
         run += Work(products=2 * sizes.embedding_weights * tokens, elements=3 * sizes.shape.vocab_size * tokens)
-        reading = Work(elements=2 * sizes.num_weights, read=self._model_file(sizes))
-        return run + reading + Work(held=held, written=1e5)
+        reading = Work(elements=2 * sizes.num_weights, bytes_read=self._model_file(sizes))
+        return run + reading + Work(memory=memory, bytes_written=1e5)
 
 
 STARTING_TO_PREDICT = 20

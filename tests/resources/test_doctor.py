@@ -77,7 +77,7 @@ def test_offline_is_no_error(project, tmp_path, monkeypatch):
 
     monkeypatch.setattr(doctor.socket, "create_connection", unreachable)
     (check,) = check_hub(experiment, tmp_path)
-    assert check.state == NOTE and "llama3-70b" in check.seen and "wikitext2" in check.seen
+    assert check.state == NOTE and "llama3-70b" in check.finding and "wikitext2" in check.finding
     smoke = Experiment.parse(yaml.safe_load((project / "configs" / "smoke.yaml").read_text()))
     assert [check.state for check in check_hub(smoke, tmp_path)] == [OK]
 
@@ -89,7 +89,7 @@ def test_a_block_runs_forward_and_backward(tmp_path):
     folder = save_tiny_model("qwen3", tmp_path / "qwen3")
     (folder / "source.json").write_text("{}")
     check = check_block(folder, 8)
-    assert check.state == OK and "forward and backward" in check.seen
+    assert check.state == OK and "forward and backward" in check.finding
 
 
 def test_what_is_missing_fails(monkeypatch, capsys):

@@ -182,8 +182,9 @@ def test_threads_are_for_models_that_make_use_of_them(project, tmp_path):
 
 
 def test_work_adds_up_and_the_higher_peak_counts():
-    work = Work(products=2e11, held=3e9, written=1) + Work(products=2e11, held=1e9, written=2).times(2)
-    assert (work.products, work.held, work.written) == (6e11, 3e9, 5)
+    work = Work(products=2e11, memory=3e9, bytes_written=1)
+    work += Work(products=2e11, memory=1e9, bytes_written=2).times(2)
+    assert (work.products, work.memory, work.bytes_written) == (6e11, 3e9, 5)
     assert cost_of(work, 1, gpu=False).seconds == pytest.approx(6 + 3)
 
 
