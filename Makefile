@@ -55,7 +55,7 @@ test: .venv/installed
 test-fast: .venv/installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow" --ignore tests/workflow
 
-PYTHON_FILES := altq kernels tests benchmarks
+PYTHON_FILES := altq kernels tests benchmarks envs
 
 lint: .venv/installed
 	$(BIN)/ruff check $(PYTHON_FILES)

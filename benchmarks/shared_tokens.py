@@ -17,9 +17,12 @@ import numpy as np
 import torch
 
 from altq.calibration.by_unit import calibrate_bank
+from altq.calibration.fitting import Fitting
 from altq.calibration.states import record_states
+from altq.calibration.subject import Subject
 from altq.checkpoint.assembly import assemble
 from altq.checkpoint.quantized_model import open_model
+from altq.checkpoint.scheme import Scheme
 from altq.evaluation.perplexity import window_losses
 from altq.experiment.recipe import Recipe
 from altq.experiment.rounding import RoundingOptions
@@ -57,15 +60,19 @@ def main() -> None:
         work = Path(scratch)
         states = arguments.states or work / "states"
         if arguments.states is None:
-            timed("states", record_states, arguments.model, calibration, arguments.loss, states, "")
-        what = arguments.setting, arguments.kind, 0, recipe
-        timed("calibration", calibrate_bank, arguments.model, states, *what, work / "bank", fingerprint="")
+            options = {"loss": arguments.loss, "folder": states, "fingerprint": ""}
+            timed("states", record_states, arguments.model, calibration, **options)
+        fitting = Fitting(arguments.setting, kind=arguments.kind, seed=0, recipe=recipe)
+        subject = Subject.open(arguments.model, states)
+        timed("calibration", calibrate_bank, subject, fitting, work / "bank", fingerprint="")
         num_blocks = json.loads((arguments.model / "config.json").read_text())["num_hidden_layers"]
-        fixed_selection("smollm2", num_blocks, arguments.kind).write(work / "selection.json")
-        banks = {arguments.kind: work / "bank"}
-        rounding = RoundingOptions(weights=arguments.weights)
-        chosen = work / "selection.json", banks, arguments.setting, rounding
-        timed("assembly", assemble, arguments.model, states, *chosen, work / "checkpoint", "")
+        scheme = Scheme(
+            fixed_selection("smollm2", num_blocks, arguments.kind),
+            setting=arguments.setting,
+            rounding=RoundingOptions(weights=arguments.weights),
+            banks={arguments.kind: work / "bank"},
+        )
+        timed("assembly", assemble, arguments.model, states, scheme=scheme, folder=work / "checkpoint", fingerprint="")
         entries = json.loads((work / "bank" / "index.json").read_text())["entries"]
         losses = timed("evaluation", window_losses, open_model(work / "checkpoint"), test, Scratch(work / "stream", ""))
     perplexity = float(np.exp(np.sum(losses) / (test.shape[0] * (test.shape[1] - 1))))

@@ -43,7 +43,12 @@ def main() -> None:
 def write(compiled: str) -> None:
     """Write the files from what pip-compile wrote."""
     build, digest = CPU_BUILD
-    parts = {"lock.txt": [], "lock-build.txt": [], "lock-cuda.txt": [], "lock-cpu.txt": [f"{build} \\\n    --hash=sha256:{digest}"]}
+    parts = {
+        "lock.txt": [],
+        "lock-build.txt": [],
+        "lock-cuda.txt": [],
+        "lock-cpu.txt": [f"{build} \\\n    --hash=sha256:{digest}"],
+    }
     for entry in re.findall(r"^\S+==.*(?:\n    --hash=.*)*", compiled, re.MULTILINE):
         name = next((name for name, part in PARTS.items() if part.match(entry)), "lock.txt")
         # pip-compile leaves out the conditions of what is no direct requirement; torch asks for CUDA on Linux alone.

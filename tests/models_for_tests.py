@@ -20,14 +20,17 @@ from transformers import (
 )
 
 from altq.calibration.by_unit import calibrate_bank
+from altq.calibration.fitting import Fitting
 from altq.calibration.states import record_states
+from altq.calibration.subject import Subject
 from altq.checkpoint.assembly import assemble
 from altq.checkpoint.quantized_model import load_model
+from altq.checkpoint.scheme import Scheme
 from altq.evaluation.perplexity import window_losses
 from altq.experiment.recipe import Recipe
 from altq.models.skeleton import Skeleton
 from altq.runtime.resume import Scratch
-from altq.selection.selection import Layer, Selection
+from altq.selection.selection import Decision, Selection
 
 KINDS = ("identity", "scaling", "hadamard", "rotation", "affine", "balance")
 VOCAB = 48
@@ -182,8 +185,8 @@ def recipe(**options) -> Recipe:
 
 
 def write_selection(kinds: list[str], path: Path, model: str = "tiny") -> Path:
-    layers = tuple(Layer(sublayer, kind, "for a test") for sublayer, kind in enumerate(kinds))
-    Selection("test", model, len(kinds) // 2, layers).write(path)
+    decisions = tuple(Decision(sublayer, kind, "for a test") for sublayer, kind in enumerate(kinds))
+    Selection("test", model, len(kinds) // 2, decisions).write(path)
     return path
 
 
@@ -207,18 +210,24 @@ class Workspace:
         with pytest.MonkeyPatch.context() as patch:
             if full_products:  # none in reduced precision, also where the processor has them
                 patch.setattr("altq.runtime.precision._has_fast_bfloat16", lambda: False)
-            record_states(self.model, self.tokens, loss, self.states, "test")
+            record_states(self.model, self.tokens, loss=loss, folder=self.states, fingerprint="test")
+
+    def subject(self) -> Subject:
+        """The model and its states, opened anew."""
+        return Subject.open(self.model, self.states)
 
     def bank(self, setting, kind: str, *, folder: str = "bank", seed: int = 0, code: str = "code", **options) -> Path:
         path = self.folder / folder / str(setting) / kind
-        calibrate_bank(self.model, self.states, setting, kind, seed, recipe(**options), path, code)
+        fitting = Fitting(setting, kind=kind, seed=seed, recipe=recipe(**options))
+        calibrate_bank(self.subject(), fitting, path, fingerprint=code)
         return path
 
     def checkpoint(self, setting, kinds: list[str], rounding, *, folder: str = "checkpoint", **options) -> Path:
         banks = {kind: self.bank(setting, kind, **options) for kind in sorted(set(kinds) - {"identity"})}
         selection = write_selection(kinds, self.folder / "selection.json")
         path = self.folder / folder
-        assemble(self.model, self.states, selection, banks, setting, rounding, path, "test")
+        scheme = Scheme(Selection.read(selection), setting=setting, rounding=rounding, banks=banks)
+        assemble(self.model, self.states, scheme, path, fingerprint="test")
         return path
 
     def quantized(self, *arguments, **options) -> SimpleNamespace:

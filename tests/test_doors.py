@@ -157,7 +157,7 @@ EXPERIMENT = {
 KINDS = ("rotation", "affine")
 SELECTION = {
     "policy": "p", "model": "m", "num_blocks": 1, "kinds": KINDS, "thresholds": {}, "provenance": {},
-    "layers": [{"sublayer": s, "kind": k, "reason": "why", "score": 1.0, "z": None} for s, k in enumerate(KINDS)],
+    "decisions": [{"sublayer": s, "kind": k, "reason": "why", "score": 1.0, "z": None} for s, k in enumerate(KINDS)],
 }  # fmt: skip
 SCORES = {
     "model": "m", "quantity": "error", "lower_is_better": True, "provenance": {},

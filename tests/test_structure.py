@@ -47,6 +47,22 @@ BORROWED = {
 
 HEAVY = ("torch", "transformers", "pandas", "matplotlib", "numpy", "datasets", "scipy", "lm_eval")
 
+SMALL = {
+    "__init__.py",
+    "altq/experiment/kinds.py",  # two lists that everything reads
+    "altq/experiment/rounding.py",
+    "altq/experiment/windows.py",
+    "altq/runtime/consistency.py",
+    "altq/models/context.py",
+    "altq/models/logits.py",
+    "altq/sources/lines.py",
+    "altq/transforms/identity.py",  # a transform each
+    "altq/transforms/affine.py",
+    "altq/quantizers/integer.py",
+    "altq/calibration/losses.py",
+}
+"""Files of fewer than 30 lines, each a concept that several others need and that belongs to none of them."""
+
 MODULES = sorted(
     ".".join(("altq", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     for path in ROOT.rglob("*.py")
@@ -132,7 +148,9 @@ def test_light_packages_import_nothing_heavy(package, run_python, project):
 def test_files_are_short_and_named_for_something():
     for path in (*ROOT.rglob("*.py"), *(ROOT.parent / KERNELS).rglob("*.py")):
         assert path.stem not in ("utils", "helpers", "misc", "common"), path
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= 300, path
+        assert lines >= 30 or path.name in SMALL or path.relative_to(ROOT.parent).as_posix() in SMALL, path
 
 
 def test_the_package_is_where_the_tests_are(project):

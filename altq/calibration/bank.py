@@ -56,24 +56,24 @@ def entry_path(folder: str | Path, sublayer: int) -> Path:
 
 
 def write_index(folder: str | Path, content: dict[str, Any]) -> None:
-    """Say that a bank is complete, and what it was made for and from."""
+    """Write the index of a bank, which says that it is complete: setting, kind, seed, recipe and entries."""
     write_json(Path(folder) / INDEX_FILE, content)
 
 
 class _Index(Record):
-    """What a bank is of, as far as those ask that read it."""
+    """The keys of an index that are read."""
 
     setting: str
     kind: str
 
 
 def read_index(folder: str | Path) -> dict[str, Any]:
-    """What a bank was made for and from; ValueError for an index that does not say it."""
+    """Read the index of a bank: its setting, kind, seed, recipe and entries; ValueError for one without the first two."""
     return read_described(Path(folder) / INDEX_FILE, _Index, "calibrate the bank again").model_dump(exclude_unset=True)
 
 
 def banks_by_kind(folders: Iterable[Path]) -> dict[str, Path]:
-    """The folders of banks by the kind that each holds; ValueError where two hold the same."""
+    """Read which kind each folder of a bank holds: kind -> folder; ValueError where two hold the same."""
     banks: dict[str, Path] = {}
     for folder in folders:
         kind = read_index(folder)["kind"]
@@ -87,8 +87,8 @@ def check_banks(banks: Mapping[str, str | Path], setting: Setting) -> None:
     """ValueError unless each bank, by the kind that it is given as, is of that kind and setting."""
     for kind, bank in banks.items():
         index = read_index(bank)
-        seen = {"kind": index["kind"], "setting": index["setting"]}
-        require_consistency({"what is asked for": {"kind": kind, "setting": str(setting)}, bank: seen})
+        content = {"kind": index["kind"], "setting": index["setting"]}
+        require_consistency({"what is asked for": {"kind": kind, "setting": str(setting)}, bank: content})
 
 
 def write_residual(folder: str | Path, rotation: Tensor) -> None:
@@ -103,7 +103,7 @@ def read_residual(folder: str | Path) -> Tensor | None:
 
 
 def write_entry(path: Path, quantized: QuantizedSublayer, record: dict[str, Any]) -> None:
-    """Write the entry of one sublayer; record: what is known of its fit, with its fingerprint."""
+    """Write the entry of one sublayer; record: of its fit, with its fingerprint."""
     tensors = {f"clip.{name}": clip for name, clip in quantized.clipping_factors().items()}
     structure = {}
     for site, transform in quantized.transforms.items():
@@ -120,7 +120,7 @@ def write_entry(path: Path, quantized: QuantizedSublayer, record: dict[str, Any]
 
 
 def finished_record(path: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The record of a whole entry of this fingerprint, None where there is none; one that is damaged is said."""
+    """Read the record of a whole entry of this fingerprint; None without one, with a warning where it is damaged."""
     if not path.is_file():
         return None
     try:
@@ -138,7 +138,7 @@ def finished_record(path: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    """A hash of tensors and their names."""
+    """Hash tensors and their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
@@ -147,7 +147,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def read_entry(folder: str | Path, sublayer: int) -> Entry:
-    """An entry of a bank; ValueError where it cannot be read."""
+    """Read an entry of a bank; ValueError where it cannot be read or is of another sublayer."""
     path = entry_path(folder, sublayer)
     try:
         with safe_open(path, framework="pt") as file:

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from altq.calibration.bank import entry_path, write_entry, write_index, write_residual
 from altq.calibration.cayley_sgd import CayleySGD
+from altq.calibration.fitting import Fitting
 from altq.calibration.losses import cross_entropy, kl_top
 from altq.calibration.states import States, spread, windows_of_step
+from altq.calibration.subject import Subject
 from altq.calibration.sublayer import module_key
 from altq.calibration.whole_model import WholeModel
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
-from altq.experiment.setting import Setting
 from altq.experiment.windows import require_windows
-from altq.models.skeleton import Skeleton
 from altq.quantizers.clipping import search_row_clip
 from altq.runtime.files import atomic
 from altq.runtime.progress import progress
@@ -41,51 +41,52 @@ TOKENS_OF_LOGITS = 128
 
 
 def calibrate_end_to_end(
-    model: str | Path,
-    states: str | Path,
-    setting: Setting,
-    seed: int,
-    recipe: EndToEndRecipe,
+    model_folder: str | Path,
+    states_folder: str | Path,
+    fitting: Fitting[EndToEndRecipe],
     folder: str | Path,
+    *,
     fingerprint: str,
 ) -> None:
     """Fit rotations of the whole model and write them as a bank to `folder`; index.json is written last.
 
-    Weights are held in bfloat16 on a GPU and in float32 otherwise. A stopped fit is gone on with where `fingerprint`
-    (that of the code that calibrates and of the model), recipe, setting, seed and states are the same. ValueError where
-    the loss is not finite or a rotation has left its manifold.
+    Weights are held in bfloat16 on a GPU and in float32 otherwise. A stopped fit goes on where `fingerprint` (that of
+    the code that calibrates and of the model), the fitting and the states are the same. ValueError where the loss is not
+    finite or a rotation has left its manifold.
     """
-    folder = Path(folder)
-    known = States(states)
+    folder, recipe = Path(folder), fitting.recipe
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    skeleton = Skeleton(model, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    generator = torch.Generator().manual_seed(seed)
-    whole = WholeModel(skeleton, setting, recipe, known.length, generator, device)
-    kind = "scaling" if "scaling" in recipe.trained else "identity"
-    made = {"setting": str(setting), "kind": kind, "seed": seed, "recipe": recipe.model_dump(mode="json")}
-    weights = {"device": device.type, "type": str(skeleton.dtype)}
-    read = {"code and model": fingerprint, "states": known.fingerprint_of_output(), "weights": weights}
-    made["fingerprint"] = fingerprint_of(made | read)
-    with Scratch(folder / "training.scratch", made["fingerprint"]) as scratch:
-        training = _Training(whole, known, recipe, scratch)
-        start_loss, losses = training.run(f"fitting end to end at {setting}") if recipe.steps else (None, [])
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    subject = Subject.open(model_folder, states_folder, dtype=dtype)
+    whole = WholeModel(subject, fitting, device)
+    inputs = {
+        "code and model": fingerprint,
+        "states": subject.states.fingerprint_of_output(),
+        "weights": {"device": device.type, "type": str(dtype)},
+    }
+    description = fitting.description
+    description["fingerprint"] = fingerprint_of(description | inputs)
+    with Scratch(folder / "training.scratch", description["fingerprint"]) as scratch:
+        training = _Training(whole, subject.states, recipe=recipe, scratch=scratch)
+        progress_name = f"fitting end to end at {fitting.setting}"
+        start_loss, losses = training.run(progress_name) if recipe.steps else (None, [])
         drift = _settle(whole)
         loss = training.evaluate() if recipe.steps else None
         if loss is not None:
             if not math.isfinite(loss):
                 raise ValueError(f"the loss is {loss} after the last step; lower the recipe's rates")
-            log.info("end to end at %s: loss %.4f -> %.4f", setting, start_loss, loss)
+            log.info("end to end at %s: loss %.4f -> %.4f", fitting.setting, start_loss, loss)
             if loss >= start_loss:
                 log.warning("%d steps did not lower the loss on the windows it is measured on", recipe.steps)
         write_residual(folder, whole.rotation.cpu())
-        _write_entries(whole, recipe, folder, made["fingerprint"])
-        write_index(folder, made | {"start_loss": start_loss, "losses": losses, "loss": loss, "drift": drift})
+        _write_entries(whole, folder, fingerprint=description["fingerprint"], search_clips=recipe.weight_clip)
+        write_index(folder, description | {"start_loss": start_loss, "losses": losses, "loss": loss, "drift": drift})
 
 
 class _Training:
     """The steps of one fit: units of `scratch`, after the loss before any; beside them lies all that the next needs."""
 
-    def __init__(self, whole: WholeModel, states: States, recipe: EndToEndRecipe, scratch: Scratch) -> None:
+    def __init__(self, whole: WholeModel, states: States, *, recipe: EndToEndRecipe, scratch: Scratch) -> None:
         self.whole, self.states, self.recipe, self.scratch = whole, states, recipe, scratch
         require_windows(recipe, states.num_windows)
         self.tokens, self.last_state = states.tokens(), states.state(states.num_sublayers)
@@ -138,29 +139,29 @@ class _Training:
         """The mean loss a token over some windows; its gradients are added to those of the parameters."""
         total = 0.0
         for part in windows.split(self.recipe.windows_in_memory):
-            read, targets = self._read_by_head(part)
-            rows = read.detach().requires_grad_(with_gradients)
+            inputs, targets = self._head_inputs(part)
+            rows = inputs.detach().requires_grad_(with_gradients)
             pieces = zip(rows.split(TOKENS_OF_LOGITS), targets.split(TOKENS_OF_LOGITS), strict=True)
-            for piece in pieces:
-                loss = self._loss_of(*piece) / len(rows) * (len(part) / len(windows))
+            for piece, piece_targets in pieces:
+                loss = self._loss_sum(piece, piece_targets) / len(rows) * (len(part) / len(windows))
                 if with_gradients:
                     loss.backward()
                 total += loss.item()
             if with_gradients:
-                read.backward(rows.grad)
+                inputs.backward(rows.grad)
                 self.whole.release()
         return total
 
-    def _read_by_head(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """What the head reads, [tokens, hidden], and its targets: next tokens, or what it reads in full precision."""
-        read = self.whole(self.tokens[windows])
+    def _head_inputs(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """Head inputs [tokens, hidden] and their targets: next tokens [tokens], or the full-precision head inputs."""
+        inputs = self.whole(self.tokens[windows])
         if self.recipe.loss == "cross_entropy":
-            return read[:, :-1].flatten(0, 1), self.tokens[windows, 1:].flatten().to(read.device)
-        return read.flatten(0, 1), self.whole.normed(self.last_state[windows].to(read)).flatten(0, 1)
+            return inputs[:, :-1].flatten(0, 1), self.tokens[windows, 1:].flatten().to(inputs.device)
+        return inputs.flatten(0, 1), self.whole.normed(self.last_state[windows].to(inputs)).flatten(0, 1)
 
-    def _loss_of(self, read: Tensor, targets: Tensor) -> Tensor:
-        """The summed loss of some tokens."""
-        logits = self.whole.logits(read)
+    def _loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss summed over tokens, from head inputs [tokens, hidden]."""
+        logits = self.whole.logits(inputs)
         if self.recipe.loss == "cross_entropy":
             return cross_entropy(logits, targets)
         return kl_top(logits, self.whole.logits(targets), self.recipe.top_k)
@@ -221,15 +222,15 @@ def _rotations(whole: WholeModel) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _write_entries(whole: WholeModel, recipe: EndToEndRecipe, folder: Path, fingerprint: str) -> None:
-    """Write every sublayer as it is now, its weights' clipping searched where the recipe says so."""
+def _write_entries(whole: WholeModel, folder: Path, *, fingerprint: str, search_clips: bool) -> None:
+    """Write every sublayer as it is now, its weights' clipping factors searched where that is asked for."""
     for s, quantized in enumerate(whole.sublayers):
         whole.rotate(s)
         quantized.quantizers = whole.quantizers
         for site, transform in quantized.transforms.items():
             if isinstance(transform, HeadRotation):
                 quantized.transforms[site] = transform.as_affine()
-        if recipe.weight_clip and not whole.quantizers.weights.is_identity:
+        if search_clips and not whole.quantizers.weights.is_identity:
             for name, weight in quantized.folded_weights().items():
                 clip = search_row_clip(weight.contiguous(), None, whole.quantizers.weights)
                 quantized.weight_clip[module_key(name)].set(clip)

@@ -14,35 +14,40 @@ from altq.transforms.transform import Transform
 
 
 def start_sublayer(
-    sublayer: Sublayer, observed: dict[str, Tensor], kind: str, recipe: Recipe, generator: torch.Generator
+    sublayer: Sublayer, observed: dict[str, Tensor], *, kind: str, recipe: Recipe, generator: torch.Generator
 ) -> dict[str, Transform]:
-    """`kind` at the selected site; at all others what the recipe says: affine (section 4.1) or scalings.
+    """Starting transforms by site: `kind` at the selected one, at all others the recipe's, affine or scalings.
 
-    observed: what `altq.calibration.states.observe` gave for this sublayer. `balance` is at down, too. Where a
-    moment is zero (`silent_sites`), nothing is balanced and no channel is scaled.
+    observed: see `altq.calibration.states.observe`. `balance` is at down, too. Where a moment is zero
+    (`silent_sites`), nothing is balanced and no channel is scaled. Source: section 4.1.
     """
     options = {"start": recipe.start, "generator": generator}
 
     def at_input(site: str, site_kind: str) -> Transform:
-        pair = observed[f"{site}.moment"][0], observed[f"{site}.sensitivity"][0]
-        scale = _start_scale(sublayer, site, observed, recipe)
-        structure = {"structure": recipe.structure, "longest_run": recipe.longest_run}
-        return start_transform(site_kind, *pair, scale, **structure, **options)
+        return start_transform(
+            site_kind,
+            moment_x=observed[f"{site}.moment"][0],
+            moment_w=observed[f"{site}.sensitivity"][0],
+            scale=_start_scale(sublayer, site, observed=observed, recipe=recipe),
+            structure=recipe.structure,
+            longest_run=recipe.longest_run,
+            **options,
+        )
 
     selected = sublayer.half.selected_site
     transforms = {selected: at_input(selected, kind)}
     if sublayer.name == "ffn":
         return transforms | {"down": at_input("down", "balance" if kind == "balance" else recipe.other_sites)}
     if recipe.other_sites == "scaling":
-        return transforms | _scaled_heads(_start_scale(sublayer, "o", observed, recipe), observed)
+        return transforms | _scaled_heads(_start_scale(sublayer, "o", observed=observed, recipe=recipe), observed)
     for site in ("key", "value"):
         transforms[site] = start_heads(observed[f"{site}.moment"], observed[f"{site}.sensitivity"], **options)
     value = transforms["value"]
     with torch.no_grad():
-        seen = value.apply_grouped(value.apply_grouped(observed["o.moment"][0]).T)
-        read = value.fold_grouped(value.fold_grouped(observed["o.sensitivity"][0]).T)
-    heads = len(seen) // value.head_dim
-    return transforms | {"o": start_mixing(seen, read, heads, **options)}
+        moment = value.apply_grouped(value.apply_grouped(observed["o.moment"][0]).T)
+        sensitivity = value.fold_grouped(value.fold_grouped(observed["o.sensitivity"][0]).T)
+    heads = len(moment) // value.head_dim
+    return transforms | {"o": start_mixing(moment, sensitivity, heads, **options)}
 
 
 def silent_sites(observed: dict[str, Tensor]) -> list[str]:
@@ -60,7 +65,7 @@ def silent_sites(observed: dict[str, Tensor]) -> list[str]:
     return silent
 
 
-def _start_scale(sublayer: Sublayer, site: str, observed: dict[str, Tensor], recipe: Recipe) -> Tensor | None:
+def _start_scale(sublayer: Sublayer, site: str, *, observed: dict[str, Tensor], recipe: Recipe) -> Tensor | None:
     """The scaling [d] that stands before the kind at the input of linear layers; None for none."""
     moment = observed[f"{site}.moment"][0]
     match recipe.scaling:

@@ -12,7 +12,7 @@ from altq.transforms.transform import Transform
 
 
 def start_rotated_sublayer(
-    sublayer: Sublayer, kv_heads: int, recipe: EndToEndRecipe, generator: torch.Generator
+    sublayer: Sublayer, *, kv_heads: int, recipe: EndToEndRecipe, generator: torch.Generator
 ) -> dict[str, Transform]:
     """The transforms that go with a rotated residual stream: Hadamard at o, down, key and value, nothing else online.
 

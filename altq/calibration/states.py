@@ -1,4 +1,4 @@
-"""What calibration knows of the full-precision model: hidden states, moments and peaks, once per model and seed.
+"""States of the full-precision model: hidden states, moments and peaks, once per model and seed.
 
 state[s] is the residual stream that enters sublayer s, state[2n] what leaves the last block; the target of sublayer s
 is state[s + 1] - state[s]. Second moments are those of every site's input, tokens weighted as the loss weights them.
@@ -56,7 +56,7 @@ def second_moment(x: Tensor) -> Tensor:
 
 
 class _Observers:
-    """Sees what passes the joints of one full-precision sublayer, and the gradients that come back through them.
+    """Observers of the joints of one full-precision sublayer, and of the gradients that come back through them.
 
     With a random probe r at the output, g_t = d(r.y)/dx_t is how sensitive the output is to an error at token t of a
     site: E[g_t^T g_t] is the Gauss-Newton metric J^T J of that error. A token matters as much as its sensitivity, and
@@ -82,8 +82,8 @@ class _Observers:
         return query, self._see("key", key), self._see("value", value)
 
     def _accumulate(self, site: str, x: Tensor, gradient: Tensor) -> None:
-        for name, seen, weight in (("moment", x, gradient), ("sensitivity", gradient, x)):
-            self._add(f"{site}.{name}", second_moment(seen * weight.norm(dim=-1, keepdim=True)))
+        for name, rows, weight in (("moment", x, gradient), ("sensitivity", gradient, x)):
+            self._add(f"{site}.{name}", second_moment(rows * weight.norm(dim=-1, keepdim=True)))
 
     def _add(self, name: str, moment: Tensor) -> None:
         total = self.totals.get(name)
@@ -103,6 +103,7 @@ def observe(
     sublayer: Sublayer,
     states: Tensor,
     outputs: Tensor,
+    *,
     arguments: dict[str, Any],
     loss: str,
     generator: torch.Generator,
@@ -137,14 +138,16 @@ def batches(num_windows: int) -> Iterator[slice]:
     return (slice(start, start + WINDOWS_PER_BATCH) for start in range(0, num_windows, WINDOWS_PER_BATCH))
 
 
-def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str | Path, fingerprint: str) -> None:
-    """Write tokens [windows, length], and what the full-precision model makes of them, to `folder`.
+def record_states(
+    model_folder: str | Path, tokens: np.ndarray, *, loss: str, folder: str | Path, fingerprint: str
+) -> None:
+    """Write tokens [windows, length], and the full-precision model's states over them, to `folder`.
 
     A run of the same `fingerprint` that was stopped goes on at the sublayer where it stopped. Raises OSError where the
     disk cannot hold the states and ValueError where one is not finite.
     """
     folder = Path(folder)
-    skeleton = Skeleton(model)
+    skeleton = Skeleton(model_folder)
     num_sublayers = 2 * skeleton.num_blocks
     shape = (*tokens.shape, skeleton.config.hidden_size)
     (folder / STATES_FILE).unlink(missing_ok=True)
@@ -160,7 +163,7 @@ def record_states(model: str | Path, tokens: np.ndarray, loss: str, folder: str 
         generator.set_state(torch.frombuffer(bytearray.fromhex(scratch.units[-1]), dtype=torch.uint8))
         arguments = skeleton.block_arguments(tokens.shape[1])
         for s in progress(range(len(scratch.units) - 1, num_sublayers), "full-precision states"):
-            _record_sublayer(skeleton, s, arguments[s // 2], loss, generator, folder)
+            _record_sublayer(skeleton, s, arguments=arguments[s // 2], loss=loss, generator=generator, folder=folder)
             scratch.add(_position(generator), [_observed_path(folder, s), _state_path(folder, s + 1)])
         description = {"loss": loss, "num_sublayers": num_sublayers, "shape": list(shape), "files": scratch.files}
         write_json(folder / STATES_FILE, description)
@@ -172,17 +175,19 @@ def _position(generator: torch.Generator) -> str:
 
 
 def _record_sublayer(
-    skeleton: Skeleton, s: int, arguments: dict[str, Any], loss: str, generator: torch.Generator, folder: Path
+    skeleton: Skeleton, s: int, *, arguments: dict[str, Any], loss: str, generator: torch.Generator, folder: Path
 ) -> None:
-    """Write the state after sublayer s, and what was observed in it."""
+    """Write the state after sublayer s, and its moments, sensitivities and peaks."""
     sublayer = Sublayer(skeleton.resident_block(s // 2), skeleton.family, HALVES[s % 2])
-    states, seen = read_hidden_states(_state_path(folder, s)), slice(MOMENT_WINDOWS)
+    states, windows = read_hidden_states(_state_path(folder, s)), slice(MOMENT_WINDOWS)
     with written_hidden_states(_state_path(folder, s + 1), tuple(states.shape)) as outputs:
         run_sublayer(sublayer, states, arguments, out=outputs)
         if not all(outputs[rows].isfinite().all() for rows in batches(len(outputs))):
             where = skeleton.weights.folder
             raise ValueError(f"{where}: the full-precision model's state after sublayer {s} is not finite")
-        observed = observe(sublayer, states[seen], outputs[seen], arguments, loss, generator)
+        observed = observe(
+            sublayer, states[windows], outputs[windows], arguments=arguments, loss=loss, generator=generator
+        )
     write_tensors(_observed_path(folder, s), observed)
 
 
@@ -212,25 +217,25 @@ class States:
         self._whole: set[Path] = set()
 
     def state(self, index: int) -> Tensor:
-        """[windows, length, hidden], read lazily."""
+        """Map the residual stream at a border of sublayers into memory: [windows, length, hidden]."""
         return read_hidden_states(self._checked(_state_path(self.folder, index)))
 
     def tokens(self) -> Tensor:
-        """The tokens of all of it, [windows, length]."""
+        """Read the tokens [windows, length]."""
         return torch.from_numpy(np.load(self._checked(self.folder / TOKENS_FILE))).long()
 
     def observed(self, sublayer: int) -> dict[str, Tensor]:
-        """What `observe` gave for a sublayer."""
+        """Read the moments, sensitivities and peaks of a sublayer, see `observe`."""
         return load_file(self._checked(_observed_path(self.folder, sublayer)))
 
     def fingerprint_of(self, sublayers: Sequence[int]) -> dict[str, Any]:
-        """What a fit of consecutive sublayers reads of the states: their loss and the hashes of files."""
+        """Describe all that a fit of consecutive sublayers reads of the states: the loss and the hashes of files."""
         states = (_state_path(self.folder, index) for index in (sublayers[0], sublayers[-1] + 1))
         observed = (_observed_path(self.folder, s) for s in sublayers)
         return {"loss": self.loss, "files": [self._files[path.name] for path in (*states, *observed)]}
 
     def fingerprint_of_output(self) -> dict[str, Any]:
-        """What a fit of the whole model reads of the states: the hashes of the tokens and of the last state."""
+        """Describe all that a fit of the whole model reads: the hashes of the tokens and of the last state."""
         paths = (self.folder / TOKENS_FILE, _state_path(self.folder, self.num_sublayers))
         return {"files": [self._files[path.name] for path in paths]}
 

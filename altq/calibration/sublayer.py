@@ -42,8 +42,8 @@ class QuantizedSublayer(nn.Module):
         self.activation_clip = nn.ModuleDict({site: Clip(1) for site in self.sites})
         self.weight_clip = nn.ModuleDict({module_key(name): Clip(len(w), 1) for name, w in self.weights.items()})
         self.cache_clip = nn.ModuleDict()
-        self._sublayer = (sublayer,)  # in a tuple, so that its modules are not ours
-        # Weights are let go of with the last reference to them, not when the collector of cycles comes by.
+        self._sublayer = (sublayer,)  # in a tuple, so that nn.Module does not register its modules as children
+        # A weak reference avoids a cycle: weights are freed at once, not at the next garbage collection.
         us = weakref.proxy(self)
         shared = {site: SharedInput(lambda x, site=site: us.read(site, x), len(n)) for site, n in self.sites.items()}
         self.projections = sublayer.install(shared, product=reduced_linear)
@@ -68,7 +68,7 @@ class QuantizedSublayer(nn.Module):
 
     def folded_weight(self, name: str) -> Tensor:
         """The weight [d_out, d_in] of a projection folded, with gradients for the transforms."""
-        return fold_weight(self.transforms, self.sites, name, self.weights[name])
+        return fold_weight(self.transforms, self.sites, name=name, weight=self.weights[name])
 
     def folded_weights(self) -> dict[str, Tensor]:
         """Every weight folded."""
@@ -104,12 +104,12 @@ class QuantizedSublayer(nn.Module):
             self.projections[name].bias = bias
 
     def forward(self, normed: Tensor, arguments: dict[str, Any]) -> Tensor:
-        """What the quantized sublayer adds to the residual stream, from its norm's output [windows, length, hidden]."""
+        """Run the quantized sublayer: its addition to the residual stream, from its norm's output; both [w, l, hidden]."""
         return self.sublayer.after_norm(normed, arguments)
 
 
 def fold_weight(
-    transforms: Mapping[str, Transform], sites: dict[str, tuple[str, ...]], name: str, weight: Tensor
+    transforms: Mapping[str, Transform], sites: dict[str, tuple[str, ...]], *, name: str, weight: Tensor
 ) -> Tensor:
     """The weight [d_out, d_in] of a projection for its transformed input.
 

@@ -1,4 +1,4 @@
-"""What is fitted together: one sublayer, or both halves of a block, each feeding the next."""
+"""Units of calibration: one sublayer, or both halves of a block, each feeding the next, that are fitted together."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Unit(nn.Module):
             quantized.prepare()
 
     def forward(self, states: Tensor) -> Tensor:
-        """What the unit adds to the residual stream [windows, length, hidden] that enters it."""
+        """Run the unit: its addition to the residual stream [windows, length, hidden] that enters it."""
         added = 0.0
         for quantized in self.sublayers:
             added = added + quantized(quantized.sublayer.norm(states + added), self.arguments)

@@ -11,14 +11,15 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from altq.calibration.fitting import Fitting
 from altq.calibration.start_rotated import start_rotated_sublayer
+from altq.calibration.subject import Subject
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.kinds import HALVES
-from altq.experiment.setting import FULL_PRECISION_BITS, Setting
+from altq.experiment.setting import FULL_PRECISION_BITS
 from altq.models.logits import make_logits
 from altq.models.residual import fold_gain, require_rotatable, rotate_projections
-from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
 from altq.quantizers.quantizer import Quantizer, Quantizers
 from altq.runtime.precision import reduced_linear
@@ -36,19 +37,13 @@ class WholeModel(nn.Module):
     stream cannot be rotated.
     """
 
-    def __init__(
-        self,
-        skeleton: Skeleton,
-        setting: Setting,
-        recipe: EndToEndRecipe,
-        length: int,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, subject: Subject, fitting: Fitting[EndToEndRecipe], device: torch.device) -> None:
         super().__init__()
+        skeleton, recipe = subject.skeleton, fitting.recipe
         config, family = skeleton.config, skeleton.family
+        generator = torch.Generator().manual_seed(fitting.seed)
         require_rotatable(family)
-        self.quantizers = Quantizers.at(setting, signed=False, asymmetric=recipe.asymmetric)
+        self.quantizers = Quantizers.at(fitting.setting, signed=False, asymmetric=recipe.asymmetric)
         masters = {"device": device, "dtype": torch.promote_types(skeleton.dtype, torch.float32)}
         self.rotation = stiefel_parameter(randomized_hadamard(config.hidden_size, generator).to(**masters))
         self.sublayers = nn.ModuleList()
@@ -57,7 +52,9 @@ class WholeModel(nn.Module):
             for name in HALVES:
                 fold_gain(block, family.half(name), family.norm_offset)
                 sublayer = Sublayer(block, family, name)
-                transforms = start_rotated_sublayer(sublayer, config.num_key_value_heads, recipe, generator)
+                transforms = start_rotated_sublayer(
+                    sublayer, kv_heads=config.num_key_value_heads, recipe=recipe, generator=generator
+                )
                 transforms = {site: transform.to(**masters) for site, transform in transforms.items()}
                 quantizers = replace(self.quantizers, weights=Quantizer(FULL_PRECISION_BITS))
                 self.sublayers.append(QuantizedSublayer(sublayer, transforms, quantizers).to(**masters))
@@ -68,13 +65,13 @@ class WholeModel(nn.Module):
             for clip in quantized.cache_clip.values():
                 clip.set(recipe.cache_clip)
         self._train_only(recipe.trained)
-        self._arguments = send_to_device(skeleton.block_arguments(length), device)
+        self._arguments = send_to_device(subject.arguments, device)
         norm, head = skeleton.model.get_submodule(family.last_norm), skeleton.model.get_output_embeddings()
         gain = family.norm_offset + norm.weight.double()
         weight = (head.weight.double() * gain).to(device=device, dtype=skeleton.dtype)
         skeleton.model.set_output_embeddings(_ReducedHead(weight))
         norm.weight.fill_(1 - family.norm_offset)
-        # In a tuple, so that they are not ours.
+        # Kept in a tuple so that nn.Module does not register them as children.
         self._embedding_and_norm = skeleton.model.get_input_embeddings(), norm.to(device)
         self._model = (skeleton.model,)
 

@@ -14,25 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altq.calibration.bank import Entry, check_banks, read_entry, read_residual
-from altq.calibration.states import States, token_weights
-from altq.calibration.sublayer import QuantizedSublayer, fold_biases, identity_transforms
+from altq.calibration.states import token_weights
+from altq.calibration.subject import Subject
+from altq.calibration.sublayer import QuantizedSublayer, fold_biases
 from altq.checkpoint.format import CHECKPOINT_FILE, finish_checkpoint, part_path, write_part
-from altq.checkpoint.rounding import round_sublayer
+from altq.checkpoint.rounding import Inputs, round_sublayer
+from altq.checkpoint.scheme import Scheme
 from altq.experiment.kinds import HALVES, sublayer_name
-from altq.experiment.rounding import RoundingOptions
-from altq.experiment.setting import Setting
 from altq.experiment.windows import require_windows
 from altq.models.config_file import CONFIG_FILE
 from altq.models.residual_stream import ResidualStream
-from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
 from altq.quantizers.integer import Codes
 from altq.quantizers.packing import pack_codes
 from altq.runtime.files import read_json
 from altq.runtime.progress import progress
 from altq.runtime.resume import Scratch
-from altq.selection.selection import Selection
 from altq.transforms.identity import Identity
 from altq.transforms.scaling import Scaled, Scaling
 from altq.transforms.storage import store
@@ -41,47 +38,36 @@ from altq.transforms.transform import Transform
 
 @torch.no_grad()
 def assemble(
-    model: str | Path,
-    states: str | Path,
-    selection: str | Path,
-    banks: dict[str, Path],
-    setting: Setting,
-    rounding: RoundingOptions,
-    folder: str | Path,
-    fingerprint: str,
-    *,
-    method: str | None = None,
-    seed: int = 0,
+    model_folder: str | Path, states_folder: str | Path, scheme: Scheme, folder: str | Path, *, fingerprint: str
 ) -> None:
-    """Write the quantized checkpoint of a selection to `folder`, quantization.json last.
+    """Write the quantized checkpoint of a scheme to `folder`, quantization.json last.
 
-    banks: kind -> folder of its bank; `identity` needs none. method, seed: what results are to say of the
-    checkpoint; without a method the selection's policy. One block is in memory at a time. A run of the same
-    `fingerprint` that was stopped goes on at the sublayer where it stopped. ValueError where the selection is of another
-    model or names a kind without a bank, where banks do not share the rotation of the residual stream, or where GPTQ is
-    to look at more windows than the states have.
+    One block is in memory at a time. A run of the same `fingerprint` that was stopped goes on at the sublayer where it
+    stopped. ValueError where the selection is of another model or names a kind without a bank, where banks do not share
+    the rotation of the residual stream, or where GPTQ is to look at more windows than the states have.
     """
     folder = Path(folder)
-    skeleton = Skeleton(model, rotation=_shared_rotation(banks))
-    known, chosen = States(states), Selection.read(selection)
-    _check(chosen, skeleton, banks, setting)
-    require_windows(rounding, known.num_windows)
-    num_sublayers, arguments = len(chosen.kinds), skeleton.block_arguments(known.length)
+    subject = Subject.open(model_folder, states_folder, rotation=scheme.rotation())
+    skeleton, states, rounding = subject.skeleton, subject.states, scheme.rounding
+    scheme.check(skeleton.num_blocks)
+    require_windows(rounding, states.num_windows)
+    num_sublayers = subject.num_sublayers
     # Rounding to nearest looks at no window; one keeps the stream a stream.
-    seen = slice(rounding.windows if rounding.weights == "gptq" else 1)
-    tokens = known.tokens()[seen]
+    windows = slice(rounding.windows if rounding.weights == "gptq" else 1)
+    tokens = states.tokens()[windows]
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     outer = part_path(folder, 0, num_sublayers)
     write_part(outer, skeleton.outer_tensors)
     shape = (*tokens.shape, skeleton.config.hidden_size)
 
-    def assemble_sublayer(s: int, inputs: Tensor, outputs: Tensor) -> dict[str, Any]:
+    def assemble_sublayer(s: int, hidden: Tensor, outputs: Tensor) -> dict[str, Any]:
         """Round a sublayer and write its part: the names of the part's tensors, and the structure of its sites."""
         sublayer = Sublayer(skeleton.resident_block(s // 2), skeleton.family, HALVES[s % 2])
-        entry = _entry(sublayer, s, chosen.kinds[s], banks, skeleton.config.num_key_value_heads)
-        quantized = entry.restore(sublayer, setting)
-        weights = token_weights(known.loss, known.state(s + 1)[seen])
-        rounded = round_sublayer(quantized, inputs, outputs, weights, arguments[s // 2], rounding, sublayer_name(s))
+        entry = scheme.entry(s, sublayer, kv_heads=skeleton.config.num_key_value_heads)
+        quantized = entry.restore(sublayer, scheme.setting)
+        weights = token_weights(states.loss, states.state(s + 1)[windows])
+        inputs = Inputs(hidden, weights, subject.arguments[s // 2])
+        rounded = round_sublayer(quantized, inputs, outputs=outputs, rounding=rounding, name=sublayer_name(s))
         parts = export_sublayer(quantized, rounded, skeleton.family.norm_offset)
         prefix = skeleton.weights.block_prefix(s // 2)
         write_part(part_path(folder, s + 1, num_sublayers), {prefix + name: part for name, part in parts.items()})
@@ -93,56 +79,24 @@ def assemble(
 
     with Scratch(folder / "residual_stream.scratch", fingerprint) as scratch:
         stream = ResidualStream(scratch, shape, partial(skeleton.embed_into, tokens))
-        for s in progress(range(stream.step, num_sublayers), f"assembling {chosen.policy} at {setting}"):
+        for s in progress(
+            range(stream.step, num_sublayers), f"assembling {scheme.selection.policy} at {scheme.setting}"
+        ):
             stream.advance(partial(assemble_sublayer, s), [part_path(folder, s + 1, num_sublayers)])
-        parts = stream.notes
-        structures = [part["structure"] for part in parts]
-        description = {
-            "method": method or chosen.policy,
-            "setting": str(setting),
-            "weights": rounding.weights,
-            "seed": seed,
-            "policy": chosen.policy,
+        structures = [part["structure"] for part in stream.notes]
+        description = scheme.labels | {
+            "policy": scheme.selection.policy,
             "blocks": [dict(zip(HALVES, structures[s : s + 2], strict=True)) for s in range(0, num_sublayers, 2)],
         }
-        config = read_json(Path(model) / CONFIG_FILE) | {"tie_word_embeddings": skeleton.config.tie_word_embeddings}
-        names_of = {part_path(folder, s + 1, num_sublayers).name: part["names"] for s, part in enumerate(parts)}
-        names_of |= {outer.name: list(skeleton.outer_tensors)}
-        finish_checkpoint(folder, Path(model), names_of, config, description)
-
-
-def _check(selection: Selection, skeleton: Skeleton, banks: dict[str, Path], setting: Setting) -> None:
-    if selection.num_blocks != skeleton.num_blocks:
-        raise ValueError(
-            f"the selection is of {selection.model!r} with {selection.num_blocks} blocks, but the model has "
-            f"{skeleton.num_blocks}; select for this model"
+        tied = {"tie_word_embeddings": skeleton.config.tie_word_embeddings}
+        finish_checkpoint(
+            folder,
+            Path(model_folder),
+            names={outer.name: list(skeleton.outer_tensors)}
+            | {part_path(folder, s + 1, num_sublayers).name: part["names"] for s, part in enumerate(stream.notes)},
+            config=read_json(Path(model_folder) / CONFIG_FILE) | tied,
+            description=description,
         )
-    missing = sorted(set(selection.kinds) - set(banks) - {"identity"})
-    if missing:
-        raise ValueError(f"selection {selection.policy!r} names {', '.join(missing)}, but no such bank is given")
-    check_banks(banks, setting)
-
-
-def _shared_rotation(banks: dict[str, Path]) -> Tensor | None:
-    """The rotation of the residual stream in which all banks stand; None for none."""
-    rotations = {bank: read_residual(bank) for bank in banks.values()}
-    shared = next((rotation for rotation in rotations.values() if rotation is not None), None)
-    for bank, rotation in rotations.items():
-        if shared is not None and (rotation is None or not torch.equal(rotation, shared)):
-            raise ValueError(f"bank {bank} stands in another rotation of the residual stream; it cannot be mixed in")
-    return shared
-
-
-def _entry(sublayer: Sublayer, s: int, kind: str, banks: dict[str, Path], kv_heads: int) -> Entry:
-    """The bank's entry for a kind; plain round-to-nearest for an `identity` that has no bank."""
-    if kind not in banks:
-        return Entry(identity_transforms(sublayer, kv_heads), {}, signed=False, asymmetric=False)
-    entry = read_entry(banks[kind], s)
-    for site, transform in entry.transforms.items():
-        ok, reason = transform.check()
-        if not ok:
-            raise ValueError(f"bank entry of {sublayer_name(s)}, site {site}: {reason}; calibrate it again")
-    return entry
 
 
 def online(transform: Transform) -> Transform:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,56 +21,64 @@ from altq.runtime.precision import reduced_products
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of a sublayer in the rounded model.
+
+    hidden: the residual stream, [windows, length, hidden]. weights: of its tokens, [windows, length, 1]. arguments: what
+    the block takes besides.
+    """
+
+    hidden: Tensor
+    weights: Tensor
+    arguments: dict[str, Any]
+
+
 @torch.no_grad()
 def round_sublayer(
-    quantized: QuantizedSublayer,
-    hidden: Tensor,
-    outputs: Tensor,
-    weights: Tensor,
-    arguments: dict[str, Any],
-    rounding: RoundingOptions,
-    name_of_sublayer: str,
+    quantized: QuantizedSublayer, inputs: Inputs, *, outputs: Tensor, rounding: RoundingOptions, name: str
 ) -> dict[str, Codes | Tensor]:
     """Round the weights of a sublayer: projection -> its codes, int8 [d_out, d_in], and their scales [d_out, 1].
 
-    They are folded in float64. GPTQ visits the two sites in order and sums each Hessian over the inputs that the
-    rounded model sees: hidden [windows, length, hidden], its tokens weighted by [windows, length, 1]. Fills in
-    `outputs`, the same after the rounded sublayer; where no Hessian is summed nothing reads it, and it is `hidden` as
-    it was. At 16 bits the folded weight [d_out, d_in] stands in the place of codes. A Hessian that is zero is rounding to
-    nearest, and a warning names sublayer and site.
+    They are folded in float64. GPTQ visits the two sites in order and sums each Hessian over `inputs`. Fills in
+    `outputs`, the residual stream after the rounded sublayer; where no Hessian is summed nothing reads it, and it is
+    the stream before. At 16 bits the folded weight [d_out, d_in] stands in the place of codes. A Hessian that is zero
+    is rounding to nearest, and a warning has the sublayer's `name` and the site; ValueError, with both, for one that
+    cannot be factorized.
     """
     quantizer = quantized.quantizers.weights
     exact = copy.deepcopy(quantized.transforms).double()
-    for name, bias in fold_biases(quantized.transforms, quantized.sites, quantized.biases).items():
-        quantized.projections[name].bias = bias
+    for projection, bias in fold_biases(quantized.transforms, quantized.sites, quantized.biases).items():
+        quantized.projections[projection].bias = bias
     sums_hessians = rounding.weights == "gptq" and not quantizer.is_identity
     rounded: dict[str, Codes | Tensor] = {}
     for site, names in quantized.sites.items():
         factor = None
         if sums_hessians:
-            inputs = site_inputs(quantized, site, hidden, arguments)
-            hessian = _hessian(inputs, weights)
+            quantized_inputs = site_inputs(quantized, site, inputs)
+            hessian = _hessian(quantized_inputs, inputs.weights)
             if not hessian.any():
-                log.warning("%s: no signal at %s; its weights are rounded to nearest", name_of_sublayer, site)
+                log.warning("%s: no signal at %s; its weights are rounded to nearest", name, site)
             try:
                 factor = factorize_hessian(hessian, damping=rounding.damping, act_order=rounding.act_order)
             except ValueError as error:
-                raise ValueError(f"{name_of_sublayer}, site {site}: {error}") from error
+                raise ValueError(f"{name}, site {site}: {error}") from error
             del hessian
-        for name in names:
-            weight = fold_weight(exact, quantized.sites, name, quantized.weights[name].double()).float().contiguous()
-            clip = quantized.weight_clip[module_key(name)]()
-            rounded[name] = _round(weight, quantizer, clip, factor, block_size=rounding.block_size)
-            quantized.projections[name].weight = dequantized(rounded[name])
+        for projection in names:
+            weight = quantized.weights[projection].double()
+            folded = fold_weight(exact, quantized.sites, name=projection, weight=weight).float().contiguous()
+            clip = quantized.weight_clip[module_key(projection)]()
+            rounded[projection] = _round(folded, quantizer, clip=clip, factor=factor, block_size=rounding.block_size)
+            quantized.projections[projection].weight = dequantized(rounded[projection])
     if sums_hessians:
-        _advance(quantized, inputs, hidden, outputs)
+        _advance(quantized, quantized_inputs, hidden=inputs.hidden, outputs=outputs)
     else:
-        outputs.copy_(hidden)
+        outputs.copy_(inputs.hidden)
     return rounded
 
 
 def _round(
-    weight: Tensor, quantizer: Quantizer, clip: Tensor, factor: HessianFactor | None, *, block_size: int
+    weight: Tensor, quantizer: Quantizer, *, clip: Tensor, factor: HessianFactor | None, block_size: int
 ) -> Codes | Tensor:
     """The int8 codes of a folded weight [d_out, d_in], to nearest where there is no factor of a Hessian."""
     if factor is not None:
@@ -81,24 +90,22 @@ def _round(
     return Codes(nearest.codes.to(torch.int8), nearest.scale) if isinstance(nearest, Codes) else nearest
 
 
-def site_inputs(
-    quantized: QuantizedSublayer, site: str, hidden: Tensor, arguments: dict[str, Any]
-) -> list[Codes | Tensor]:
-    """What the projections of a site read, by batches of windows; its codes take two bytes each.
+def site_inputs(quantized: QuantizedSublayer, site: str, inputs: Inputs) -> list[Codes | Tensor]:
+    """Quantized inputs of a site's projections, by batches of windows; codes take two bytes each.
 
     The first site needs nothing but the norm, the last one all but its own projection.
     """
     sublayer = quantized.sublayer
     clip, quantizer = quantized.activation_clip[site](), quantized.quantizers.activations
     read = partial(read_input, quantized.transforms[site], clip, quantizer)
-    inputs = []
-    for rows in batches(len(hidden)):
-        x = sublayer.norm(hidden[rows])
+    quantized_inputs = []
+    for rows in batches(len(inputs.hidden)):
+        x = sublayer.norm(inputs.hidden[rows])
         if site != sublayer.half.selected_site:
-            x = sublayer.before_output(x, arguments)
+            x = sublayer.before_output(x, inputs.arguments)
         x = read(x)
-        inputs.append(Codes(x.codes.to(torch.int16), x.scale) if isinstance(x, Codes) else x)
-    return inputs
+        quantized_inputs.append(Codes(x.codes.to(torch.int16), x.scale) if isinstance(x, Codes) else x)
+    return quantized_inputs
 
 
 def _hessian(inputs: list[Codes | Tensor], weights: Tensor) -> Tensor:
@@ -107,13 +114,13 @@ def _hessian(inputs: list[Codes | Tensor], weights: Tensor) -> Tensor:
     for x, token_weight in zip(inputs, weights.split(WINDOWS_PER_BATCH), strict=True):
         rows = (dequantized(x) * token_weight.sqrt()).flatten(0, 1)
         with reduced_products():
-            of_batch = rows.T @ rows
-        total = of_batch if total is None else total.add_(of_batch)
-        del of_batch  # not while that of the next batch is computed
+            batch_sum = rows.T @ rows
+        total = batch_sum if total is None else total.add_(batch_sum)
+        del batch_sum  # not while that of the next batch is computed
     return total
 
 
-def _advance(quantized: QuantizedSublayer, inputs: list[Codes | Tensor], hidden: Tensor, outputs: Tensor) -> None:
+def _advance(quantized: QuantizedSublayer, inputs: list[Codes | Tensor], *, hidden: Tensor, outputs: Tensor) -> None:
     """Fill in the residual stream after a sublayer, from the inputs of its last projection."""
     *_, last = quantized.projections.values()
     for rows, x in zip(batches(len(hidden)), inputs, strict=True):

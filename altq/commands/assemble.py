@@ -5,12 +5,14 @@ from pathlib import Path
 
 from altq.calibration.bank import banks_by_kind
 from altq.checkpoint import assembly
+from altq.checkpoint.scheme import Scheme
 from altq.commands.command import add_banks, add_model, add_output, add_setting, add_states
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
 from altq.runtime.flags import add_options, read_options
 from altq.runtime.lineage import check_lineage, run_fingerprint
 from altq.runtime.provenance import provenance, write_provenance
+from altq.selection.selection import Selection
 
 
 def assemble_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,19 +40,27 @@ def assemble(arguments: argparse.Namespace) -> None:
           --output results/checkpoints/smollm2/adaptive/W3A3K3V3/gptq/seed0
     """
     setting, rounding = Setting.parse(arguments.setting), read_options(arguments, RoundingOptions)
-    labels = {"method": arguments.method, "seed": arguments.seed}
-    options = {"setting": str(setting), "rounding": rounding.model_dump(), **labels}
+    options = {
+        "setting": str(setting),
+        "rounding": rounding.model_dump(),
+        "method": arguments.method,
+        "seed": arguments.seed,
+    }
     inputs = [arguments.model, arguments.states, arguments.selection, *arguments.banks]
     check_lineage(inputs, {"setting": str(setting), "calibration seed": str(arguments.seed)})
-    assembly.assemble(
-        model=arguments.model,
-        states=arguments.states,
-        selection=arguments.selection,
-        banks=banks_by_kind(arguments.banks),
+    scheme = Scheme(
+        selection=Selection.read(arguments.selection),
         setting=setting,
         rounding=rounding,
+        banks=banks_by_kind(arguments.banks),
+        method=arguments.method,
+        seed=arguments.seed,
+    )
+    assembly.assemble(
+        model_folder=arguments.model,
+        states_folder=arguments.states,
+        scheme=scheme,
         folder=arguments.output,
         fingerprint=run_fingerprint("assemble", options, inputs),
-        **labels,
     )
     write_provenance(arguments.output, provenance("assemble", options, inputs))

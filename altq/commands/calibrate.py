@@ -5,7 +5,9 @@ from pathlib import Path
 
 from altq.calibration import end_to_end
 from altq.calibration.by_unit import calibrate_bank
+from altq.calibration.fitting import Fitting
 from altq.calibration.shard import WHOLE, Shard
+from altq.calibration.subject import Subject
 from altq.commands.command import add_model, add_output, add_seed, add_setting, add_states
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.kinds import KINDS
@@ -43,13 +45,14 @@ def calibrate(arguments: argparse.Namespace) -> None:
           --kind affine --seed 0 --steps 8 --output results/bank/smollm2/W3A3K3V3/seed0/affine
     """
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
+    fitting = Fitting(setting, kind=arguments.kind, seed=arguments.seed, recipe=recipe)
     shard = Shard.parse(arguments.shard) if arguments.shard else WHOLE
     inputs = [arguments.model, arguments.states]
     check_lineage(inputs)
     # Of the states an entry's own fingerprint has what it reads.
     fingerprint = run_fingerprint("calibrate", {}, [arguments.model])
-    what = (setting, arguments.kind, arguments.seed, recipe)
-    calibrate_bank(*inputs, *what, arguments.output, fingerprint, shard)
+    subject = Subject.open(arguments.model, arguments.states)
+    calibrate_bank(subject, fitting, folder=arguments.output, fingerprint=fingerprint, shard=shard)
     options = {"setting": str(setting), "kind": arguments.kind, "seed": arguments.seed, "recipe": recipe.model_dump()}
     record = provenance("calibrate", options, inputs)
     if shard != WHOLE:
@@ -87,6 +90,12 @@ def calibrate_end_to_end(arguments: argparse.Namespace) -> None:
     inputs = [arguments.model, arguments.states]
     check_lineage(inputs)
     fingerprint = run_fingerprint("calibrate-end-to-end", {}, [arguments.model])
-    end_to_end.calibrate_end_to_end(*inputs, setting, arguments.seed, recipe, arguments.output, fingerprint)
+    end_to_end.calibrate_end_to_end(
+        model_folder=arguments.model,
+        states_folder=arguments.states,
+        fitting=Fitting.end_to_end(setting=setting, seed=arguments.seed, recipe=recipe),
+        folder=arguments.output,
+        fingerprint=fingerprint,
+    )
     options = {"setting": str(setting), "seed": arguments.seed, "recipe": recipe.model_dump()}
     write_provenance(arguments.output, provenance("calibrate-end-to-end", options, inputs))

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from altq.calibration.bank import banks_by_kind
+from altq.calibration.subject import Subject
 from altq.commands.command import (
     add_banks,
     add_candidates,
@@ -22,7 +23,8 @@ from altq.runtime.files import parse_json, write_text
 from altq.runtime.flags import add_options, read_options
 from altq.runtime.lineage import check_lineage, run_fingerprint
 from altq.runtime.provenance import provenance
-from altq.selection.learned import curve, search_model, searched_seconds
+from altq.selection.candidates import Candidates
+from altq.selection.learned import curve, final_shares, search_model, search_seconds
 from altq.selection.oracle import reconstruction_errors
 from altq.selection.predicted import predict_model
 from altq.selection.scores import Scores
@@ -58,25 +60,21 @@ def search(arguments: argparse.Namespace) -> None:
     inputs = [arguments.model, arguments.states]
     check_lineage(inputs)
     fingerprint = run_fingerprint("search", {}, [arguments.model])
-    what = (setting, arguments.seed, arguments.candidates, recipe, options)
-    traces = search_model(*inputs, *what, arguments.output, fingerprint)
-    write_text(arguments.output / "curve.csv", curve(arguments.candidates, traces))
-    made = {
+    candidates = Candidates(tuple(arguments.candidates), setting=setting, seed=arguments.seed, recipe=recipe)
+    subject = Subject.open(arguments.model, arguments.states)
+    traces = search_model(subject, candidates, options=options, folder=arguments.output, fingerprint=fingerprint)
+    write_text(arguments.output / "curve.csv", curve(candidates.kinds, traces))
+    settings = {
         "setting": str(setting),
         "seed": arguments.seed,
         "search": options.model_dump(),
         "recipe": recipe.model_dump(),
     }
-    record = provenance("search", made, inputs)
+    record = provenance("search", settings, inputs)
     # A search that went on where it was stopped took longer than its last process.
-    record["processor_seconds"] = max(record["processor_seconds"], searched_seconds(arguments.output))
-    scores = Scores(
-        model=arguments.model.resolve().name,
-        quantity="pi",
-        lower_is_better=False,
-        values=tuple(dict(zip(arguments.candidates, trace.pi[-1], strict=True)) for trace in traces),
-        provenance=record,
-    )
+    record["processor_seconds"] = max(record["processor_seconds"], search_seconds(arguments.output))
+    name = arguments.model.resolve().name
+    scores = final_shares(traces, candidates=candidates, model=name, provenance=record)
     scores.write(arguments.output / "scores.json")
 
 
@@ -105,10 +103,16 @@ def reconstruction(arguments: argparse.Namespace) -> None:
     tokens, _ = read_tokens(arguments.tokens, arguments.model)
     inputs = [arguments.model, arguments.tokens, *banks.values()]
     check_lineage(inputs, {"setting": str(setting)})
-    errors = reconstruction_errors(arguments.model, tokens, banks, setting, arguments.loss)
-    made = {"setting": str(setting), "loss": arguments.loss}
-    record = provenance("reconstruction", made, inputs)
-    Scores(arguments.model.resolve().name, "reconstruction error", True, tuple(errors), record).write(arguments.output)
+    errors = reconstruction_errors(arguments.model, tokens, banks=banks, setting=setting, loss=arguments.loss)
+    options = {"setting": str(setting), "loss": arguments.loss}
+    scores = Scores(
+        model=arguments.model.resolve().name,
+        quantity="reconstruction error",
+        lower_is_better=True,
+        values=tuple(errors),
+        provenance=provenance("reconstruction", options, inputs),
+    )
+    scores.write(arguments.output)
 
 
 def predict_flags(parser: argparse.ArgumentParser) -> None:
@@ -134,8 +138,14 @@ def predict(arguments: argparse.Namespace) -> None:
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
     inputs = [arguments.model, arguments.states]
     check_lineage(inputs)
-    predicted = predict_model(*inputs, setting, arguments.seed, arguments.candidates, recipe)
-    values = tuple({kind: prediction.sqnr for kind, prediction in of_kind.items()} for of_kind in predicted)
-    made = {"setting": str(setting), "seed": arguments.seed, "recipe": recipe.model_dump()}
-    record = provenance("predict", made, inputs)
-    Scores(arguments.model.resolve().name, "SQNR in dB", False, values, record).write(arguments.output)
+    candidates = Candidates(tuple(arguments.candidates), setting=setting, seed=arguments.seed, recipe=recipe)
+    predictions = predict_model(Subject.open(arguments.model, arguments.states), candidates)
+    options = {"setting": str(setting), "seed": arguments.seed, "recipe": recipe.model_dump()}
+    scores = Scores(
+        model=arguments.model.resolve().name,
+        quantity="SQNR in dB",
+        lower_is_better=False,
+        values=tuple({kind: prediction.sqnr for kind, prediction in by_kind.items()} for by_kind in predictions),
+        provenance=provenance("predict", options, inputs),
+    )
+    scores.write(arguments.output)

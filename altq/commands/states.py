@@ -35,7 +35,7 @@ def states(arguments: argparse.Namespace) -> None:
     tokens, _ = read_tokens(arguments.tokens, arguments.model)
     fingerprint = run_fingerprint("states", options, inputs)
     check_context(arguments.model, tokens.shape[1])
-    record_states(arguments.model, tokens, arguments.loss, arguments.output, fingerprint)
+    record_states(arguments.model, tokens, loss=arguments.loss, folder=arguments.output, fingerprint=fingerprint)
     write_provenance(arguments.output, provenance("states", options, inputs))
 
 

@@ -37,9 +37,9 @@ def _points(path: Path, statistics: Mapping[str, Any], options: HeuristicOptions
     measured = statistics_of(path, statistics, model, selection.num_blocks)
     scores = {h: kurtosis_scores(measured, h, getattr(options, h).score) for h in HALVES}
     rows = [
-        {"model": model, "setting": setting, "seed": seed, "half": layer.half, "block": layer.block,
-         "kurtosis": scores[layer.half][layer.block], "kind": layer.kind}
-        for layer in selection.layers
+        {"model": model, "setting": setting, "seed": seed, "half": decision.half, "block": decision.block,
+         "kurtosis": scores[decision.half][decision.block], "kind": decision.kind}
+        for decision in selection.decisions
     ]  # fmt: skip
     return pandas.DataFrame(rows)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas
 
-from altq.experiment.methods import FULL
+from altq.experiment.setting import FULL
 from altq.report.intervals import Interval
 from altq.report.presentation import Entry, Presentation, numeral
 from altq.report.published import published_perplexity

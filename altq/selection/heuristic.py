@@ -16,7 +16,7 @@ import numpy as np
 from altq.experiment.kinds import HALVES
 from altq.experiment.policies import HeuristicOptions, TailOptions
 from altq.selection.kurtosis import Moments, merge_all
-from altq.selection.selection import Layer, Selection
+from altq.selection.selection import Decision, Selection
 
 EPSILON = 1e-12  # Eq. 9
 
@@ -126,7 +126,7 @@ def heuristic_selection(statistics: Mapping[str, Any], options: HeuristicOptions
     ValueError if more layers are to be rotated than there are; a warning where the MAD is 0 and rank order decides.
     """
     model, num_blocks = statistics["model"], statistics["num_blocks"]
-    layers: list[Layer] = []
+    decisions: list[Decision] = []
     thresholds = {}
     for offset, half in enumerate(HALVES):
         half_options: TailOptions = getattr(options, half)
@@ -140,8 +140,8 @@ def heuristic_selection(statistics: Mapping[str, Any], options: HeuristicOptions
             )
         thresholds[half] = _describe(tails, half_options)
         rotated = {*tails.high, *tails.low}
-        layers += [
-            Layer(
+        decisions += [
+            Decision(
                 sublayer=2 * i + offset,
                 kind="rotation" if i in rotated else "affine",
                 reason=_reason(tails, i, score),
@@ -150,8 +150,10 @@ def heuristic_selection(statistics: Mapping[str, Any], options: HeuristicOptions
             )
             for i, score in enumerate(scores)
         ]
-    layers.sort(key=lambda layer: layer.sublayer)
-    return Selection("heuristic", model, num_blocks, tuple(layers), thresholds)
+    decisions.sort(key=lambda decision: decision.sublayer)
+    return Selection(
+        policy="heuristic", model=model, num_blocks=num_blocks, decisions=tuple(decisions), thresholds=thresholds
+    )
 
 
 def _describe(tails: Tails, options: TailOptions) -> dict[str, Any]:
@@ -166,13 +168,13 @@ def _describe(tails: Tails, options: TailOptions) -> dict[str, Any]:
 def _reason(tails: Tails, layer: int, score: float) -> str:
     z, high, low = (f"{value:.4g}" for value in (tails.z[layer], tails.tau_high, tails.tau_low))
     if layer in tails.high:
-        comparison, decision = f"z = {z} >= tau_high = {high}", "upper tail, rotation"
+        comparison, conclusion = f"z = {z} >= tau_high = {high}", "upper tail, rotation"
     elif layer in tails.low:
-        comparison, decision = f"z = {z} <= tau_low = {low}", "lower tail, rotation"
+        comparison, conclusion = f"z = {z} <= tau_low = {low}", "lower tail, rotation"
     elif tails.tau_low < tails.z[layer] < tails.tau_high:
-        comparison, decision = f"tau_low = {low} < z = {z} < tau_high = {high}", "between the tails, affine"
+        comparison, conclusion = f"tau_low = {low} < z = {z} < tau_high = {high}", "between the tails, affine"
     else:
-        comparison, decision = f"z = {z} is on a threshold, but lower layers tied with it fill the tail", "affine"
+        comparison, conclusion = f"z = {z} is on a threshold, but lower layers tied with it fill the tail", "affine"
     if tails.mad == 0:
         comparison = "MAD = 0, so rank order decides"
-    return f"kurtosis {score:.4g}, {comparison}: {decision}"
+    return f"kurtosis {score:.4g}, {comparison}: {conclusion}"

@@ -1,4 +1,4 @@
-"""Differentiable search: a softmax mixture of candidate kinds at each sublayer (Eq. 5-7).
+"""Differentiable search: a softmax mixture of candidate kinds at each sublayer (Eq. 5-7, in their order).
 
 Every candidate starts as its own calibration starts, then transforms, clipping factors and mixture are trained together
 against the full-precision output: transforms at the recipe's rates, which fall as in calibration, alpha at its own.
@@ -6,31 +6,32 @@ Sublayers are independent, so that a search goes on where it was stopped. Only t
 comes from the banks.
 """
 
-import copy
 import logging
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from altq.calibration.by_unit import start_unit
-from altq.calibration.fit import RATE_REDUCTIONS, make_optimisers
-from altq.calibration.states import States, windows_of_step
+from altq.calibration.descent import Descent, DivergenceError, Optimisers, finite, make_optimisers
+from altq.calibration.states import windows_of_step
+from altq.calibration.subject import Subject
 from altq.calibration.unit import Problem, Unit
 from altq.experiment.kinds import sublayer_name
 from altq.experiment.policies import SearchOptions
 from altq.experiment.recipe import Recipe
-from altq.experiment.setting import Setting
 from altq.experiment.windows import require_windows
-from altq.models.skeleton import Skeleton
 from altq.runtime.files import read_json
 from altq.runtime.progress import progress
 from altq.runtime.resume import fingerprint_of, read_unit, write_unit
+from altq.selection.candidates import Candidates
+from altq.selection.scores import Scores
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +50,14 @@ class Mixture(nn.Module):
             candidate.prepare()
 
     def forward(self, states: Tensor) -> Tensor:
-        """[windows, length, hidden] -> the same."""
+        """[windows, length, hidden] -> the same shape."""
         return sum(
             share * candidate(states) for share, candidate in zip(self.alpha.softmax(0), self.candidates, strict=True)
         )
+
+    def shares(self) -> list[float]:
+        """pi as it is now, by candidate."""
+        return self.alpha.detach().softmax(0).tolist()
 
     def entropy(self) -> Tensor:
         """H(pi) = -sum pi log pi, in nats."""
@@ -60,114 +65,117 @@ class Mixture(nn.Module):
         return -(logs.exp() * logs).sum()
 
 
+def objective(reconstruction: Tensor, entropy: Tensor, *, reference: float, entropy_weight: float) -> Tensor:
+    """Reconstruction error plus the weighted entropy of pi (Eq. 6).
+
+    reference: the reconstruction error before the first step. The error is taken relative to it, so that the entropy's
+    weight means the same at every sublayer and setting.
+    """
+    return reconstruction / max(reference, torch.finfo(reconstruction.dtype).tiny) + entropy_weight * entropy
+
+
+def final_shares(
+    traces: Sequence["Trace"], *, candidates: Candidates, model: str, provenance: Mapping[str, Any]
+) -> Scores:
+    """Scores of every kind at every sublayer: pi after the last step, of which the largest is chosen (Eq. 7).
+
+    The choice is `altq.selection.scores.best_selection`, which other policies share.
+    """
+    values = tuple(dict(zip(candidates.kinds, trace.pi[-1], strict=True)) for trace in traces)
+    return Scores(model=model, quantity="pi", lower_is_better=False, values=values, provenance=provenance)
+
+
 @dataclass(frozen=True)
 class Trace:
-    """pi [steps + 1][kinds] before every step and at the end; loss and entropy [steps]: reconstruction, H(pi)."""
+    """The curve of one search.
 
-    pi: list[list[float]]
-    loss: list[float]
-    entropy: list[float]
+    pi: [steps + 1][kinds], before every step and at the end. loss: [steps], the reconstruction error. entropy: [steps],
+    H(pi) in nats.
+    """
+
+    pi: list[list[float]] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    entropy: list[float] = field(default_factory=list)
+
+    def clear(self) -> None:
+        """Begin again."""
+        for values in (self.pi, self.loss, self.entropy):
+            values.clear()
 
 
-def search_sublayer(mixture: Mixture, problem: Problem, recipe: Recipe, options: SearchOptions, name: str) -> Trace:
+def search_sublayer(mixture: Mixture, problem: Problem, *, recipe: Recipe, options: SearchOptions, name: str) -> Trace:
     """Train a mixture whose candidates have started; its curve.
 
-    The reconstruction error is taken relative to what it is before the first step, so that the entropy's weight means
-    the same at every sublayer and setting. A search that diverges begins again with smaller learning rates, and
-    ValueError names the sublayer where that does not help.
+    A search that diverges begins again with smaller learning rates, and ValueError names the sublayer where that does
+    not help.
     """
-    start = copy.deepcopy(mixture.state_dict())
-    for reduction in RATE_REDUCTIONS:
-        mixture.load_state_dict(start)
-        trace, wrong = _train(mixture, problem, recipe, options, reduction)
-        if wrong is None:
-            return trace
-        log.warning("%s: %s with %g of the learning rate; back to the start", name, wrong, reduction)
-    raise ValueError(f"{name}: {wrong}, even at {RATE_REDUCTIONS[-1]} of the learning rate")
+    trace = Trace()
 
+    def optimisers(reduction: float) -> Optimisers:
+        alpha = torch.optim.AdamW([mixture.alpha], options.mixture_rate * reduction, weight_decay=0.0)
+        return Optimisers(make_optimisers(mixture.candidates, recipe, reduction), [alpha])
 
-def _train(
-    mixture: Mixture, problem: Problem, recipe: Recipe, options: SearchOptions, reduction: float
-) -> tuple[Trace, str | None]:
-    """Take the search's steps; the curve, and what went wrong, or None."""
-    trace = Trace([], [], [])
-    optimisers = make_optimisers(mixture.candidates, recipe, reduction)
-    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, options.steps) for o in optimisers]
-    optimisers.append(torch.optim.AdamW([mixture.alpha], options.mixture_rate * reduction, weight_decay=0.0))
-    for step in range(options.steps):
-        try:
-            mixture.prepare()
-        except torch.linalg.LinAlgError as error:
-            return trace, f"a factor is singular at step {step} ({error})"
-        reconstruction = problem.evaluate(mixture, windows_of_step(step, len(problem.inputs), options.windows_per_step))
-        entropy = mixture.entropy()
-        trace.pi.append(mixture.alpha.detach().softmax(0).tolist())
+    def objective_of_step(step: int) -> Tensor:
+        if step == 0:
+            trace.clear()
+        mixture.prepare()
+        windows = windows_of_step(step, len(problem.inputs), options.windows_per_step)
+        reconstruction, entropy = problem.evaluate(mixture, windows), mixture.entropy()
+        trace.pi.append(mixture.shares())
         trace.loss.append(reconstruction.item())
         trace.entropy.append(entropy.item())
-        if not math.isfinite(trace.loss[-1]):
-            return trace, f"the loss is {trace.loss[-1]} at step {step}"
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        reference = max(trace.loss[0], torch.finfo(reconstruction.dtype).tiny)
-        (reconstruction / reference + options.entropy_weight * entropy).backward()
-        for stepped in (*optimisers, *schedules):
-            stepped.step()
-    trace.pi.append(mixture.alpha.detach().softmax(0).tolist())
-    if not all(map(math.isfinite, trace.pi[-1])):
-        return trace, f"the mixture became {trace.pi[-1]}"
-    return trace, None
+        return objective(
+            finite(reconstruction, step), entropy, reference=trace.loss[0], entropy_weight=options.entropy_weight
+        )
+
+    def outcome() -> Trace:
+        trace.pi.append(mixture.shares())
+        if not all(map(math.isfinite, trace.pi[-1])):
+            raise DivergenceError(f"the mixture became {trace.pi[-1]}")
+        return trace
+
+    descent = Descent(mixture, optimisers=optimisers, objective=objective_of_step, outcome=outcome)
+    return descent.run(options.steps, name)[0]
 
 
 def search_model(
-    model: str | Path,
-    states: str | Path,
-    setting: Setting,
-    seed: int,
-    candidates: Sequence[str],
-    recipe: Recipe,
-    options: SearchOptions,
-    folder: str | Path,
-    fingerprint: str,
+    subject: Subject, candidates: Candidates, options: SearchOptions, folder: str | Path, *, fingerprint: str
 ) -> list[Trace]:
-    """The curve of every sublayer, each also a file of `folder`, from which a run that was stopped goes on.
+    """Search every sublayer: its curve, each also a file of `folder`, from which a run that was stopped goes on.
 
-    fingerprint: of the code that searches and of the model. What was searched otherwise (with another one, other
-    options or states) is searched again.
+    fingerprint: of the code that searches and of the model. Where it, the candidates, the options or what is read of the
+    states is another one, a sublayer is searched again. ValueError for windows that there are not.
     """
-    skeleton, known = Skeleton(model), States(states)
-    for asking in (recipe, options):
-        require_windows(asking, known.num_windows)
-    arguments = skeleton.block_arguments(known.length)
-    common = {"setting": str(setting), "seed": seed, "kinds": list(candidates), "fingerprint": fingerprint}
-    common |= {"recipe": recipe.model_dump(mode="json"), "search": options.model_dump()}
-
-    def search(s: int) -> Trace:
-        problem = Problem(known.state(s), known.state(s + 1), known.loss)
-        started = [
-            start_unit(skeleton, known, [s], problem, arguments[s // 2], setting, kind, seed, recipe)
-            for kind in candidates
-        ]
-        return search_sublayer(Mixture(started), problem, recipe, options, sublayer_name(s))
-
+    for section in (candidates.recipe, options):
+        require_windows(section, subject.states.num_windows)
+    common = candidates.description | {"search": options.model_dump(), "fingerprint": fingerprint}
     traces = []
-    for s in progress(range(2 * skeleton.num_blocks), f"searching at {setting}"):
+    for s in progress(range(subject.num_sublayers), f"searching at {candidates.setting}"):
         path = Path(folder) / f"sublayer_{s:03d}.json"
-        of_sublayer = fingerprint_of(common | {"sublayer": s, "states": known.fingerprint_of([s])})
-        unit = read_unit(path, of_sublayer)
+        states = subject.states.fingerprint_of([s])
+        unit_fingerprint = fingerprint_of(common | {"sublayer": s, "states": states})
+        unit = read_unit(path, unit_fingerprint)
         if unit is None:
             began = time.process_time()
-            trace = search(s)
+            trace = _search_from_start(subject, candidates, options, sublayer=s)
             unit = {"trace": asdict(trace), "processor_seconds": time.process_time() - began}
-            write_unit(path, of_sublayer, unit)
-            chosen = dict(zip(candidates, trace.pi[-1], strict=True))
-            log.info("%s: pi %s", sublayer_name(s), ", ".join(f"{kind} {pi:.3f}" for kind, pi in chosen.items()))
+            write_unit(path, unit_fingerprint, unit)
+            shares = zip(candidates.kinds, trace.pi[-1], strict=True)
+            log.info("%s: pi %s", sublayer_name(s), ", ".join(f"{kind} {pi:.3f}" for kind, pi in shares))
         traces.append(Trace(**unit["trace"]))
     return traces
 
 
-def curve(candidates: Sequence[str], traces: Sequence[Trace]) -> str:
+def _search_from_start(subject: Subject, candidates: Candidates, options: SearchOptions, *, sublayer: int) -> Trace:
+    """Start the candidates of a sublayer and search it; they are in memory no longer than this takes."""
+    mixture = Mixture([start_unit(subject, fitting, [sublayer]) for fitting in candidates.fittings.values()])
+    problem, name = subject.problem([sublayer]), sublayer_name(sublayer)
+    return search_sublayer(mixture, problem, recipe=candidates.recipe, options=options, name=name)
+
+
+def curve(kinds: Sequence[str], traces: Sequence[Trace]) -> str:
     """The curves of all sublayers as CSV: a row before each step, and one at the end with pi alone."""
-    lines = [",".join(["sublayer", "step", "reconstruction_error", "entropy", *(f"pi_{kind}" for kind in candidates)])]
+    lines = [",".join(["sublayer", "step", "reconstruction_error", "entropy", *(f"pi_{kind}" for kind in kinds)])]
     for sublayer, trace in enumerate(traces):
         rows = zip_longest(trace.loss, trace.entropy, trace.pi, fillvalue="")
         for step, (loss, entropy, pi) in enumerate(rows):
@@ -175,7 +183,7 @@ def curve(candidates: Sequence[str], traces: Sequence[Trace]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def searched_seconds(folder: str | Path) -> float:
+def search_seconds(folder: str | Path) -> float:
     """Processor seconds of all sublayers of a finished search, whichever process searched them."""
     paths = Path(folder).glob("sublayer_*.json")
     return math.fsum(read_json(path)["processor_seconds"] for path in paths)

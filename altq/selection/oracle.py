@@ -17,28 +17,28 @@ from altq.runtime.progress import progress
 
 
 def reconstruction_errors(
-    model: str | Path, tokens: np.ndarray, banks: Mapping[str, str | Path], setting: Setting, loss: str
+    model_folder: str | Path, tokens: np.ndarray, *, banks: Mapping[str, str | Path], setting: Setting, loss: str
 ) -> list[dict[str, float]]:
-    """{kind: error} of each sublayer, weighted as the loss weights tokens, weights rounded to nearest.
+    """Reconstruction errors {kind: error} of each sublayer, its weights rounded to nearest.
 
-    tokens: [windows, length]; banks: kind -> folder. Inputs and targets are the full-precision model's own.
+    tokens: [windows, length], weighted as `loss` says (`altq.calibration.states.token_weights`). banks: kind -> folder.
+    Inputs and targets are the full-precision model's own. ValueError for a bank of another kind or setting.
     """
-    skeleton = Skeleton(model)
+    skeleton = Skeleton(model_folder)
     states, arguments = skeleton.embed(torch.from_numpy(tokens).long()), skeleton.block_arguments(tokens.shape[1])
     check_banks(banks, setting)
 
     def sublayer(s: int) -> Sublayer:
         return Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
 
-    def error_of(bank: str | Path, s: int, problem: Problem) -> float:
-        unit = Unit([read_entry(bank, s).restore(sublayer(s), setting)], arguments[s // 2])
-        return _error(unit, problem)
+    def unit(bank: str | Path, s: int) -> Unit:
+        return Unit([read_entry(bank, s).restore(sublayer(s), setting)], arguments[s // 2])
 
     errors = []
     for s in progress(range(2 * skeleton.num_blocks), f"reconstruction error at {setting}"):
         outputs = run_sublayer(sublayer(s), states, arguments[s // 2])
         problem = Problem(states, outputs, loss)
-        errors.append({kind: error_of(bank, s, problem) for kind, bank in banks.items()})
+        errors.append({kind: _error(unit(bank, s), problem) for kind, bank in banks.items()})
         states = outputs
     return errors
 
@@ -50,7 +50,7 @@ def _error(unit: Unit, problem: Problem) -> float:
     total = weight = 0.0
     for rows in batches(len(problem.inputs)):
         windows = torch.arange(len(problem.inputs))[rows]
-        of_batch = token_weights(problem.loss, problem.outputs[rows]).sum().item()
-        total += problem.evaluate(unit, windows).item() * of_batch
-        weight += of_batch
+        batch_weight = token_weights(problem.loss, problem.outputs[rows]).sum().item()
+        total += problem.evaluate(unit, windows).item() * batch_weight
+        weight += batch_weight
     return total / weight

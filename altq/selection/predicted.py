@@ -8,26 +8,23 @@ range of a token (of an output channel) gives
     1 / SQNR = 1 / SQNR_x + 1 / SQNR_w
 
 A transform changes concentration and alignment; a rotation changes concentration alone. The expected maximum is that of
-independent Gaussians with the variances on the diagonal. Second moments are all that is known, so outliers that no
-Gaussian has are not seen, and no clipping is.
+independent Gaussians with the variances on the diagonal. Nothing but second moments is read, so
+neither outliers that no Gaussian has nor clipping count.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from altq.calibration.by_unit import start_sublayers
 from altq.calibration.start import silent_sites
-from altq.calibration.states import States
+from altq.calibration.subject import Subject
 from altq.experiment.kinds import HALVES, sublayer_name
-from altq.experiment.recipe import Recipe
 from altq.experiment.setting import Setting
-from altq.models.skeleton import Skeleton
 from altq.runtime.progress import progress
+from altq.selection.candidates import Candidates
 from altq.transforms.transform import Transform
 
 GRID_POINTS = 512
@@ -59,47 +56,60 @@ def concentration(moment: Tensor) -> float:
     return (variances.mean() / expected_squared_maximum(variances)).item()
 
 
-def predict(transform: Transform, moment_x: Tensor, moment_w: Tensor, setting: Setting) -> Prediction:
-    """What a transform makes of moments [d, d] of activations and of the weights that read them."""
+def predict(transform: Transform, *, moment_x: Tensor, moment_w: Tensor, setting: Setting) -> Prediction:
+    """Predict the noise behind a transform from second moments [d, d] of activations and of the weights on them.
+
+    Source: arXiv 2603.04359.
+    """
     transform = transform.double()
     moment_x, moment_w = moment_x.double(), moment_w.double()
     with torch.no_grad():
-        seen = transform.apply_to(transform.apply_to(moment_x).T)
-        read = transform.fold(transform.fold(moment_w).T)
+        transformed_x = transform.apply_to(transform.apply_to(moment_x).T)
+        transformed_w = transform.fold(transform.fold(moment_w).T)
     signal = (moment_x * moment_w).sum()  # tr(Sx Sw), both symmetric
-    alignment = (len(seen) * signal / (seen.trace() * read.trace())).item()
-    concentrations = concentration(seen), concentration(read)
-    noise = sum(
-        1 / (3 * (2**bits - 2) ** 2 * c * alignment)
-        for bits, c in zip((setting.activations, setting.weights), concentrations, strict=True)
+    alignment = (len(transformed_x) * signal / (transformed_x.trace() * transformed_w.trace())).item()
+    concentration_x, concentration_w = concentration(transformed_x), concentration(transformed_w)
+    noise = _noise(setting.activations, concentration_x, alignment) + _noise(
+        setting.weights, concentration_w, alignment
     )
-    return Prediction(*concentrations, alignment, -10 * math.log10(noise))
+    return Prediction(
+        concentration_x=concentration_x,
+        concentration_w=concentration_w,
+        alignment=alignment,
+        sqnr=-10 * math.log10(noise),
+    )
 
 
-def predict_model(
-    model: str | Path, states: str | Path, setting: Setting, seed: int, candidates: Sequence[str], recipe: Recipe
-) -> list[dict[str, Prediction]]:
-    """{kind: prediction} of each sublayer at its selected site, for the closed-form start of each kind.
+def _noise(bits: int, concentration: float, alignment: float) -> float:
+    """1 / SQNR of one operand."""
+    return 1 / (3 * (2**bits - 2) ** 2 * concentration * alignment)
+
+
+def predict_model(subject: Subject, candidates: Candidates) -> list[dict[str, Prediction]]:
+    """Predictions {kind: prediction} of each sublayer at its selected site, for the closed-form start of each kind.
 
     The start is `balance`, whatever the recipe says: random factors are the same for both kinds, and say nothing.
     The moments are those of the states: activations weighted by their sensitivity, which stands for W^T W. ValueError
     names a sublayer whose selected site has no signal: nothing can be predicted there.
     """
-    skeleton, known = Skeleton(model), States(states)
-    recipe = recipe.model_copy(update={"start": "balance"})
+    candidates = replace(candidates, recipe=candidates.recipe.model_copy(update={"start": "balance"}))
     predictions = []
-    for s in progress(range(2 * skeleton.num_blocks), f"predicting at {setting}"):
-        observed = known.observed(s)
-        site = skeleton.family.half(HALVES[s % 2]).selected_site
-        if site in silent_sites(observed):
+    for s in progress(range(subject.num_sublayers), f"predicting at {candidates.setting}"):
+        moments = subject.observed(s)
+        site = subject.skeleton.family.half(HALVES[s % 2]).selected_site
+        if site in silent_sites(moments):
             raise ValueError(
                 f"{sublayer_name(s)}: no signal at {site}, where no kind has less noise than another; choose another "
                 "policy than `predicted` for this model"
             )
-        of_kind = {}
-        for kind in candidates:
-            (quantized,) = start_sublayers(skeleton, [s], [observed], setting, kind, seed, recipe)
-            moments = observed[f"{site}.moment"][0], observed[f"{site}.sensitivity"][0]
-            of_kind[kind] = predict(quantized.transforms[site], *moments, setting)
-        predictions.append(of_kind)
+        by_kind = {}
+        for kind, fitting in candidates.fittings.items():
+            (quantized,) = start_sublayers(subject, fitting, [s])
+            by_kind[kind] = predict(
+                quantized.transforms[site],
+                moment_x=moments[f"{site}.moment"][0],
+                moment_w=moments[f"{site}.sensitivity"][0],
+                setting=candidates.setting,
+            )
+        predictions.append(by_kind)
     return predictions

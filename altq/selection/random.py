@@ -11,11 +11,11 @@ from pydantic import Field
 
 from altq.experiment.kinds import HALVES
 from altq.runtime.documents import Record, read_described
-from altq.selection.selection import Layer, Selection
+from altq.selection.selection import Decision, Selection
 
 
-def random_selection(model: str, num_blocks: int, candidates: Sequence[str], seed: int) -> Selection:
-    """Candidates in turn over the n layers of each half, shuffled by numpy's PCG64(seed).
+def random_selection(model: str, num_blocks: int, *, candidates: Sequence[str], seed: int) -> Selection:
+    """Deal candidates in turn over the n layers of each half, shuffled by numpy's PCG64(seed).
 
     Two candidates get half of the attention layers and half of the ffn layers each; where n is odd, the first of them
     gets one more. The policy is named random<seed>.
@@ -25,15 +25,15 @@ def random_selection(model: str, num_blocks: int, candidates: Sequence[str], see
     for _ in HALVES:
         kinds = [candidates[i % len(candidates)] for i in range(num_blocks)]
         halves.append([kinds[i] for i in generator.permutation(num_blocks)])
-    layers = [
-        Layer(sublayer, halves[sublayer % 2][sublayer // 2], f"drawn with seed {seed}")
+    decisions = [
+        Decision(sublayer, halves[sublayer % 2][sublayer // 2], f"drawn with seed {seed}")
         for sublayer in range(2 * num_blocks)
     ]
-    return Selection(f"random{seed}", model, num_blocks, tuple(layers))
+    return Selection(policy=f"random{seed}", model=model, num_blocks=num_blocks, decisions=tuple(decisions))
 
 
 class _Result(Record):
-    """What is read of a perplexity result."""
+    """The keys of a perplexity result that are read."""
 
     method: str
     corpus: str
@@ -53,7 +53,7 @@ def best_of(results: Iterable[Mapping[str, Any]]) -> str:
     logs: dict[str, dict[str, float]] = defaultdict(dict)
     for result in results:
         logs[result["method"]][result["corpus"]] = math.log(result["perplexity"])
-    texts = {frozenset(of_text) for of_text in logs.values()}
+    texts = {frozenset(by_text) for by_text in logs.values()}
     if len(texts) != 1:
         raise ValueError(f"the perplexities of {', '.join(sorted(logs))} are not over the same texts")
     return min(logs, key=lambda method: (math.fsum(logs[method].values()), method))

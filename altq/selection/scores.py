@@ -1,4 +1,4 @@
-"""What was measured of every candidate kind at every sublayer, and the selection of the best by it."""
+"""Scores of every candidate kind at every sublayer, and the selection of the best by them."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 from altq.runtime.documents import Record, read_described
 from altq.runtime.files import write_json
-from altq.selection.selection import Layer, Selection
+from altq.selection.selection import Decision, Selection
 
 TIE = 1e-7
 """The relative difference up to which two scores are the same."""
@@ -56,7 +56,7 @@ class Scores:
 
 
 class _File(Record):
-    """What a file of scores holds; of each sublayer, pairs of a kind and its score."""
+    """Content of a file of scores; of each sublayer, pairs of a kind and its score."""
 
     model_config = Record.model_config | {"extra": "forbid"}
 
@@ -68,23 +68,23 @@ class _File(Record):
 
 
 def best_selection(policy: str, scores: Scores) -> Selection:
-    """The kind with the best score at every sublayer (Eq. 7, where the scores are pi).
+    """Choose the kind with the best score at every sublayer (Eq. 7, where the scores are pi).
 
     ValueError where two are equally good, to the rounding of float32: nothing speaks for either. Where every kind has
     an error of 0, as at a sublayer without signal, nothing speaks against the first one either.
     """
-    layers = []
-    for sublayer, of_kind in enumerate(scores.values):
-        ranked = sorted(of_kind, key=of_kind.get, reverse=not scores.lower_is_better)
+    decisions = []
+    for sublayer, by_kind in enumerate(scores.values):
+        ranked = sorted(by_kind, key=by_kind.get, reverse=not scores.lower_is_better)
         best = ranked[0]
-        if scores.lower_is_better and not any(of_kind.values()):
-            layers.append(Layer(sublayer, scores.kinds[0], f"{scores.quantity}: 0 for every kind", score=0.0))
+        if scores.lower_is_better and not any(by_kind.values()):
+            decisions.append(Decision(sublayer, scores.kinds[0], f"{scores.quantity}: 0 for every kind", score=0.0))
             continue
-        if len(ranked) > 1 and math.isclose(of_kind[best], of_kind[ranked[1]], rel_tol=TIE):
+        if len(ranked) > 1 and math.isclose(by_kind[best], by_kind[ranked[1]], rel_tol=TIE):
             raise ValueError(
                 f"policy {policy!r} cannot choose at sublayer {sublayer}: {best} and {ranked[1]} both have a "
-                f"{scores.quantity} of {of_kind[best]:g}"
+                f"{scores.quantity} of {by_kind[best]:g}"
             )
-        said = ", ".join(f"{kind} {of_kind[kind]:.5g}" for kind in ranked)
-        layers.append(Layer(sublayer, best, f"{scores.quantity}: {said}", score=of_kind[best]))
-    return Selection(policy, scores.model, len(layers) // 2, tuple(layers))
+        ranking = ", ".join(f"{kind} {by_kind[kind]:.5g}" for kind in ranked)
+        decisions.append(Decision(sublayer, best, f"{scores.quantity}: {ranking}", score=by_kind[best]))
+    return Selection(policy=policy, model=scores.model, num_blocks=len(decisions) // 2, decisions=tuple(decisions))

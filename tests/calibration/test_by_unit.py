@@ -12,10 +12,13 @@ from models_for_tests import Workspace, recipe
 from safetensors.torch import load_file, save_file
 
 from altq.calibration import by_unit as module
+from altq.calibration import subject
 from altq.calibration.bank import entry_path, read_entry
 from altq.calibration.by_unit import calibrate_bank
+from altq.calibration.fitting import Fitting
 from altq.calibration.shard import WHOLE, Shard
 from altq.calibration.states import States
+from altq.calibration.subject import Subject
 from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.runtime.files import read_json, sha256, write_json
 
@@ -34,9 +37,9 @@ def calibrated(monkeypatch):
     """The names of the units that are calibrated, as they are."""
     seen, original = [], module.fit_unit
 
-    def fit_unit(unit, problem, recipe, name):
+    def fit_unit(unit, problem, *, recipe, name):
         seen.append(name)
-        return original(unit, problem, recipe, name)
+        return original(unit, problem, recipe=recipe, name=name)
 
     monkeypatch.setattr(module, "fit_unit", fit_unit)
     return seen
@@ -47,8 +50,9 @@ def contents(folder):
 
 
 def run(workspace, folder, kind="affine", seed=0, code="code", setting=SETTING, shard=WHOLE, **options):
-    given = recipe(**STEPS | options)
-    calibrate_bank(workspace.model, workspace.states, setting, kind, seed, given, folder, code, shard)
+    fitting = Fitting(setting, kind=kind, seed=seed, recipe=recipe(**STEPS | options))
+    opened = Subject.open(workspace.model, workspace.states)
+    calibrate_bank(opened, fitting, folder, fingerprint=code, shard=shard)
     return folder
 
 
@@ -173,14 +177,12 @@ def test_an_entry_without_a_record_is_calibrated_anew(workspace, tmp_path, calib
 
 
 def test_a_sublayer_that_cannot_be_fitted_is_named_and_leaves_no_index(workspace, tmp_path, monkeypatch):
-    states = module.States
-
-    class Spoiled(states):
+    class Spoiled(States):
         def state(self, index):
             state = super().state(index)
             return state * torch.nan if index == 3 else state
 
-    monkeypatch.setattr(module, "States", Spoiled)
+    monkeypatch.setattr(subject, "States", Spoiled)
     with pytest.raises(ValueError, match="block 1 attention: the loss is nan"):
         run(workspace, tmp_path)
     assert set(contents(tmp_path)) == {"sublayer_000.safetensors", "sublayer_001.safetensors"}
@@ -251,9 +253,9 @@ def test_a_bank_calibrated_by_blocks_has_an_entry_for_both_halves_of_each(worksp
 def test_the_loss_of_a_block_is_that_of_both_halves_against_the_block_s_output(workspace, tmp_path, monkeypatch):
     problems, original = [], module.fit_unit
 
-    def fit_unit(unit, problem, *arguments):
+    def fit_unit(unit, problem, **options):
         problems.append((unit, problem))
-        return original(unit, problem, *arguments)
+        return original(unit, problem, **options)
 
     monkeypatch.setattr(module, "fit_unit", fit_unit)
     run(workspace, tmp_path, unit="block", setting=FULL_PRECISION)
@@ -323,7 +325,7 @@ def test_a_block_that_cannot_be_fitted_is_named_and_leaves_none_of_its_entries(w
             state = super().state(index)
             return state * torch.nan if index == 4 else state
 
-    monkeypatch.setattr(module, "States", Spoiled)
+    monkeypatch.setattr(subject, "States", Spoiled)
     with pytest.raises(ValueError, match="block 1: the loss is nan"):
         run(workspace, tmp_path, unit="block")
     assert set(contents(tmp_path)) == {"sublayer_000.safetensors", "sublayer_001.safetensors"}

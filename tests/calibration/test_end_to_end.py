@@ -9,9 +9,10 @@ import torch
 from models_for_tests import Workspace, make_tokens, transformers_model
 from safetensors.torch import load_file, save_file
 
-from altq.calibration import end_to_end, whole_model
+from altq.calibration import end_to_end, subject, whole_model
 from altq.calibration.bank import RESIDUAL_FILE, read_entry, read_index, read_residual
 from altq.calibration.end_to_end import calibrate_end_to_end
+from altq.calibration.fitting import Fitting
 from altq.calibration.states import record_states
 from altq.experiment.baselines import OSTQUANT, QUAROT, SPINQUANT
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
@@ -37,7 +38,8 @@ def workspace(tmp_path_factory):
 
 
 def calibrate(workspace, folder, recipe, *, setting=W4A4K4V4, seed=0, code="code"):
-    calibrate_end_to_end(workspace.model, workspace.states, setting, seed, recipe, folder, code)
+    fitting = Fitting.end_to_end(setting=setting, seed=seed, recipe=recipe)
+    calibrate_end_to_end(workspace.model, workspace.states, fitting, folder, fingerprint=code)
     return folder
 
 
@@ -57,7 +59,7 @@ def loud(tmp_path_factory):
             tensor *= (1 + 2 * factor**2 / 36) ** 0.5
             tensor[channels] /= factor
     save_file(tensors, path, metadata={"format": "pt"})
-    record_states(workspace.model, workspace.tokens, "relative", workspace.states, "test")
+    record_states(workspace.model, workspace.tokens, loss="relative", folder=workspace.states, fingerprint="test")
     return workspace
 
 
@@ -111,10 +113,11 @@ def written_by(model, windows, length):
 def test_the_cross_entropy_of_what_is_quantized_falls(loud, not_rotated, tmp_path, seed):
     # That of random tokens would be as high in full precision. At 2 bits quantization is much of it.
     tokens, states, losses = written_by(transformers_model(loud.model), 24, 16), tmp_path / "states", []
-    record_states(loud.model, tokens, "relative", states, "test")
+    record_states(loud.model, tokens, loss="relative", folder=states, fingerprint="test")
     for setting, steps in ((FULL_PRECISION, 1), (Setting(4, 2, 16, 16), 20)):
         recipe, folder = few(SPINQUANT, steps=steps, windows_per_step=24), tmp_path / str(setting)
-        calibrate_end_to_end(loud.model, states, setting, seed, recipe, folder, "code")
+        fitting = Fitting.end_to_end(setting=setting, seed=seed, recipe=recipe)
+        calibrate_end_to_end(loud.model, states, fitting, folder, fingerprint="code")
         losses.append(read_index(folder))
     full, quantized = losses
     assert quantized["start_loss"] > 1.5 * full["start_loss"]
@@ -295,7 +298,7 @@ def test_the_same_seed_gives_the_same_bytes(workspace, tmp_path):
 @pytest.mark.parametrize("name", TRAINED)
 def test_windows_in_memory_change_nothing_but_rounding(workspace, tmp_path, monkeypatch, name):
     # In float64, where a value that lies on the border of a code by rounding alone is not met.
-    monkeypatch.setattr(end_to_end, "Skeleton", lambda model, dtype: Skeleton(model, torch.float64))
+    monkeypatch.setattr(subject, "Skeleton", lambda model, *_: Skeleton(model, torch.float64))
     results = []
     for size in (1, 3, 4):
         recipe = few(TRAINED[name], steps=2, windows_per_step=4, windows_in_memory=size)
@@ -307,7 +310,7 @@ def test_windows_in_memory_change_nothing_but_rounding(workspace, tmp_path, monk
 
 
 def test_pieces_of_logits_change_nothing_but_rounding(workspace, tmp_path, monkeypatch):
-    monkeypatch.setattr(end_to_end, "Skeleton", lambda model, dtype: Skeleton(model, torch.float64))
+    monkeypatch.setattr(subject, "Skeleton", lambda model, *_: Skeleton(model, torch.float64))
     banks = []
     for tokens in (7, 256):
         monkeypatch.setattr(end_to_end, "TOKENS_OF_LOGITS", tokens)
@@ -319,7 +322,7 @@ def test_pieces_of_logits_change_nothing_but_rounding(workspace, tmp_path, monke
 @pytest.mark.parametrize("name", TRAINED)
 def test_weights_in_bfloat16_take_steps(workspace, tmp_path, monkeypatch, name):
     exact = read_index(calibrate(workspace, tmp_path / "exact", few(TRAINED[name])))
-    monkeypatch.setattr(end_to_end, "Skeleton", lambda model, dtype: Skeleton(model, torch.bfloat16))
+    monkeypatch.setattr(subject, "Skeleton", lambda model, *_: Skeleton(model, torch.bfloat16))
     bank = calibrate(workspace, tmp_path / "reduced", few(TRAINED[name]))
     losses = [*read_index(bank)["losses"], read_index(bank)["loss"]]
     assert len(losses) == 4 and all(map(math.isfinite, losses))

@@ -6,6 +6,7 @@ import torch
 from models_for_tests import KINDS, Workspace, recipe
 
 from altq.calibration import fit as module
+from altq.calibration.descent import Descent
 from altq.calibration.fit import fit_unit, search_clips, start_clips
 from altq.calibration.start import start_sublayer
 from altq.calibration.states import States
@@ -44,7 +45,9 @@ def build(workspace, members, kind="affine", setting=SETTING, *, signed=True, **
     for s in members:
         sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
         generator = torch.Generator().manual_seed(s)
-        transforms = start_sublayer(sublayer, states.observed(s), kind, recipe(**options), generator)
+        transforms = start_sublayer(
+            sublayer, states.observed(s), kind=kind, recipe=recipe(**options), generator=generator
+        )
         sublayers.append(QuantizedSublayer(sublayer, transforms, Quantizers.at(setting, signed=signed)))
     unit = Unit(sublayers, skeleton.block_arguments(states.length)[members[0] // 2])
     problem = Problem(states.state(members[0]), states.state(members[-1] + 1), states.loss)
@@ -53,8 +56,8 @@ def build(workspace, members, kind="affine", setting=SETTING, *, signed=True, **
 
 def start_and_fit(unit, problem, observed, recipe, name):
     """As calibration does it: clipping factors first, for which alone it keeps what was observed."""
-    start_clips(unit, problem, observed, recipe)
-    return fit_unit(unit, problem, recipe, name)
+    start_clips(unit, problem, observed=observed, recipe=recipe)
+    return fit_unit(unit, problem, recipe=recipe, name=name)
 
 
 def loss_of(unit, problem, windows=ALL):
@@ -117,12 +120,12 @@ def test_steps_that_raise_the_loss_are_taken_back(workspace, monkeypatch, caplog
     unit, problem, observed = build(workspace, 1)
     before = {}
 
-    def spoil(unit, *_):
+    def spoil(descent, *_):
         before.update(state_of(unit))
         with torch.no_grad():
             unit.sublayers[0].weight_clip["down_proj"].set(0.02)
 
-    monkeypatch.setattr(module, "_take_steps", spoil)
+    monkeypatch.setattr(Descent, "take_steps", spoil)
     with caplog.at_level(logging.INFO, logger=module.__name__):
         fit = start_and_fit(unit, problem, observed, recipe(steps=3), "here")
     [said] = caplog.messages
@@ -137,7 +140,7 @@ def test_rotations_stay_orthogonal(workspace):
     rotations = [m for m in unit.modules() if isinstance(m, Rotation)]
     before = [rotation.right.detach().clone() for rotation in rotations]
     # Not through fit_unit, which takes steps back that raise the loss.
-    assert module._take_steps(unit, unit.sublayers, problem, recipe(steps=8, learning_rate=2e-2), 1.0) is None
+    module.descent_of(unit, problem, recipe(steps=8, learning_rate=2e-2)).run(8, "here")
     assert len(rotations) == 2
     for rotation, start in zip(rotations, before, strict=True):
         assert not torch.equal(rotation.right, start)
@@ -145,7 +148,7 @@ def test_rotations_stay_orthogonal(workspace):
 
 
 def test_halves_that_are_not_fitted_take_no_step(workspace, monkeypatch):
-    monkeypatch.setattr(module, "_take_steps", lambda *_: pytest.fail("a step was taken"))
+    monkeypatch.setattr(Descent, "take_steps", lambda *_: pytest.fail("a step was taken"))
     for given in (recipe(steps=5, fitted=["ffn"]), recipe(steps=0), recipe(steps=5, fitted=[])):
         fit = start_and_fit(*build(workspace, 0), given, "here")
         assert fit.loss == fit.start_loss and not fit.steps_kept
@@ -191,7 +194,7 @@ def test_both_halves_of_a_block_are_fitted_to_its_output_alone(workspace):
 def test_the_clip_search_lowers_the_loss(workspace, members, bits):
     unit, problem, observed = build(workspace, members, setting=Setting(bits, bits, bits, bits))
     before = loss_of(unit, problem)
-    search_clips(unit, problem, observed, ALL)
+    search_clips(unit, problem, observed=observed, windows=ALL)
     assert loss_of(unit, problem) < before
 
 
@@ -225,7 +228,7 @@ def test_the_clip_search_leaves_full_precision_alone(workspace, setting, expecte
     for clip in unit.clips():
         clip.set(0.51)  # not on the grid
     before = factors_of(unit)
-    search_clips(unit, problem, observed, ALL)
+    search_clips(unit, problem, observed=observed, windows=ALL)
     changed = {name for name, factor in factors_of(unit).items() if not torch.equal(factor, before[name])}
     assert changed == expected
 
@@ -279,7 +282,7 @@ def test_the_clip_search_lowers_the_error_of_the_weights(workspace, members):
         return found
 
     before = errors()
-    search_clips(unit, problem, observed, ALL)
+    search_clips(unit, problem, observed=observed, windows=ALL)
     after = errors()
     assert len(before) == {1: 3, BLOCK: 7}[members]
     assert all(after[name] < before[name] for name in before)
@@ -317,7 +320,7 @@ def test_a_diverged_fit_starts_again_with_a_smaller_rate_and_says_so(workspace, 
     unit, problem, observed = build(workspace, 1, start="random")
     NanOnce(monkeypatch)
     seen = rates(monkeypatch)
-    with caplog.at_level(logging.WARNING, logger="altq.calibration.fit"):
+    with caplog.at_level(logging.WARNING, logger="altq.calibration.descent"):
         fit = start_and_fit(unit, problem, observed, recipe(steps=4, learning_rate=1e-2), "block 0 ffn")
     assert fit.num_restarts == 1
     assert seen == pytest.approx([1e-2, 1e-3])

@@ -23,7 +23,7 @@ def install(workspace, skeleton, model, kinds, *, setting=FULL_PRECISION, **opti
         block = model.get_submodule(skeleton.family.blocks)[s // 2]
         sublayer = Sublayer(block, skeleton.family, HALVES[s % 2])
         observed = {name: tensor.to(skeleton.dtype) for name, tensor in states.observed(s).items()}
-        transforms = start_sublayer(sublayer, observed, kind, recipe(**options), generator)
+        transforms = start_sublayer(sublayer, observed, kind=kind, recipe=recipe(**options), generator=generator)
         transforms = {site: transform.to(skeleton.dtype) for site, transform in transforms.items()}
         quantized = QuantizedSublayer(sublayer, transforms, Quantizers.at(setting, signed=True))
         with torch.no_grad():

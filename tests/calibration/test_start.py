@@ -28,7 +28,11 @@ def start(workspace, s, kind="affine", **options):
     sublayer = Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
     generator = torch.Generator().manual_seed(s)
     linears = sublayer.linears()
-    return start_sublayer(sublayer, observed, kind, recipe(**options), generator), observed, linears
+    return (
+        start_sublayer(sublayer, observed, kind=kind, recipe=recipe(**options), generator=generator),
+        observed,
+        linears,
+    )
 
 
 def scale_of(transform):

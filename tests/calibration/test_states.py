@@ -118,7 +118,7 @@ def test_embeddings_of_zero_are_calibrated(tmp_path):
     tensors["model.embed_tokens.weight"][:30] = 0
     save_file(tensors, path, metadata={"format": "pt"})
     assert (workspace.tokens[:, 0] < 30).any() and (workspace.tokens >= 30).any()
-    record_states(workspace.model, workspace.tokens, "relative", workspace.states, "test")
+    record_states(workspace.model, workspace.tokens, loss="relative", folder=workspace.states, fingerprint="test")
     states = States(workspace.states)
     assert (states.state(1).square().mean(-1) == 0).any()
     for s in range(4):
@@ -224,7 +224,7 @@ def test_peaks_are_the_largest_magnitudes_that_transformers_own_model_has_there(
 
 
 def test_two_recordings_have_the_same_bytes(workspace, tmp_path):
-    record_states(workspace.model, workspace.tokens, workspace.loss, tmp_path, "test")
+    record_states(workspace.model, workspace.tokens, loss=workspace.loss, folder=tmp_path, fingerprint="test")
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {path.name for path in workspace.states.iterdir()}
     for name in names:
@@ -233,15 +233,17 @@ def test_two_recordings_have_the_same_bytes(workspace, tmp_path):
 
 def test_windows_are_independent_of_the_batches_they_run_in(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "WINDOWS_PER_BATCH", 3)
-    record_states(workspace.model, workspace.tokens, workspace.loss, tmp_path, "test")
+    record_states(workspace.model, workspace.tokens, loss=workspace.loss, folder=tmp_path, fingerprint="test")
     for s in range(5):
         torch.testing.assert_close(States(tmp_path).state(s), States(workspace.states).state(s), rtol=1e-5, atol=1e-5)
 
 
 def test_the_fingerprint_follows_tokens_and_loss(workspace, tmp_path):
     fingerprints = {str(States(workspace.states).fingerprint_of([1]))}
-    record_states(workspace.model, make_tokens(seed=1), workspace.loss, tmp_path / "tokens", "test")
-    record_states(workspace.model, workspace.tokens, "mse", tmp_path / "loss", "test")
+    record_states(
+        workspace.model, make_tokens(seed=1), loss=workspace.loss, folder=tmp_path / "tokens", fingerprint="test"
+    )
+    record_states(workspace.model, workspace.tokens, loss="mse", folder=tmp_path / "loss", fingerprint="test")
     assert States(tmp_path / "loss").loss == "mse"
     fingerprints |= {str(States(tmp_path / name).fingerprint_of([1])) for name in ("tokens", "loss")}
     assert len(fingerprints) == 3
@@ -253,14 +255,14 @@ def test_nan_weights_are_refused_and_no_index_is_left(tmp_path):
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="state after sublayer 3 is not finite"):
-        record_states(model, make_tokens(), "relative", tmp_path / "states", "test")
+        record_states(model, make_tokens(), loss="relative", folder=tmp_path / "states", fingerprint="test")
     assert not (tmp_path / "states" / "states.json").exists()
 
 
 def test_a_full_disk_is_refused_before_any_work(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
     with pytest.raises(OSError, match="no disk space"):
-        record_states(workspace.model, workspace.tokens, "mse", tmp_path / "states", "test")
+        record_states(workspace.model, workspace.tokens, loss="mse", folder=tmp_path / "states", fingerprint="test")
     assert not list((tmp_path / "states").iterdir())
 
 
@@ -274,15 +276,19 @@ def test_states_are_read_lazily_and_not_changed_by_their_readers(workspace):
 
 @pytest.mark.parametrize("stopped_at", range(4))
 def test_a_stopped_recording_goes_on_to_the_same_bytes(workspace, tmp_path, monkeypatch, stopped_at):
-    what = workspace.model, workspace.tokens, workspace.loss
-    record_states(*what, tmp_path / "whole", "test")
+    def record(name, fingerprint="test"):
+        record_states(
+            workspace.model, workspace.tokens, loss=workspace.loss, folder=tmp_path / name, fingerprint=fingerprint
+        )
+
+    record("whole")
     expected = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
     seen = stop_after(monkeypatch, module, "observe", stopped_at)
     with pytest.raises(Stopped):
-        record_states(*what, tmp_path / "stopped", "test")
+        record("stopped")
     assert not (tmp_path / "stopped" / "states.json").exists()
-    record_states(*what, tmp_path / "stopped", "test")
+    record("stopped")
     assert len(seen) == 4 and {path.name: path.read_bytes() for path in (tmp_path / "stopped").iterdir()} == expected
     seen.clear()
-    record_states(*what, tmp_path / "stopped", "other inputs")
+    record("stopped", "other inputs")
     assert len(seen) == 4

@@ -34,7 +34,7 @@ def double_unit(workspace, block_id=1, kind="affine", setting=SETTING, halves=HA
         observed = states.observed(2 * block_id + HALVES.index(half))
         observed = {name: tensor.double() for name, tensor in observed.items()}
         generator = torch.Generator().manual_seed(0)
-        transforms = start_sublayer(sublayer, observed, kind, recipe(**options), generator)
+        transforms = start_sublayer(sublayer, observed, kind=kind, recipe=recipe(**options), generator=generator)
         sublayers.append(QuantizedSublayer(sublayer, transforms, Quantizers.at(setting, signed=True)))
     arguments = skeleton.block_arguments(states.length)[block_id]
     return Unit(sublayers, arguments).double(), original, block, arguments

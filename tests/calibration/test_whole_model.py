@@ -1,5 +1,7 @@
 """The whole model as end-to-end calibration runs it: the model itself at 16 bits, and its rotations' gradients."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from models_for_tests import MODELS, logits, make_tokens, relative_error, save_tiny_model, transformers_model
@@ -9,7 +11,9 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from altq.calibration import whole_model
+from altq.calibration.fitting import Fitting
 from altq.calibration.losses import cross_entropy
+from altq.calibration.subject import Subject
 from altq.calibration.whole_model import WholeModel
 from altq.checkpoint.quantized_model import read_input
 from altq.experiment.baselines import OSTQUANT, QUAROT, SPINQUANT
@@ -49,8 +53,9 @@ def double_norms(monkeypatch):
 
 
 def whole_model_of(folder, setting, recipe, dtype=torch.float64, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return WholeModel(Skeleton(folder, dtype), setting, recipe, IDS.shape[1], generator, torch.device("cpu"))
+    subject = Subject(Skeleton(folder, dtype), SimpleNamespace(length=IDS.shape[1]))
+    fitting = Fitting.end_to_end(setting=setting, seed=seed, recipe=recipe)
+    return WholeModel(subject, fitting, torch.device("cpu"))
 
 
 @torch.no_grad()

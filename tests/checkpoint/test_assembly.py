@@ -22,11 +22,14 @@ from safetensors.torch import load_file, save_file
 from altq.calibration.bank import RESIDUAL_FILE, entry_path, read_entry, read_residual
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.end_to_end import calibrate_end_to_end
+from altq.calibration.fitting import Fitting
 from altq.calibration.states import States, record_states, run_sublayer, token_weights
+from altq.calibration.subject import Subject
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.checkpoint.assembly import assemble
 from altq.checkpoint.quantized_model import CHECKPOINT_FILE, load_model
-from altq.checkpoint.rounding import _hessian, round_sublayer, site_inputs
+from altq.checkpoint.rounding import Inputs, _hessian, round_sublayer, site_inputs
+from altq.checkpoint.scheme import Scheme
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.kinds import HALVES, KINDS
 from altq.experiment.rounding import RoundingOptions
@@ -37,6 +40,7 @@ from altq.quantizers.packing import packed_length
 from altq.quantizers.quantizer import Quantizers
 from altq.runtime import precision
 from altq.runtime.files import read_json
+from altq.selection.selection import Selection
 
 RTN, GPTQ = (RoundingOptions(weights=weights, windows=4, block_size=16) for weights in ("rtn", "gptq"))
 MIXTURE = ["affine", "rotation", "rotation", "affine"]
@@ -84,7 +88,8 @@ def fake_quantized_states(workspace, setting, kinds, rounding):
         quantized = QuantizedSublayer(sublayer, entry.transforms, Quantizers.at(setting, signed=entry.signed))
         quantized.load_clipping_factors(entry.clips)
         weights = token_weights(states.loss, states.state(s + 1))
-        round_sublayer(quantized, hidden, torch.empty_like(hidden), weights, arguments[s // 2], rounding, "a sublayer")
+        inputs = Inputs(hidden, weights, arguments[s // 2])
+        round_sublayer(quantized, inputs, outputs=torch.empty_like(hidden), rounding=rounding, name="a sublayer")
         hidden = run_sublayer(quantized.sublayer, hidden, arguments[s // 2])
     return hidden
 
@@ -166,11 +171,11 @@ def test_gptq_has_less_output_error_than_round_to_nearest(tmp_path):
                 quantized.prepare()
                 weights = token_weights(states.loss, states.state(s + 1))
                 # The Hessians of the site inputs before anything is rounded by GPTQ: the same for both.
-                hidden, argument = states.state(s), arguments[s // 2]
-                inputs = {site: site_inputs(quantized, site, hidden, argument) for site in quantized.sites}
+                given = Inputs(states.state(s), weights, arguments[s // 2])
+                inputs = {site: site_inputs(quantized, site, given) for site in quantized.sites}
                 hessians = {site: _hessian(read, weights) for site, read in inputs.items()}
-                outputs = torch.empty_like(hidden)
-                rounded = round_sublayer(quantized, hidden, outputs, weights, argument, rounding, "a sublayer")
+                outputs = torch.empty_like(given.hidden)
+                rounded = round_sublayer(quantized, given, outputs=outputs, rounding=rounding, name="a sublayer")
             for site, names in quantized.sites.items():
                 for name in names:
                     codes, scale = rounded[name]
@@ -220,7 +225,8 @@ def refused(workspace, match, *, kinds=MIXTURE, banks=None, folder="refused", se
         banks = {kind: workspace.bank(setting, kind) for kind in set(kinds) - {"identity"}}
     selection = selection or write_selection(kinds, workspace.folder / "refused.json")
     with pytest.raises(ValueError, match=match):
-        assemble(workspace.model, workspace.states, selection, banks, setting, RTN, workspace.folder / folder, "test")
+        scheme = Scheme(Selection.read(selection), setting=setting, rounding=RTN, banks=banks)
+        assemble(workspace.model, workspace.states, scheme, workspace.folder / folder, fingerprint="test")
     assert not (workspace.folder / folder / CHECKPOINT_FILE).exists()
 
 
@@ -254,7 +260,8 @@ def rotated_bank(workspace, name, *, setting=W4A4K4V4, seed=0, **options):
     folder = workspace.folder / "rotated" / str(setting) / name
     if not (folder / "index.json").exists():
         recipe = EndToEndRecipe(**{"steps": 0, "trained": [], "asymmetric": True} | options)
-        calibrate_end_to_end(workspace.model, workspace.states, setting, seed, recipe, folder, "code")
+        fitting = Fitting.end_to_end(setting=setting, seed=seed, recipe=recipe)
+        calibrate_end_to_end(workspace.model, workspace.states, fitting, folder, fingerprint="code")
     return folder
 
 
@@ -305,7 +312,8 @@ def test_banks_of_one_stream_are_mixed(workspaces):
     assert torch.equal(*map(read_residual, banks.values()))
     selection = write_selection(["identity", "scaling", "scaling", "identity"], workspace.folder / "mixed.json")
     folder = workspace.folder / "mixed"
-    assemble(workspace.model, workspace.states, selection, banks, FULL_PRECISION, RTN, folder, "test")
+    scheme = Scheme(Selection.read(selection), setting=FULL_PRECISION, rounding=RTN, banks=banks)
+    assemble(workspace.model, workspace.states, scheme, folder, fingerprint="test")
     expected = logits(transformers_model(workspace.model), workspace.tokens)
     assert relative_error(logits(load_model(folder), workspace.tokens), expected) < 1e-4
 
@@ -315,7 +323,8 @@ def test_a_rotation_of_the_stream_unties_the_head(workspaces):
     bank = rotated_bank(workspace, "tied", setting=FULL_PRECISION)
     selection = write_selection(4 * ["identity"], workspace.folder / "tied.json")
     folder = workspace.folder / "untied"
-    assemble(workspace.model, workspace.states, selection, {"identity": bank}, FULL_PRECISION, RTN, folder, "test")
+    scheme = Scheme(Selection.read(selection), setting=FULL_PRECISION, rounding=RTN, banks={"identity": bank})
+    assemble(workspace.model, workspace.states, scheme, folder, fingerprint="test")
     assert read_json(workspace.model / "config.json")["tie_word_embeddings"] is True
     assert read_json(folder / "config.json")["tie_word_embeddings"] is False
     tensors, original = read_checkpoint(folder), load_file(workspace.model / "model.safetensors")
@@ -349,13 +358,11 @@ def test_without_its_rotation_a_bank_is_still_the_model_but_rotations_are_not_lo
     bank = rotated_bank(workspace, "bank")
     selection = write_selection(4 * ["identity"], tmp_path / "selection.json")
     folders = [tmp_path / "with", tmp_path / "without"]
-    assemble(
-        workspace.model, workspace.states, selection, {"identity": bank}, Setting(4, 4, 4, 4), RTN, folders[0], "test"
-    )
+    scheme = Scheme(Selection.read(selection), setting=Setting(4, 4, 4, 4), rounding=RTN, banks={"identity": bank})
+    assemble(workspace.model, workspace.states, scheme, folders[0], fingerprint="test")
     (bank / RESIDUAL_FILE).unlink()
-    assemble(
-        workspace.model, workspace.states, selection, {"identity": bank}, Setting(4, 4, 4, 4), RTN, folders[1], "test"
-    )
+    scheme = Scheme(Selection.read(selection), setting=Setting(4, 4, 4, 4), rounding=RTN, banks={"identity": bank})
+    assemble(workspace.model, workspace.states, scheme, folders[1], fingerprint="test")
     found = [logits(load_model(folder), workspace.tokens) for folder in folders]
     assert relative_error(*found) > 0.01
 
@@ -368,7 +375,8 @@ def test_a_rotated_checkpoint_computes_what_calibration_computes(workspaces, ful
     kind = "scaling" if "trained" in options else "identity"
     selection = write_selection(4 * [kind], workspace.folder / "selection.json")
     folder = workspace.folder / "computes"
-    assemble(workspace.model, workspace.states, selection, {kind: bank}, setting, rounding, folder, "test")
+    scheme = Scheme(Selection.read(selection), setting=setting, rounding=rounding, banks={kind: bank})
+    assemble(workspace.model, workspace.states, scheme, folder, fingerprint="test")
     skeleton, states = Skeleton(workspace.model, rotation=read_residual(bank)), States(workspace.states)
     hidden, arguments = skeleton.embed(states.tokens()), skeleton.block_arguments(states.length)
     for s in range(4):
@@ -379,7 +387,8 @@ def test_a_rotated_checkpoint_computes_what_calibration_computes(workspaces, ful
         quantized = QuantizedSublayer(sublayer, entry.transforms, Quantizers.at(setting, **kept))
         quantized.load_clipping_factors(entry.clips)
         weights = token_weights(states.loss, states.state(s + 1))
-        round_sublayer(quantized, hidden, torch.empty_like(hidden), weights, arguments[s // 2], rounding, "a sublayer")
+        inputs = Inputs(hidden, weights, arguments[s // 2])
+        round_sublayer(quantized, inputs, outputs=torch.empty_like(hidden), rounding=rounding, name="a sublayer")
         hidden = run_sublayer(quantized.sublayer, hidden, arguments[s // 2])
     with torch.no_grad():
         decoder = load_model(folder).get_decoder()
@@ -403,10 +412,12 @@ def test_at_full_precision_smollm2_stays_itself(project, tmp_path):
     tokens = make_tokens(windows=1, length=24) * 97
     expected = logits(transformers_model(model), tokens)
     states = tmp_path / "states"
-    record_states(model, tokens, "relative", states, "test")
+    record_states(model, tokens, loss="relative", folder=states, fingerprint="test")
     banks = {kind: tmp_path / kind for kind in ("affine", "rotation")}
     for kind, folder in banks.items():
-        calibrate_bank(model, states, FULL_PRECISION, kind, 0, recipe(), folder, "")
+        fitting = Fitting(FULL_PRECISION, kind=kind, seed=0, recipe=recipe())
+        calibrate_bank(Subject.open(model, states), fitting, folder, fingerprint="")
     selection = write_selection(30 * ["affine", "rotation"], tmp_path / "selection.json")
-    assemble(model, states, selection, banks, FULL_PRECISION, RTN, tmp_path / "checkpoint", "test")
+    scheme = Scheme(Selection.read(selection), setting=FULL_PRECISION, rounding=RTN, banks=banks)
+    assemble(model, states, scheme, tmp_path / "checkpoint", fingerprint="test")
     assert relative_error(logits(load_model(tmp_path / "checkpoint"), tokens), expected) < 1e-4

@@ -11,13 +11,16 @@ from altq.calibration import end_to_end
 from altq.calibration.bank import RESIDUAL_FILE, read_entry, read_index, read_residual
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.end_to_end import calibrate_end_to_end
+from altq.calibration.fitting import Fitting
 from altq.checkpoint.assembly import assemble
 from altq.checkpoint.quantized_model import load_model
+from altq.checkpoint.scheme import Scheme
 from altq.experiment.baselines import BASELINES, END_TO_END
 from altq.experiment.methods import BANKS, METHODS
 from altq.experiment.recipe import Recipe
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import FULL_PRECISION, Setting
+from altq.selection.selection import Selection
 from altq.transforms.hadamard import Hadamard
 from altq.transforms.rotation import random_orthogonal
 
@@ -38,12 +41,17 @@ def calibrated(workspace, bank, setting=W4A4K4V4):
     """The bank, calibrated as the workflow does; made once."""
     folder = workspace.folder / "banks" / str(setting) / bank
     if not (folder / "index.json").exists():
-        given = workspace.model, workspace.states, setting
-        if bank in END_TO_END:
-            calibrate_end_to_end(*given, 0, recipe_of(bank), folder, "code")
-        else:
-            calibrate_bank(*given, BANKS[bank], 0, recipe_of(bank), folder, "code")
+        calibrate(workspace, bank, setting, recipe=recipe_of(bank), folder=folder)
     return folder
+
+
+def calibrate(workspace, bank, setting, *, recipe, folder):
+    if bank in END_TO_END:
+        fitting = Fitting.end_to_end(setting=setting, seed=0, recipe=recipe)
+        calibrate_end_to_end(workspace.model, workspace.states, fitting, folder, fingerprint="code")
+    else:
+        fitting = Fitting(setting, kind=BANKS[bank], seed=0, recipe=recipe)
+        calibrate_bank(workspace.subject(), fitting, folder, fingerprint="code")
 
 
 def selection_of(method, path):
@@ -59,7 +67,8 @@ def checkpoint(workspace, name, setting, weights="rtn"):
         (bank / "index.json").write_text(json.dumps(read_index(bank) | {"setting": str(setting)}))
     selection = selection_of(method, workspace.folder / "selection.json")
     rounding = RoundingOptions(weights=weights, windows=4)
-    assemble(workspace.model, workspace.states, selection, banks, setting, rounding, folder, "test")
+    scheme = Scheme(Selection.read(selection), setting=setting, rounding=rounding, banks=banks)
+    assemble(workspace.model, workspace.states, scheme, folder, fingerprint="test")
     return folder
 
 
@@ -94,13 +103,11 @@ def test_banks_that_take_steps_were_moved_by_them(workspaces, bank, tmp_path):
     # The invariance above is that of trained transforms.
     workspace = workspaces("llama_gqa")
     trained = calibrated(workspace, bank)
-    given = workspace.model, workspace.states, W4A4K4V4
     without = recipe_of(bank).model_copy(update={"steps": 0})
+    calibrate(workspace, bank, W4A4K4V4, recipe=without, folder=tmp_path)
     if bank in END_TO_END:
-        calibrate_end_to_end(*given, 0, without, tmp_path, "code")
         assert (read_residual(trained) - read_residual(tmp_path)).abs().max() > 1e-3
     else:
-        calibrate_bank(*given, BANKS[bank], 0, without, tmp_path, "code")
         assert any(entry["steps_kept"] for entry in read_index(trained)["entries"])
         assert not (trained / RESIDUAL_FILE).exists()
     moved = []
@@ -136,13 +143,12 @@ def test_calibrated_at_16_bits_it_is_the_model_too(workspaces, monkeypatch, name
     folder, recipe = workspace.folder / f"at-16-{name}", recipe_of(name)
     with monkeypatch.context() as patch:
         turn_at_each_step(patch)
-        calibrate_end_to_end(workspace.model, workspace.states, FULL_PRECISION, 0, recipe, folder / "bank", "code")
+        calibrate(workspace, name, FULL_PRECISION, recipe=recipe, folder=folder / "bank")
     selection = selection_of(method, workspace.folder / "selection.json")
     banks = dict.fromkeys(method.banks, folder / "bank")
     rounding = RoundingOptions(weights="gptq", windows=4)
-    assemble(
-        workspace.model, workspace.states, selection, banks, FULL_PRECISION, rounding, folder / "checkpoint", "test"
-    )
+    scheme = Scheme(Selection.read(selection), setting=FULL_PRECISION, rounding=rounding, banks=banks)
+    assemble(workspace.model, workspace.states, scheme, folder / "checkpoint", fingerprint="test")
     expected = logits(transformers_model(workspace.model), workspace.tokens)
     assert relative_error(logits(load_model(folder / "checkpoint"), workspace.tokens), expected) < 1e-4
     if recipe.steps:

@@ -14,6 +14,7 @@ from altq.experiment.policies import SearchOptions
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
+from altq.selection.candidates import Candidates
 from altq.selection.learned import search_model
 from altq.selection.oracle import reconstruction_errors
 
@@ -48,7 +49,7 @@ def others(monkeypatch):
 
 
 def test_states(workspace, others, tmp_path):
-    record_states(workspace.model, workspace.tokens, "relative", tmp_path, "test")
+    record_states(workspace.model, workspace.tokens, loss="relative", folder=tmp_path, fingerprint="test")
     assert others == [0, 0]
 
 
@@ -67,7 +68,7 @@ def test_calibration_takes_no_step_with_what_was_observed_in_memory(workspace, m
         return tensors
 
     monkeypatch.setattr(States, "observed", observed)
-    monkeypatch.setattr(by_unit, "fit_unit", lambda *_: alive.append(sum(t() is not None for t in read)) or FIT)
+    monkeypatch.setattr(by_unit, "fit_unit", lambda *_, **__: alive.append(sum(t() is not None for t in read)) or FIT)
     gc.disable()
     workspace.bank(SETTING, "rotation", folder="observed", **STEPS)
     gc.enable()
@@ -75,15 +76,16 @@ def test_calibration_takes_no_step_with_what_was_observed_in_memory(workspace, m
 
 
 def test_search_holds_one_for_each_candidate(workspace, others, tmp_path):
-    kinds, options = ["affine", "rotation", "identity"], SearchOptions(steps=2)
-    search_model(workspace.model, workspace.states, SETTING, 0, kinds, recipe(**STEPS), options, tmp_path, "code")
+    kinds, options = ("affine", "rotation", "identity"), SearchOptions(steps=2)
+    candidates = Candidates(kinds, setting=SETTING, seed=0, recipe=recipe(**STEPS))
+    search_model(workspace.subject(), candidates, options=options, folder=tmp_path, fingerprint="code")
     assert others == [0, 1, 2] * 4
 
 
 def test_reconstruction(workspace, others):
     banks = {kind: workspace.bank(SETTING, kind) for kind in ("affine", "rotation")}
     others.clear()
-    reconstruction_errors(workspace.model, workspace.tokens, banks, SETTING, "relative")
+    reconstruction_errors(workspace.model, workspace.tokens, banks=banks, setting=SETTING, loss="relative")
     assert others == [0] * 3 * 4
 
 

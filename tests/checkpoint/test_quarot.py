@@ -14,12 +14,15 @@ from transformers import LlamaConfig
 
 from altq.calibration.bank import read_entry, read_residual
 from altq.calibration.end_to_end import calibrate_end_to_end
+from altq.calibration.fitting import Fitting
 from altq.checkpoint.assembly import assemble
 from altq.checkpoint.quantized_model import load_model
+from altq.checkpoint.scheme import Scheme
 from altq.experiment.baselines import QUAROT
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.runtime.files import read_json
+from altq.selection.selection import Selection
 
 W4A4K4V4 = Setting(4, 4, 4, 4)
 HADAMARD = {"hidden_size": 32, "intermediate_size": 64, "heads": (4, 2)}
@@ -39,10 +42,13 @@ def quarot(workspace, setting):
     """(bank, model) of QuaRot, its weights rounded to nearest."""
     bank, folder = workspace.folder / f"bank-{setting}", workspace.folder / f"checkpoint-{setting}"
     if not folder.exists():
-        calibrate_end_to_end(workspace.model, workspace.states, setting, 3, QUAROT, bank, "code")
+        fitting = Fitting.end_to_end(setting=setting, seed=3, recipe=QUAROT)
+        calibrate_end_to_end(workspace.model, workspace.states, fitting, bank, fingerprint="code")
         selection = write_selection(4 * ["identity"], workspace.folder / "selection.json")
         rounding = RoundingOptions(weights="rtn", windows=4)
-        assemble(workspace.model, workspace.states, selection, {"identity": bank}, setting, rounding, folder, "test")
+        banks = {"identity": bank}
+        scheme = Scheme(Selection.read(selection), setting=setting, rounding=rounding, banks=banks)
+        assemble(workspace.model, workspace.states, scheme, folder, fingerprint="test")
     return bank, load_model(folder)
 
 

@@ -20,18 +20,22 @@ from safetensors.torch import load_file, save_file
 from altq.calibration.bank import read_entry
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.end_to_end import calibrate_end_to_end
+from altq.calibration.fitting import Fitting
 from altq.calibration.states import States, record_states
 from altq.checkpoint.assembly import assemble
 from altq.checkpoint.quantized_model import load_model
+from altq.checkpoint.scheme import Scheme
 from altq.experiment.baselines import BASELINES, END_TO_END
 from altq.experiment.methods import BANKS
 from altq.experiment.policies import HeuristicOptions
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import FULL_PRECISION, Setting
+from altq.selection.candidates import Candidates
 from altq.selection.heuristic import heuristic_selection
 from altq.selection.oracle import reconstruction_errors
 from altq.selection.predicted import predict_model
 from altq.selection.scores import Scores, best_selection
+from altq.selection.selection import Selection
 from altq.selection.weight_statistics import weight_statistics
 
 SETTING = Setting(4, 4, 4, 4)
@@ -58,7 +62,7 @@ class Silenced(Workspace):
             tensors[f"model.layers.{block}.{projection}.weight"][:, columns] = 0
         save_file(tensors, path, metadata={"format": "pt"})
         self.tokens = torch.randint(0, 48, (4, 12), generator=torch.Generator().manual_seed(0)).int().numpy()
-        record_states(self.model, self.tokens, "relative", self.states, "test")
+        record_states(self.model, self.tokens, loss="relative", folder=self.states, fingerprint="test")
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +73,8 @@ def silenced(tmp_path_factory):
 def checkpoint(workspace, bank, kind, setting, folder):
     selection = write_selection([kind] * 4, folder / "selection.json")
     rounding = RoundingOptions(windows=4)
-    given = workspace.model, workspace.states, selection, {kind: bank}, setting, rounding
-    assemble(*given, folder / "checkpoint", "test")
+    scheme = Scheme(Selection.read(selection), setting=setting, rounding=rounding, banks={kind: bank})
+    assemble(workspace.model, workspace.states, scheme, folder / "checkpoint", fingerprint="test")
     return folder / "checkpoint"
 
 
@@ -86,7 +90,8 @@ def assert_computes(workspace, bank, kind, setting, folder):
 @pytest.mark.parametrize("scaling", ["balance", "smooth"])
 def test_every_kind_goes_through(silenced, tmp_path, kind, scaling, setting):
     options = {"clip_search": True, "scaling": scaling, "steps": 2, "windows_per_step": 2}
-    calibrate_bank(silenced.model, silenced.states, setting, kind, 0, recipe(**options), tmp_path / "bank", "code")
+    fitting = Fitting(setting, kind=kind, seed=0, recipe=recipe(**options))
+    calibrate_bank(silenced.subject(), fitting, tmp_path / "bank", fingerprint="code")
     assert_computes(silenced, tmp_path / "bank", kind, setting, tmp_path)
 
 
@@ -94,19 +99,21 @@ def test_every_kind_goes_through(silenced, tmp_path, kind, scaling, setting):
 @pytest.mark.parametrize("kind", ["affine", "balance"])
 def test_every_projection_may_be_zero(tmp_path, kind, name):
     workspace = Silenced([name], tmp_path)
-    calibrate_bank(workspace.model, workspace.states, SETTING, kind, 0, recipe(), tmp_path / "bank", "code")
+    fitting = Fitting(SETTING, kind=kind, seed=0, recipe=recipe())
+    calibrate_bank(workspace.subject(), fitting, tmp_path / "bank", fingerprint="code")
     assert_computes(workspace, tmp_path / "bank", kind, SETTING, tmp_path)
 
 
 @pytest.mark.parametrize("bank", BASELINES)
 def test_every_baseline_goes_through(silenced, tmp_path, bank):
-    given = silenced.model, silenced.states, SETTING
     options = BASELINES[bank]
     options = options.model_copy(update={"steps": min(options.steps, 2), "windows_per_step": 2})
     if bank in END_TO_END:
-        calibrate_end_to_end(*given, 0, options, tmp_path / "bank", "code")
+        fitting = Fitting.end_to_end(setting=SETTING, seed=0, recipe=options)
+        calibrate_end_to_end(silenced.model, silenced.states, fitting, tmp_path / "bank", fingerprint="code")
     else:
-        calibrate_bank(*given, BANKS[bank], 0, options, tmp_path / "bank", "code")
+        fitting = Fitting(SETTING, kind=BANKS[bank], seed=0, recipe=options)
+        calibrate_bank(silenced.subject(), fitting, tmp_path / "bank", fingerprint="code")
     assert_computes(silenced, tmp_path / "bank", BANKS[bank], SETTING, tmp_path)
 
 
@@ -118,11 +125,12 @@ def test_the_heuristic_selects_among_weights_of_which_some_are_zero(silenced):
 def test_the_oracle_selects_and_what_cannot_be_predicted_is_said(silenced):
     banks = {kind: silenced.bank(SETTING, kind) for kind in ("affine", "rotation")}
     held_out = make_tokens(seed=7)
-    errors = reconstruction_errors(silenced.model, held_out, banks, SETTING, "relative")
+    errors = reconstruction_errors(silenced.model, held_out, banks=banks, setting=SETTING, loss="relative")
     assert errors[0] == {"affine": 0, "rotation": 0} and all(min(of_kind.values()) > 0 for of_kind in errors[1:3])
     assert best_selection("oracle", Scores("tiny", "error", True, tuple(errors))).kinds[0] == "affine"
     with pytest.raises(ValueError, match="block 0 attention: no signal at qkv"):
-        predict_model(silenced.model, silenced.states, SETTING, 0, ["affine", "rotation"], recipe())
+        candidates = Candidates(("affine", "rotation"), setting=SETTING, seed=0, recipe=recipe())
+        predict_model(silenced.subject(), candidates)
 
 
 def warnings_of(caplog):

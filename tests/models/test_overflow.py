@@ -51,7 +51,7 @@ def test_no_states_are_recorded_of_it(tmp_path, name):
     folder = multiply(save_tiny_model("llama_gqa", tmp_path / "model"), name, 1e30)
     # The gradients that are observed overflow before the next sublayer reads the state.
     with pytest.raises(ValueError, match=f"{PLACES[name]} reaches|observed_00..safetensors is not written: tensor"):
-        record_states(folder, make_tokens(), "relative", tmp_path / "states", "test")
+        record_states(folder, make_tokens(), loss="relative", folder=tmp_path / "states", fingerprint="test")
     assert not (tmp_path / "states" / "states.json").exists()
 
 

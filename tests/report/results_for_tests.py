@@ -1,7 +1,7 @@
 """Perplexity results with a history, as `altq perplexity` writes them, and the selections behind them."""
 
 from altq.experiment.methods import MEASURED_POLICIES, method_of
-from altq.selection.selection import Layer, Selection
+from altq.selection.selection import Decision, Selection
 
 MODEL = "tiny"
 
@@ -13,8 +13,8 @@ def selection_path(method, setting="W3A3K3V3", seed=0):
 
 
 def selection(policy, *kinds, thresholds=None):
-    layers = tuple(Layer(s, kind, "for a test") for s, kind in enumerate(kinds))
-    return Selection(policy, MODEL, len(kinds) // 2, layers, thresholds or {})
+    decisions = tuple(Decision(s, kind, "for a test") for s, kind in enumerate(kinds))
+    return Selection(policy, MODEL, len(kinds) // 2, decisions, thresholds or {})
 
 
 def step(command, seconds, inputs=(), **options):

@@ -52,14 +52,14 @@ def scores(folder, setting, gains):
 
 
 def test_figure_1_has_a_point_for_each_sublayer(tmp_path, statistics):
-    chosen = random_selection("tiny", NUM_BLOCKS, ["affine", "rotation"], 0)
+    chosen = random_selection("tiny", NUM_BLOCKS, candidates=["affine", "rotation"], seed=0)
     path = tmp_path / "selections/tiny/W3A3K3V3/seed2/learned.json"
     chosen.write(path)
     write_figure1([statistics], [path], OPTIONS, tmp_path / "figure1.pdf", PLAIN)
     points = pandas.read_csv(tmp_path / "figure1.csv")
     assert len(points) == 2 * NUM_BLOCKS and set(points["setting"]) == {"W3A3K3V3"} and set(points["seed"]) == {2}
     kinds = {(row.half, row.block): row.kind for row in points.itertuples()}
-    assert kinds == {(layer.half, layer.block): layer.kind for layer in chosen.layers}
+    assert kinds == {(decision.half, decision.block): decision.kind for decision in chosen.decisions}
     assert "| seeds " in (tmp_path / "figure1.protocol.md").read_text()
     assert (tmp_path / "figure1.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "figure1.png").read_bytes().startswith(b"\x89PNG")

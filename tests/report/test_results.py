@@ -7,7 +7,7 @@ from results_for_tests import result
 
 from altq.report.results import read_accuracy, read_perplexity
 from altq.report.selections import calibration_seconds, selection_seconds
-from altq.selection.selection import Layer, Selection
+from altq.selection.selection import Decision, Selection
 
 ACCURACY = {
     "setting": "W4A4K4V4", "method": "affine", "model": "m", "weights": "gptq", "seed": 0, "task": "piqa", "num_items": 4,
@@ -68,7 +68,7 @@ def test_a_wrong_accuracy_is_named(tmp_path, change, said):
 
 
 def test_a_history_that_lacks_something_is_named():
-    chosen = Selection("p", "tiny", 1, (Layer(0, "affine", ""), Layer(1, "rotation", "")))
+    chosen = Selection("p", "tiny", 1, (Decision(0, "affine", ""), Decision(1, "rotation", "")))
     made = result("affine", 8.0)
     upstream = made["provenance"]["upstream"]
     banks = [path for path, step in upstream.items() if step.get("command") == "calibrate"]

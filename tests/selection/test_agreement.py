@@ -1,11 +1,11 @@
 import pytest
 
 from altq.selection.agreement import agreement
-from altq.selection.selection import Layer, Selection, fixed_selection
+from altq.selection.selection import Decision, Selection, fixed_selection
 
 
 def selection(*kinds, model="m"):
-    return Selection("p", model, len(kinds) // 2, tuple(Layer(i, kind, "") for i, kind in enumerate(kinds)))
+    return Selection("p", model, len(kinds) // 2, tuple(Decision(i, kind, "") for i, kind in enumerate(kinds)))
 
 
 def test_decisions_halves_and_blocks_by_hand():

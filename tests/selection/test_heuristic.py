@@ -99,7 +99,7 @@ def test_zero_mad_warns_and_says_so_in_the_reason():
         sublayer["sites"] = statistics["sublayers"][sublayer["sublayer"] % 2]["sites"]
     with pytest.warns(UserWarning, match="'made': at least half of the (attention|ffn) layers"):
         selection = heuristic_selection(statistics, HeuristicOptions())
-    assert "MAD = 0, so rank order decides: " in selection.layers[0].reason
+    assert "MAD = 0, so rank order decides: " in selection.decisions[0].reason
     assert selection.kinds[0::2] == ("rotation", "rotation", "rotation", "affine")  # round half up of 2.8
     assert selection.kinds[1::2] == ("rotation", "rotation", "affine", "affine")
 
@@ -119,12 +119,12 @@ def test_scores_come_from_the_selected_site():
     q, k, v = (statistics["sublayers"][2]["sites"]["qkv"][name]["excess_kurtosis"] for name in "qkv")
     gate_up = statistics["sublayers"][3]["sites"]["gate_up"]
     selection = heuristic_selection(statistics, HeuristicOptions())
-    assert selection.layers[2].score == pytest.approx(q + k + v, rel=1e-14)
+    assert selection.decisions[2].score == pytest.approx(q + k + v, rel=1e-14)
     together = Moments.from_json(gate_up["gate"]).merge(Moments.from_json(gate_up["up"])).excess_kurtosis("w")
-    assert selection.layers[3].score == together
+    assert selection.decisions[3].score == together
     summed = heuristic_selection(statistics, HeuristicOptions(ffn=FfnOptions(score="sum")))
-    assert summed.layers[3].score == pytest.approx(sum(p["excess_kurtosis"] for p in gate_up.values()), rel=1e-14)
-    assert summed.layers[3].score != selection.layers[3].score
+    assert summed.decisions[3].score == pytest.approx(sum(p["excess_kurtosis"] for p in gate_up.values()), rel=1e-14)
+    assert summed.decisions[3].score != selection.decisions[3].score
 
 
 def test_concatenation_differs_from_the_sum_by_hand():
@@ -132,19 +132,19 @@ def test_concatenation_differs_from_the_sum_by_hand():
     # narrow and wide two-point distributions: each has excess kurtosis -2; together m2 = (1 + 9)/2 = 5,
     # m4 = (1 + 81)/2 = 41, so 41/25 - 3 = -1.36
     statistics["sublayers"][1]["sites"]["gate_up"] = {"gate": entry([-1, 1]), "up": entry([-3, 3])}
-    assert heuristic_selection(statistics, HeuristicOptions()).layers[1].score == pytest.approx(-1.36)
+    assert heuristic_selection(statistics, HeuristicOptions()).decisions[1].score == pytest.approx(-1.36)
     summed = heuristic_selection(statistics, HeuristicOptions(ffn=FfnOptions(score="sum")))
-    assert summed.layers[1].score == pytest.approx(-4.0)
+    assert summed.decisions[1].score == pytest.approx(-4.0)
 
 
 def test_reasons_agree_with_the_kinds():
     selection = heuristic_selection(statistics_of(12), HeuristicOptions())
-    for layer in selection.layers:
-        assert layer.reason.startswith(f"kurtosis {layer.score:.4g}")
-        assert layer.reason.endswith(layer.kind)
-        tau = selection.thresholds[layer.half]
-        in_a_tail = layer.z >= tau["tau_high"] or layer.z <= tau["tau_low"]
-        assert (layer.kind == "rotation") == in_a_tail
+    for decision in selection.decisions:
+        assert decision.reason.startswith(f"kurtosis {decision.score:.4g}")
+        assert decision.reason.endswith(decision.kind)
+        tau = selection.thresholds[decision.half]
+        in_a_tail = decision.z >= tau["tau_high"] or decision.z <= tau["tau_low"]
+        assert (decision.kind == "rotation") == in_a_tail
 
 
 def test_a_count_beyond_the_layers_is_refused():

@@ -12,10 +12,21 @@ from torch import nn
 
 import altq.selection.learned as module
 from altq.calibration.states import record_states
+from altq.calibration.subject import Subject
 from altq.calibration.unit import Problem
 from altq.experiment.policies import SearchOptions
 from altq.experiment.setting import Setting
-from altq.selection.learned import Mixture, curve, search_model, search_sublayer, searched_seconds
+from altq.selection.candidates import Candidates
+from altq.selection.learned import (
+    Mixture,
+    Trace,
+    curve,
+    final_shares,
+    objective,
+    search_model,
+    search_seconds,
+    search_sublayer,
+)
 from altq.selection.scores import Scores, best_selection
 
 SETTING = Setting.parse("W3A3K3V3")
@@ -48,7 +59,8 @@ def made_up(errors, windows=4, seed=0):
 
 def search(mixture, problem, name="a sublayer", **options):
     given = {"steps": 60, "windows_per_step": 2, "mixture_rate": 0.1, "entropy_weight": 0.01}
-    return search_sublayer(mixture, problem, recipe(learning_rate=1e-4), SearchOptions(**given | options), name)
+    options = SearchOptions(**given | options)
+    return search_sublayer(mixture, problem, recipe=recipe(learning_rate=1e-4), options=options, name=name)
 
 
 def test_a_mixture_is_the_weighted_sum_of_its_candidates():
@@ -59,6 +71,21 @@ def test_a_mixture_is_the_weighted_sum_of_its_candidates():
     torch.testing.assert_close(mixture(problem.inputs), 0.75 * first + 0.25 * second)
     expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert mixture.entropy().item() == pytest.approx(expected)
+
+
+def test_the_objective_is_the_relative_error_plus_the_weighted_entropy():
+    error, entropy = torch.tensor(3.0), torch.tensor(0.5)
+    assert objective(error, entropy, reference=6.0, entropy_weight=0.1).item() == pytest.approx(0.55)
+    # Nothing is lost before the first step: the error counts as it is, over the least number.
+    assert objective(torch.zeros(()), entropy, reference=0.0, entropy_weight=0.1).item() == pytest.approx(0.05)
+
+
+def test_the_shares_at_the_end_are_the_scores():
+    candidates = Candidates(("affine", "rotation"), setting=SETTING, seed=0, recipe=recipe())
+    traces = [Trace(pi=[[0.5, 0.5], [share, 1 - share]]) for share in (0.25, 0.75)]
+    scores = final_shares(traces, candidates=candidates, model="m", provenance={})
+    assert scores.values == ({"affine": 0.25, "rotation": 0.75}, {"affine": 0.75, "rotation": 0.25})
+    assert best_selection("learned", scores).kinds == ("rotation", "affine")
 
 
 def test_the_entropy_of_three_equal_candidates():
@@ -105,11 +132,15 @@ def test_on_a_real_sublayer_the_better_kind_is_picked(tmp_path, change, better, 
     change(weights)
     save_file(weights, workspace.model / "model.safetensors", metadata={"format": "pt"})
     states, kinds = tmp_path / "changed", ["identity", "rotation"][:: 1 - 2 * order]
-    record_states(workspace.model, workspace.tokens, "relative", states, "test")
+    record_states(workspace.model, workspace.tokens, loss="relative", folder=states, fingerprint="test")
     options = SearchOptions(steps=30, windows_per_step=2, mixture_rate=0.2)
     fitted, setting = recipe(scaling="none", start="hadamard"), Setting.parse("W16A3K16V16")
     attention, *_ = search_model(
-        workspace.model, states, setting, 0, kinds, fitted, options, tmp_path / "search", "code"
+        Subject.open(workspace.model, states),
+        Candidates(tuple(kinds), setting=setting, seed=0, recipe=fitted),
+        options=options,
+        folder=tmp_path / "search",
+        fingerprint="code",
     )
     assert attention.pi[-1][kinds.index(better)] > 0.6
     assert all(after < before for before, after in zip(attention.entropy, attention.entropy[1:5], strict=False))
@@ -165,8 +196,8 @@ def workspace(tmp_path_factory):
 
 def run(workspace, folder, code="code", seed=0, **options):
     options = SearchOptions(**{"steps": 2, "windows_per_step": 2} | options)
-    kinds = ["affine", "rotation", "balance"]
-    return search_model(workspace.model, workspace.states, SETTING, seed, kinds, recipe(), options, folder, code)
+    candidates = Candidates(("affine", "rotation", "balance"), setting=SETTING, seed=seed, recipe=recipe())
+    return search_model(workspace.subject(), candidates, options=options, folder=folder, fingerprint=code)
 
 
 def traces_of(path):
@@ -180,7 +211,7 @@ def test_a_stopped_search_goes_on_and_ends_the_same(workspace, tmp_path, monkeyp
     searched = stop_after(monkeypatch, module, "search_sublayer", 2)
     with pytest.raises(Stopped):
         run(workspace, tmp_path / "parts")
-    assert [arguments[-1] for arguments in searched] == ["block 0 attention", "block 0 ffn"]
+    assert [each.kwargs["name"] for each in searched] == ["block 0 attention", "block 0 ffn"]
     assert run(workspace, tmp_path / "parts") == expected
     whole, parts = ({p.name: traces_of(p) for p in (tmp_path / n).iterdir()} for n in ("whole", "parts"))
     assert whole == parts and len(whole) == 4
@@ -188,10 +219,10 @@ def test_a_stopped_search_goes_on_and_ends_the_same(workspace, tmp_path, monkeyp
 
 def test_the_time_of_a_search_is_that_of_all_its_processes(workspace, tmp_path):
     run(workspace, tmp_path)
-    spent = searched_seconds(tmp_path)
+    spent = search_seconds(tmp_path)
     assert spent > 0
     run(workspace, tmp_path)  # finds all of it done
-    assert searched_seconds(tmp_path) == spent
+    assert search_seconds(tmp_path) == spent
 
 
 @pytest.mark.parametrize("change", [{"code": "other"}, {"seed": 1}, {"entropy_weight": 0.5}])

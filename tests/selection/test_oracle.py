@@ -24,13 +24,15 @@ def workspace(tmp_path_factory):
 def test_without_quantizers_nothing_is_lost(workspace):
     setting = Setting.parse("W16A16K16V16")
     bank = workspace.bank(setting, "rotation")
-    errors = reconstruction_errors(workspace.model, make_tokens(seed=5), {"rotation": bank}, setting, "relative")
+    errors = reconstruction_errors(
+        workspace.model, make_tokens(seed=5), banks={"rotation": bank}, setting=setting, loss="relative"
+    )
     assert all(0 <= of_kind["rotation"] < 1e-4 for of_kind in errors)
 
 
 def test_on_the_calibration_tokens_it_is_the_calibrations_own_error(workspace):
     banks = {kind: workspace.bank(SETTING, kind) for kind in ("affine", "identity")}
-    errors = reconstruction_errors(workspace.model, workspace.tokens, banks, SETTING, workspace.loss)
+    errors = reconstruction_errors(workspace.model, workspace.tokens, banks=banks, setting=SETTING, loss=workspace.loss)
     skeleton, states = Skeleton(workspace.model), States(workspace.states)
     arguments = skeleton.block_arguments(states.length)
     for s, of_kind in enumerate(errors):
@@ -46,7 +48,8 @@ def test_on_the_calibration_tokens_it_is_the_calibrations_own_error(workspace):
 def test_other_tokens_give_other_errors_and_the_same_tokens_the_same(workspace):
     banks = {"affine": workspace.bank(SETTING, "affine")}
     first, again, other = (
-        reconstruction_errors(workspace.model, make_tokens(seed=seed), banks, SETTING, "mse") for seed in (5, 5, 6)
+        reconstruction_errors(workspace.model, make_tokens(seed=seed), banks=banks, setting=SETTING, loss="mse")
+        for seed in (5, 5, 6)
     )
     assert first == again != other
 
@@ -56,8 +59,10 @@ def test_a_bank_of_another_kind_or_setting_is_refused(workspace):
     with pytest.raises(
         ValueError, match="affine do not go together: the kind of the first is rotation, of the second affine"
     ):
-        reconstruction_errors(workspace.model, workspace.tokens, {"rotation": bank}, SETTING, "mse")
+        reconstruction_errors(workspace.model, workspace.tokens, banks={"rotation": bank}, setting=SETTING, loss="mse")
     with pytest.raises(
         ValueError, match="affine do not go together: the setting of the first is W3A3K3V3, of the second W4A4K4V4"
     ):
-        reconstruction_errors(workspace.model, workspace.tokens, {"affine": bank}, Setting.parse("W3A3K3V3"), "mse")
+        reconstruction_errors(
+            workspace.model, workspace.tokens, banks={"affine": bank}, setting=Setting.parse("W3A3K3V3"), loss="mse"
+        )

@@ -8,6 +8,7 @@ from models_for_tests import Workspace, recipe
 
 from altq.experiment.setting import Setting
 from altq.quantizers.uniform import fake_quantize, symmetric_scale
+from altq.selection.candidates import Candidates
 from altq.selection.predicted import concentration, expected_squared_maximum, predict, predict_model
 from altq.transforms.balance import balance_matrix
 from altq.transforms.identity import Identity
@@ -61,8 +62,8 @@ def test_a_rotation_changes_concentration_alone():
     generator = torch.Generator().manual_seed(1)
     rotation = Rotation(random_orthogonal(4, generator), random_orthogonal(4, generator))
     setting = Setting.parse("W4A4K4V4")
-    before = predict(Identity(16), moment_x, moment_w, setting)
-    after = predict(rotation, moment_x, moment_w, setting)
+    before = predict(Identity(16), moment_x=moment_x, moment_w=moment_w, setting=setting)
+    after = predict(rotation, moment_x=moment_x, moment_w=moment_w, setting=setting)
     assert after.alignment == pytest.approx(before.alignment, rel=1e-9)
     assert after.concentration_x != pytest.approx(before.concentration_x, rel=1e-3)
 
@@ -70,10 +71,12 @@ def test_a_rotation_changes_concentration_alone():
 def test_the_balanced_transform_has_the_best_alignment():
     moment_x, moment_w = moments(12)
     setting = Setting.parse("W4A4K4V4")
-    best = predict(Matrix(balance_matrix(moment_x, moment_w, ridge=0.0)), moment_x, moment_w, setting).alignment
+    best = predict(
+        Matrix(balance_matrix(moment_x, moment_w, ridge=0.0)), moment_x=moment_x, moment_w=moment_w, setting=setting
+    ).alignment
     for seed in range(5):
         other = torch.randn(12, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        assert predict(Matrix(other), moment_x, moment_w, setting).alignment < best
+        assert predict(Matrix(other), moment_x=moment_x, moment_w=moment_w, setting=setting).alignment < best
 
 
 @pytest.mark.parametrize("bits", [3, 4, 6])
@@ -89,18 +92,19 @@ def test_it_predicts_the_noise_of_real_quantizers_on_gaussian_data(bits):
     noise = (rounded(x) @ w.T - exact).square().mean() + (x @ rounded(w).T - exact).square().mean()
     measured = 10 * math.log10((exact.square().mean() / noise).item())
     setting = Setting.parse(f"W{bits}A{bits}K4V4")
-    predicted = predict(Identity(64), x.T @ x / len(x), w.T @ w / len(w), setting).sqnr
+    moment_x, moment_w = x.T @ x / len(x), w.T @ w / len(w)
+    predicted = predict(Identity(64), moment_x=moment_x, moment_w=moment_w, setting=setting).sqnr
     assert predicted == pytest.approx(measured, abs=0.25)
 
 
 def test_each_candidate_is_predicted_at_each_sublayer(tmp_path):
     workspace = Workspace("llama_gqa", tmp_path)
-    kinds = ["identity", "rotation", "affine"]
-    found = predict_model(workspace.model, workspace.states, Setting.parse("W4A4K4V4"), 0, kinds, recipe())
-    assert len(found) == 4 and all(list(of_kind) == kinds for of_kind in found)
+    kinds = ("identity", "rotation", "affine")
+    candidates = Candidates(kinds, setting=Setting.parse("W4A4K4V4"), seed=0, recipe=recipe())
+    found = predict_model(workspace.subject(), candidates)
+    assert len(found) == 4 and all(tuple(of_kind) == kinds for of_kind in found)
     for of_kind in found:
         assert all(math.isfinite(p.sqnr) and 0 < p.concentration_x <= 1 for p in of_kind.values())
         # The recipe's scaling stands before both, and rotations leave alignment as it is.
         assert of_kind["affine"].alignment > of_kind["rotation"].alignment * (1 - 1e-6)
-    again = predict_model(workspace.model, workspace.states, Setting.parse("W4A4K4V4"), 0, kinds, recipe())
-    assert again == found
+    assert predict_model(workspace.subject(), candidates) == found

@@ -14,7 +14,7 @@ from altq.selection.random import best_of, random_selection
     st.integers(0, 2**32),
 )
 def test_every_candidate_has_its_share_of_each_half(num_blocks, candidates, seed):
-    kinds = random_selection("m", num_blocks, candidates, seed).kinds
+    kinds = random_selection("m", num_blocks, candidates=candidates, seed=seed).kinds
     for half in (kinds[::2], kinds[1::2]):
         counts = Counter(half)
         assert set(counts) <= set(candidates)
@@ -22,15 +22,15 @@ def test_every_candidate_has_its_share_of_each_half(num_blocks, candidates, seed
 
 
 def test_half_and_half_for_two_candidates():
-    selection = random_selection("m", 30, ["affine", "rotation"], 7)
+    selection = random_selection("m", 30, candidates=["affine", "rotation"], seed=7)
     assert Counter(selection.kinds[::2]) == Counter(selection.kinds[1::2]) == {"affine": 15, "rotation": 15}
     assert selection.policy == "random7"
 
 
 def test_the_seed_decides():
-    draw = [random_selection("m", 30, ["affine", "rotation"], seed).kinds for seed in range(20)]
+    draw = [random_selection("m", 30, candidates=["affine", "rotation"], seed=seed).kinds for seed in range(20)]
     assert len(set(draw)) == 20
-    assert draw[3] == random_selection("m", 30, ["affine", "rotation"], 3).kinds
+    assert draw[3] == random_selection("m", 30, candidates=["affine", "rotation"], seed=3).kinds
     # The two halves are drawn apart, and neither is the candidates in turn.
     assert draw[0][::2] != draw[0][1::2]
 

@@ -15,8 +15,8 @@ def test_the_lower_error_is_chosen_and_the_higher_weight():
     chosen = best_selection("learned", scores(*values, lower=False, quantity="pi"))
     assert chosen.kinds == ("rotation", "affine")
     assert (chosen.policy, chosen.model, chosen.num_blocks) == ("learned", "m", 1)
-    assert chosen.layers[0].score == 0.5
-    assert chosen.layers[0].reason == "pi: rotation 0.5, affine 0.25"
+    assert chosen.decisions[0].score == 0.5
+    assert chosen.decisions[0].reason == "pi: rotation 0.5, affine 0.25"
 
 
 def test_any_kinds_may_compete():
@@ -41,7 +41,7 @@ def test_a_tie_is_an_error_and_a_tie_among_losers_is_not():
 def test_where_no_kind_has_an_error_the_first_is_as_good_as_any():
     silent, other = {"affine": 0.0, "rotation": 0.0}, {"affine": 2.0, "rotation": 1.0}
     chosen = best_selection("oracle", scores(silent, other))
-    assert chosen.kinds == ("affine", "rotation") and chosen.layers[0].reason == "error: 0 for every kind"
+    assert chosen.kinds == ("affine", "rotation") and chosen.decisions[0].reason == "error: 0 for every kind"
     with pytest.raises(ValueError, match="cannot choose at sublayer 0"):
         best_selection("learned", scores(silent, other, lower=False))
 

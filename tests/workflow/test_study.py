@@ -132,7 +132,7 @@ def test_one_core_gives_the_same_files(study, project, tmp_path, snakemake):
     # Besides their own times and places:
     for path, of in (
         (f"{scores}/oracle/scores.json", "values"),
-        (f"selections/made/{SETTING}/seed0/learned.json", "layers"),
+        (f"selections/made/{SETTING}/seed0/learned.json", "decisions"),
     ):
         first, second = (json.loads((folder / path).read_text())[of] for folder in (alone, study))
         assert first == second

@@ -1,0 +1,62 @@
+"""A subject of calibration: the full-precision model, and the states that were recorded of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from altq.calibration.states import States
+from altq.calibration.unit import Problem
+from altq.experiment.kinds import HALVES
+from altq.models.skeleton import Skeleton
+from altq.models.sublayer import Sublayer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A full-precision model, driven block by block, and its states over the calibration windows."""
+
+    skeleton: Skeleton
+    states: States
+
+    @classmethod
+    def open(
+        cls,
+        model_folder: str | Path,
+        states_folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        rotation: Tensor | None = None,
+    ) -> Self:
+        """Open a model with weights of type `dtype`, and what `altq states` wrote of it.
+
+        rotation: of the residual stream, [hidden, hidden]. ValueError where a folder is not complete.
+        """
+        return cls(Skeleton(model_folder, dtype, rotation), States(states_folder))
+
+    @property
+    def num_sublayers(self) -> int:
+        """Two for each block."""
+        return 2 * self.skeleton.num_blocks
+
+    @cached_property
+    def arguments(self) -> list[dict[str, Any]]:
+        """Arguments of each block besides hidden states, for windows of the states' length."""
+        return self.skeleton.block_arguments(self.states.length)
+
+    def sublayers(self, members: Sequence[int]) -> list[Sublayer]:
+        """Sublayers of one block, over a copy of its weights that is theirs alone."""
+        block = self.skeleton.block(members[0] // 2)
+        return [Sublayer(block, self.skeleton.family, HALVES[s % 2]) for s in members]
+
+    def problem(self, members: Sequence[int]) -> Problem:
+        """Inputs and targets of consecutive sublayers, read lazily."""
+        return Problem(self.states.state(members[0]), self.states.state(members[-1] + 1), self.states.loss)
+
+    def observed(self, sublayer: int) -> dict[str, Tensor]:
+        """Read the moments, sensitivities and peaks of a sublayer's sites, see `altq.calibration.states.observe`."""
+        return self.states.observed(sublayer)
