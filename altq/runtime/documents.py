@@ -33,13 +33,19 @@ def described(content: Any, description: type[Described], where: str | Path, rem
         raise ValueError(f"{where}: {'; '.join(shortened(problems_of(error)))}; {remedy}") from None
 
 
-def read_described(path: str | Path, description: type[Described], remedy: str, what: str = "") -> Described:
-    """A JSON file as a typed description; ValueError with every problem, the file, `what` it is not, and the remedy."""
+def read_described(
+    path: str | Path, description: type[Described], remedy: str, what: str = "", name: str = ""
+) -> Described:
+    """A JSON file as a typed description; ValueError with every problem, the file, `what` it is not, and the remedy.
+
+    name: what messages call the file, its path by default.
+    """
+    shown = name or path
     try:
-        content = read_json(path)
+        content = read_json(path, shown)
     except ValueError as error:
         raise ValueError(f"{error}; {remedy}") from None
-    return described(content, description, f"{path} is not {what}" if what else path, remedy)
+    return described(content, description, f"{shown} is not {what}" if what else shown, remedy)
 
 
 def shortened(problems: list[str]) -> list[str]:
