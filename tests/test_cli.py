@@ -297,6 +297,15 @@ def test_a_full_disk_says_what_to_do(monkeypatch, capsys):
     assert code == 1 and "'results/table2.csv'; free some space" in error
 
 
+@pytest.mark.parametrize(
+    ("place", "remedy"), [("absent.yaml", "make it first"), ("", "give a file"), ("file/below.yaml", "give a folder")]
+)
+def test_a_path_that_cannot_be_read_says_what_to_do(capsys, tmp_path, place, remedy):
+    (tmp_path / "file").write_text("content")
+    code, error = said(capsys, "config", tmp_path / place)
+    assert code == 1 and str(tmp_path / place) in error and remedy in error and "Errno" not in error
+
+
 def test_a_defect_keeps_its_traceback(monkeypatch):
     def run(arguments):
         raise RuntimeError("a defect of ours")

@@ -36,6 +36,7 @@ class AtMost:
 
 
 Seed = Annotated[int, Field(ge=0), AtMost(2**63 - 1, "the generators take seeds of 63 bits")]
+Seeds = Annotated[list[Seed], AtMost(1000, "every bank, checkpoint and result is made for each")]
 NumBlocks = Annotated[int, Field(ge=1), AtMost(10_000, "models have hundreds of blocks at most")]
 Size = Annotated[int, Field(ge=1), AtMost(2**24, "no layer of a model is as wide")]
 NumWindows = Annotated[int, Field(ge=1), AtMost(1_000_000, "the states of every window are kept on disk")]

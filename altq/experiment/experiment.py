@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, field_validator, model_validator
 
 from altq.experiment.baselines import BASELINES, FLATQUANT, OSTQUANT, QUAROT, SMOOTHQUANT, SPINQUANT
-from altq.experiment.bounds import AtMost, NumBlocks, NumWindows, Seed, Sentence, WindowLength
+from altq.experiment.bounds import AtMost, NumBlocks, NumWindows, Seeds, Sentence, WindowLength
 from altq.experiment.consistency import inconsistencies
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.methods import METHODS, PROBE, method_of
@@ -99,7 +99,7 @@ class Experiment(Section):
     tasks: dict[str, TaskDescription] = Field({}, description=f"data of zero-shot tasks: {', '.join(TASKS)}")
     settings: list[str] = Field(min_length=1, description="bit widths, written W4A4K4V4")
     methods: list[str] = Field(min_length=1, description=f"{FULL}, {', '.join(METHODS)}")
-    seeds: list[Seed] = Field(min_length=1, description="calibration seeds: tokens and starts")
+    seeds: Seeds = Field(min_length=1, description="calibration seeds: tokens and starts")
     calibration: CalibrationOptions
     recipe: Recipe = Recipe()
     baselines: BaselineRecipes = BaselineRecipes()

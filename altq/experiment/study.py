@@ -3,13 +3,14 @@
 Imports nothing heavy, since the workflow reads it.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from altq.experiment.bounds import AtMost, Seed
+from altq.experiment.bounds import AtMost, Seed, Seeds
 from altq.experiment.methods import METHODS
 from altq.experiment.section import Section
 from altq.experiment.setting import FULL, FULL_PRECISION, Setting
@@ -72,7 +73,7 @@ class Table6(Table):
 class Table7(AccuracyTable):
     """Every policy on every setting, over calibration seeds of its own."""
 
-    seeds: list[Seed] = Field([0, 1, 2], min_length=3, description="calibration seeds; three at least, for intervals")
+    seeds: Seeds = Field([0, 1, 2], min_length=3, description="calibration seeds; three at least, for intervals")
     policies: list[str] = Field(
         ["affine", "rotation", "adaptive", "learned", "oracle", "probe", "predicted", "best_random"],
         description="methods that are compared, all-affine among them",
@@ -142,7 +143,7 @@ def each_checked(values: list[str], check: Callable[[str], str]) -> list[str]:
 
 def distinct(values: list) -> list:
     """Return the values; ValueError for one that is listed twice."""
-    doubles = sorted({str(v) for v in values if values.count(v) > 1})
+    doubles = sorted(str(value) for value, count in Counter(values).items() if count > 1)
     if doubles:
         raise ValueError(f"listed twice: {', '.join(doubles)}")
     return values

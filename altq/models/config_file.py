@@ -77,7 +77,7 @@ def read_config_file(folder: ModelFolder) -> ConfigFile:
     if not path.is_file():
         raise ValueError(f"{name} is missing: {folder.name} is not a model folder; give one as transformers saves it")
     try:
-        content = read_json(path)
+        content = read_json(path, name)
         json.dumps(content, allow_nan=False)
     except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{name} cannot be read ({error}); {remedy}") from None

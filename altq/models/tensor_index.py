@@ -51,7 +51,7 @@ def read_tensor_index(folder: ModelFolder) -> dict[str, Entry]:
     if (folder.path / SINGLE_FILE).is_file() or not (folder.path / INDEX_FILE).is_file():
         return _entries(folder, SINGLE_FILE)
     name = folder.display_name(INDEX_FILE)
-    weight_map = read_described(folder.path / INDEX_FILE, _Index, folder.remedy_for(INDEX_FILE)).weight_map
+    weight_map = read_described(folder.path / INDEX_FILE, _Index, folder.remedy_for(INDEX_FILE), name=name).weight_map
     tensors: dict[str, Entry] = {}
     for file in sorted(set(weight_map.values())):
         entries = _entries(folder, file)

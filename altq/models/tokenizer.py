@@ -34,7 +34,7 @@ def _refuse_code(folder: ModelFolder, remedy: str) -> None:
     if not (folder.path / TOKENIZER_CONFIG_FILE).is_file():
         return
     name = folder.display_name(TOKENIZER_CONFIG_FILE)
-    content = read_described(folder.path / TOKENIZER_CONFIG_FILE, dict[str, Any], remedy)
+    content = read_described(folder.path / TOKENIZER_CONFIG_FILE, dict[str, Any], remedy, name=name)
     tokenizer_class = content.get("tokenizer_class")
     if "auto_map" in content and not (isinstance(tokenizer_class, str) and tokenizer_class_from_name(tokenizer_class)):
         raise ValueError(

@@ -33,13 +33,19 @@ def described(content: Any, description: type[Described], name: str | Path, reme
         raise ValueError(f"{name}: {'; '.join(shortened(problems_of(error)))}; {remedy}") from None
 
 
-def read_described(path: str | Path, description: type[Described], remedy: str, role: str = "") -> Described:
-    """A JSON file as a typed description; ValueError has every problem, the file, the `role` it lacks, the remedy."""
+def read_described(
+    path: str | Path, description: type[Described], remedy: str, role: str = "", name: str = ""
+) -> Described:
+    """A JSON file as a typed description; ValueError has every problem, the file, the `role` it lacks, the remedy.
+
+    name: what messages call the file, its path by default.
+    """
+    display_name = name or path
     try:
-        content = read_json(path)
+        content = read_json(path, display_name)
     except ValueError as error:
         raise ValueError(f"{error}; {remedy}") from None
-    return described(content, description, f"{path} is not {role}" if role else path, remedy)
+    return described(content, description, f"{display_name} is not {role}" if role else display_name, remedy)
 
 
 def shortened(problems: list[str]) -> list[str]:

@@ -15,6 +15,14 @@ WORDS_OF_NO_MEMORY = (
 )
 """Messages by which torch and the loader of shared libraries report it, in errors without a type of their own."""
 
+REMEDIES = {
+    FileNotFoundError: "make it first (a stage writes its main file last), or correct the path",
+    IsADirectoryError: "give a file, or remove the folder",
+    NotADirectoryError: "give a folder, or remove the file that is in its way",
+    PermissionError: "change its mode or owner, or give another path",
+}
+"""By the kinds of errors of the system that name a file and do not say what to do."""
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -25,6 +33,9 @@ def message_of(error: BaseException) -> str | None:
         return f"{OUT_OF_MEMORY} ({first_line})"
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return f"{error}; free some space or write to another disk, and run again"
+    for kind, remedy in REMEDIES.items():
+        if isinstance(error, kind) and error.filename is not None:
+            return f"{error.filename}: {error.strerror}; {remedy}"
     return str(error) if isinstance(error, (ValueError, OSError)) else None
 
 

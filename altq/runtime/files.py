@@ -96,16 +96,20 @@ def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def read_json(path: str | Path) -> Any:
-    """The value of a JSON file; ValueError where it is none, or has a text that no file can hold."""
-    text = decoded(Path(path).read_bytes(), path)
-    content = parse_json(text, path)
+def read_json(path: str | Path, name: str | Path | None = None) -> Any:
+    """The value of a JSON file; ValueError where it is none, or has a text that no file can hold.
+
+    name: what messages call it, its path by default.
+    """
+    name = name or path
+    text = decoded(Path(path).read_bytes(), name)
+    content = parse_json(text, name)
     if HALF_A_CHARACTER.search(text):
         try:
             json.dumps(content, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:
             surrogate = error.object[error.start]
-            raise ValueError(f"{path} is no JSON that can be used: it has {surrogate!a}, half of a character") from None
+            raise ValueError(f"{name} is no JSON that can be used: it has {surrogate!a}, half of a character") from None
     return content
 
 

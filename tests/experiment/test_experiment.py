@@ -252,6 +252,8 @@ def test_all_problems_in_one_message(smoke):
         (("selection", "search", "entropy_weight"), 1e300, "nothing else would count"),
         (("seeds",), [2**63], "seeds of 63 bits"),
         (("seeds",), [10**4000], "seeds of 63 bits"),
+        (("seeds",), list(range(20_000)), "is made for each"),
+        (("study", "table7", "seeds"), list(range(20_000)), "is made for each"),
         (("study", "table7", "seeds"), [0, 1, 2**64], "seeds of 63 bits"),
         (("zero_shot", "seed"), 2**63, "seeds of 63 bits"),
         (("zero_shot", "limit"), 10**12, "no task has as many"),

@@ -1,6 +1,7 @@
 """A tokenizer is loaded by transformers' classes; what a folder brings as code is neither run nor asked about."""
 
 import json
+import re
 
 import pytest
 
@@ -66,3 +67,10 @@ def test_a_description_that_is_none_is_one_message(folder, text):
     (folder / "tokenizer_config.json").write_text(text)
     with pytest.raises(ValueError, match=r"tokenizer_config.json.*add the tokenizer"):
         load_tokenizer(folder)
+
+
+def test_a_fetch_names_the_users_own_file_and_no_hidden_one(folder, tmp_path):
+    (folder / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(ValueError, match=re.escape(str(folder / "tokenizer_config.json"))) as refused:
+        fetch_model(ModelDescription(path=str(folder), num_blocks=2), tmp_path / "fetched")
+    assert ".partial" not in str(refused.value)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models_for_tests import save_tiny_model, transformers_model
 
+from altq.experiment.sources import ModelDescription
 from altq.models.model_folder import ModelFolder
 from altq.models.tensor_index import INDEX_FILE, SINGLE_FILE
 from altq.sources import verification
 from altq.sources.gguf import convert
+from altq.sources.model import fetch_model
 
 NUM_MUTATIONS = 200
 REMEDIES = ("correct", "replace", "remove", "give ", "add ")
@@ -188,3 +191,13 @@ def test_a_gguf_file_with_other_numbers(gguf, tmp_path):
         accepted_or_refused(path, lambda: verify_gguf(path))
 
     mutate()
+
+
+@pytest.mark.parametrize("file", ["config.json", INDEX_FILE])
+@pytest.mark.parametrize("content", ["[]", "", "[" * 5000, '{"weight_map": {"a": "../outside.safetensors"}}'])
+def test_a_fetch_names_the_users_own_file_and_no_hidden_one(sharded, tmp_path, file, content):
+    folder = shutil.copytree(sharded, tmp_path / "model")
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(str(folder / file))) as refused:
+        fetch_model(ModelDescription(path=str(folder), num_blocks=2), tmp_path / "fetched")
+    assert ".partial" not in str(refused.value)
