@@ -17,7 +17,7 @@ from torch import Tensor
 from altq.calibration.bank import Entry, read_entry, read_index, read_residual
 from altq.calibration.states import States, token_weights
 from altq.calibration.sublayer import QuantizedSublayer, fold_biases, identity_transforms
-from altq.checkpoint.format import CHECKPOINT_FILE, finish_checkpoint, part_path, write_part
+from altq.checkpoint.format import begin_checkpoint, finish_checkpoint, part_path, write_part
 from altq.checkpoint.rounding import round_sublayer
 from altq.experiment.kinds import HALVES, sublayer_name
 from altq.experiment.rounding import RoundingOptions
@@ -69,9 +69,9 @@ def assemble(
     # Rounding to nearest looks at no window; one keeps the stream a stream.
     seen = slice(rounding.windows if rounding.weights == "gptq" else 1)
     tokens = known.tokens()[seen]
-    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    begin_checkpoint(folder)
     outer = part_path(folder, 0, num_sublayers)
-    write_part(outer, skeleton.outer_tensors)
+    write_part(outer, _outer_tensors(skeleton))
     shape = (*tokens.shape, skeleton.config.hidden_size)
     stream = ResidualStream(folder / "residual_stream", made_from, shape, partial(skeleton.embed_into, tokens))
 
@@ -108,6 +108,13 @@ def assemble(
     config = read_json(Path(model) / CONFIG_FILE) | {"tie_word_embeddings": skeleton.config.tie_word_embeddings}
     finish_checkpoint(folder, Path(model), {outer.name: list(skeleton.outer_tensors)} | names_of, config, description)
     stream.discard()
+
+
+def _outer_tensors(skeleton: Skeleton) -> dict[str, Tensor]:
+    """Embedding, last norm and head in the type that the model has them in; in float32 where a rotation is folded in."""
+    if skeleton.residual:
+        return skeleton.outer_tensors
+    return {name: skeleton.weights.tensor(name) for name in skeleton.outer_tensors}
 
 
 def _check(selection: Selection, skeleton: Skeleton, banks: dict[str, Path], setting: Setting) -> None:

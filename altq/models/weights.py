@@ -20,9 +20,12 @@ class ModelWeights:
     """A model on disk. Nothing is held open and no tensor is kept: memory is what the caller keeps.
 
     Every file is opened once here, so that a missing, truncated or mismatched one is refused (ValueError) at once.
-    `remedy` is what an error tells to do about it; `weight_suffix` is how the tensor of a projection ends.
+    `remedy` is what an error tells to do about it; `weight_suffix` is how the tensor of a projection ends; `single_file`
+    (None where there never is one) and `index_file` are where the tensors or the names of their files are.
     """
 
+    single_file: str | None = SINGLE_FILE
+    index_file = INDEX_FILE
     remedy = "fetch the model again"
     weight_suffix = "weight"
 
@@ -92,9 +95,11 @@ class ModelWeights:
 
     def _locate(self) -> dict[str, Path]:
         """Which file holds each tensor, checked against the files themselves."""
-        index = self.folder / INDEX_FILE
+        index = self.folder / self.index_file
         if not index.is_file():
-            path = self.folder / SINGLE_FILE
+            if self.single_file is None:
+                raise ValueError(f"{index} is missing; {self.remedy}")
+            path = self.folder / self.single_file
             return dict.fromkeys(self._tensor_names(path), path)
         file_of = {name: self.folder / file for name, file in read_json(index)["weight_map"].items()}
         for path in sorted(set(file_of.values())):
