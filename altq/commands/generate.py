@@ -22,7 +22,9 @@ def generate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chat", action="store_true", help="the prompt is a user's turn in the model's chat template")
     parser.add_argument("--temperature", type=float, metavar="T", help="draw tokens, from p^(1/T); 0: likeliest")
     parser.add_argument("--top-k", type=int, metavar="N", help="draw among the N likeliest tokens")
-    parser.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest that have P of the probability")
+    parser.add_argument(
+        "--top-p", type=float, metavar="P", help="draw among the likeliest that have P of the probability"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing (0)")
     parser.add_argument(
         "--embedding", choices=("float32", "bfloat16"), default="float32",

@@ -41,7 +41,7 @@ class Sampling:
             raise ValueError(f"top-k {self.top_k} leaves no token; give 1 or more")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top-p {self.top_p} is no probability above 0")
-        if self.temperature == 0 and not self.top_k is self.top_p is None:
+        if self.temperature == 0 and (self.top_k, self.top_p) != (None, None):
             raise ValueError("at temperature 0 the likeliest token is taken; leave top-k and top-p out")
 
     def options(self, own: GenerationConfig) -> dict[str, bool | float | int]:
@@ -97,7 +97,11 @@ def load_generator(folder: str | Path) -> PreTrainedModel:
 
 
 def generate_text(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[int], max_new_tokens: int, sampling: Sampling
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: list[int],
+    max_new_tokens: int,
+    sampling: Sampling,
 ) -> Speed:
     """Print a prompt and what a model makes of it, as it comes; drawn by torch's own generator. ValueError for no prompt."""
     if not prompt:

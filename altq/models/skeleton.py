@@ -41,6 +41,8 @@ class Skeleton:
         self.num_blocks = self.weights.num_blocks
         self.dtype = dtype
         self.config = AutoConfig.from_pretrained(folder)
+        # Of a checkpoint: its modules are made here, and other libraries are not to look for whoever makes them.
+        vars(self.config).pop("quantization_config", None)
         self.residual = None if rotation is None else ResidualRotation(rotation, self.family)
         if self.residual:
             self.config.tie_word_embeddings = False
