@@ -17,7 +17,7 @@ from torch import Tensor
 from altq.calibration.bank import Entry, check_banks, read_entry, read_residual
 from altq.calibration.states import States, token_weights
 from altq.calibration.sublayer import QuantizedSublayer, fold_biases, identity_transforms
-from altq.checkpoint.format import CHECKPOINT_FILE, finish_checkpoint, part_path, write_part
+from altq.checkpoint.format import begin_checkpoint, finish_checkpoint, part_path, write_part
 from altq.checkpoint.rounding import round_sublayer
 from altq.experiment.kinds import HALVES, sublayer_name
 from altq.experiment.rounding import RoundingOptions
@@ -70,9 +70,9 @@ def assemble(
     # Rounding to nearest looks at no window; one keeps the stream a stream.
     seen = slice(rounding.windows if rounding.weights == "gptq" else 1)
     tokens = known.tokens()[seen]
-    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    begin_checkpoint(folder)
     outer = part_path(folder, 0, num_sublayers)
-    write_part(outer, skeleton.outer_tensors)
+    write_part(outer, _outer_tensors(skeleton))
     shape = (*tokens.shape, skeleton.config.hidden_size)
 
     def assemble_sublayer(s: int, inputs: Tensor, outputs: Tensor) -> dict[str, Any]:
@@ -109,6 +109,18 @@ def assemble(
         names_of = {part_path(folder, s + 1, num_sublayers).name: part["names"] for s, part in enumerate(parts)}
         names_of |= {outer.name: list(skeleton.outer_tensors)}
         finish_checkpoint(folder, Path(model), names_of, config, description)
+
+
+def _outer_tensors(skeleton: Skeleton) -> dict[str, Tensor]:
+    """Embedding, last norm and head in the type that the model has them in; in float32 where a rotation is folded in."""
+    if skeleton.residual:
+        return skeleton.outer_tensors
+    # Of two that are tied the file may have either alone.
+    known = skeleton.weights.names
+    return {
+        name: skeleton.weights.tensor(name) if name in known else tensor
+        for name, tensor in skeleton.outer_tensors.items()
+    }
 
 
 def _check(selection: Selection, skeleton: Skeleton, banks: dict[str, Path], setting: Setting) -> None:

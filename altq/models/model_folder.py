@@ -7,14 +7,22 @@ from typing import Self
 SOURCE_FILE = "source.json"
 """What `altq fetch-model` writes last of all: with it, the folder is a copy that can be made again."""
 
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """The folder `path`, said as `name`; `remedy` is what an error tells to do, as an imperative."""
+    """The folder `path`, said as `name`; `remedy` is what an error tells to do, as an imperative.
+
+    single_file (None where there never is one), index_file: where its tensors are, or the names of their files.
+    """
 
     path: Path
     name: str
     remedy: str
+    single_file: str | None = SINGLE_FILE
+    index_file: str = INDEX_FILE
 
     @classmethod
     def at(cls, path: "str | Path | ModelFolder") -> Self:

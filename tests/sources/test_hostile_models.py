@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models_for_tests import save_tiny_model, transformers_model
 
-from altq.models.model_folder import ModelFolder
-from altq.models.tensor_index import INDEX_FILE, SINGLE_FILE
+from altq.models.model_folder import INDEX_FILE, SINGLE_FILE, ModelFolder
 from altq.sources import verification
 from altq.sources.gguf import convert
 
