@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from altq.checkpoint.decoding_cache import quantize_caches
@@ -43,7 +43,7 @@ class AltqConfig(QuantizationConfigMixin):
     ) -> None:
         if products not in get_args(ProductsName):
             raise ValueError(f"products {products!r} is not known; give one of {', '.join(get_args(ProductsName))}")
-        self.quant_method = quant_method
+        self.quant_method = quant_method  # type: ignore[assignment]  # one that is registered is no member of the enum
         self.setting = setting
         self.blocks = blocks
         self.products = products
