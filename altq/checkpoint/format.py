@@ -119,7 +119,7 @@ def is_checkpoint(folder: str | Path) -> bool:
 def labels_of(folder: str | Path) -> dict[str, Any]:
     """What results say of a checkpoint: its method, setting, weight rounding and seed; of a model, full precision.
 
-    ValueError for a checkpoint without labels, as one that transformers saved again has none.
+    ValueError for a checkpoint without quantization.json.
     """
     path = Path(folder) / CHECKPOINT_FILE
     if not is_checkpoint(folder):
@@ -136,11 +136,17 @@ def part_path(folder: str | Path, part: int, num_sublayers: int) -> Path:
 
 
 def begin_checkpoint(folder: Path) -> None:
-    """Take from a folder what says that it holds a whole checkpoint, and weights under the names of older versions."""
-    for name in (CHECKPOINT_FILE, CONFIG_FILE, INDEX_FILE):
-        (folder / name).unlink(missing_ok=True)
-    for path in folder.glob("model-?????-of-?????.safetensors"):
-        path.unlink()
+    """Take from a folder what says that it holds a whole checkpoint, and the weights that an older version put there.
+
+    ValueError where it holds a model that is no checkpoint: beside its weights, ours would be overlooked.
+    """
+    older = [*folder.glob("model*.safetensors"), *folder.glob(INDEX_FILE)]
+    index = folder / INDEX_FILE
+    # No model has such a tensor, and every checkpoint has one for each site.
+    if older and not (index.is_file() and '.clip"' in index.read_text(encoding="utf-8")):
+        raise ValueError(f"{folder} holds a model already ({older[0].name}); give another folder, or remove it")
+    for path in (folder / CHECKPOINT_FILE, folder / CONFIG_FILE, *older):
+        path.unlink(missing_ok=True)
 
 
 def write_part(path: Path, tensors: dict[str, Tensor]) -> None:

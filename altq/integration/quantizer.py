@@ -44,7 +44,7 @@ class AltqConfig(QuantizationConfigMixin):
     ) -> None:
         if products not in get_args(ProductsName):
             raise ValueError(f"products {products!r} is not known; give one of {', '.join(get_args(ProductsName))}")
-        self.quant_method = quant_method  # type: ignore[assignment]  # transformers' own methods are an enumeration
+        self.quant_method = quant_method  # type: ignore[assignment]  # one that is registered is no member of the enum
         self.setting = setting
         self.blocks = blocks
         self.products = products

@@ -109,6 +109,15 @@ def test_weights_of_an_older_version_do_not_stay_where_another_is_assembled(made
     workspace, folder = made
     old = [folder / "model.safetensors.index.json", folder / "model-00001-of-00005.safetensors"]
     for path in old:
-        path.write_text("{}")
+        path.write_text('{"weight_map": {"model.layers.0.qkv.clip": "model-00001-of-00005.safetensors"}}')
     workspace.checkpoint(Setting(4, 4, 4, 4), ["rotation"] * 4, RoundingOptions(weights="rtn", windows=4))
     assert not any(path.exists() for path in old)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model-00001-of-00002.safetensors"])
+def test_a_model_is_not_written_over(tmp_path, name):
+    (tmp_path / name).write_text("weights")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a model already"):
+        begin_checkpoint(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "config.json"}
