@@ -143,7 +143,7 @@ def begin_checkpoint(folder: Path) -> None:
     older = [*folder.glob("model*.safetensors"), *folder.glob(INDEX_FILE)]
     index = folder / INDEX_FILE
     # No model has such a tensor, and every checkpoint has one for each site.
-    if older and not (index.is_file() and '.clip"' in index.read_text(encoding="utf-8")):
+    if older and not (index.is_file() and b'.clip"' in index.read_bytes()):
         raise ValueError(f"{folder} holds a model already ({older[0].name}); give another folder, or remove it")
     for path in (folder / CHECKPOINT_FILE, folder / CONFIG_FILE, *older):
         path.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from models_for_tests import Workspace, change_checkpoint, logits, relative_error, transformers_model
 
-from altq.checkpoint.format import CHECKPOINT_FILE, begin_checkpoint, labels_of
+from altq.checkpoint.format import CHECKPOINT_FILE, CHECKPOINT_INDEX_FILE, begin_checkpoint, labels_of
 from altq.checkpoint.quantized_model import load_model
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
@@ -72,6 +72,38 @@ def test_missing_weights_are_a_clear_error(checkpoint):
 def test_a_tensor_that_is_missing_is_named(checkpoint, name):
     change_checkpoint(checkpoint, lambda tensors: tensors.pop(name, None))
     with pytest.raises(ValueError, match=rf"has no tensor '{name}' though .* says so; assemble"):
+        load_model(checkpoint)
+
+
+def test_a_checkpoint_without_its_index_is_a_clear_error(checkpoint):
+    (checkpoint / CHECKPOINT_INDEX_FILE).unlink()
+    with pytest.raises(ValueError, match=rf"{CHECKPOINT_INDEX_FILE} is missing; assemble the checkpoint again"):
+        load_model(checkpoint)
+
+
+@pytest.mark.parametrize("file", ["../other.safetensors", "/other.safetensors", "a/b.safetensors"])
+def test_an_index_names_files_of_its_own_folder(checkpoint, file):
+    index = read_json(checkpoint / CHECKPOINT_INDEX_FILE)
+    index["weight_map"]["model.norm.weight"] = file
+    write_json(checkpoint / CHECKPOINT_INDEX_FILE, index)
+    with pytest.raises(ValueError, match=rf"{CHECKPOINT_INDEX_FILE}: .*weight_map.*; assemble the checkpoint again"):
+        load_model(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config.update(num_hidden_layers="two"), "num_hidden_layers"),
+        (lambda config: config.update(logit_scale=2.0), "logit_scale"),
+        (lambda config: config["quantization_config"].update(setting="W4"), "quantization_config: .*setting"),
+        (lambda config: config["quantization_config"]["blocks"].pop(), "quantization_config describes 1 blocks of 2"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused_by_name(checkpoint, change, message):
+    config = read_json(checkpoint / "config.json")
+    change(config)
+    write_json(checkpoint / "config.json", config)
+    with pytest.raises(ValueError, match=f"config.json.*{message}"):
         load_model(checkpoint)
 
 

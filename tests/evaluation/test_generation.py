@@ -83,6 +83,18 @@ def test_without_flags_tokens_are_chosen_as_the_folder_says(checkpoint, say):
         path.write_text(before)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"early_stopping": "perhaps"}', '{"max_new_tokens": -1}'])
+def test_damaged_options_of_a_folder_are_refused_with_the_remedy(checkpoint, content):
+    path = checkpoint / "generation_config.json"
+    before = path.read_text()
+    try:
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"generation_config.json.*; correct it, or remove it"):
+            load_generator(checkpoint)
+    finally:
+        path.write_text(before)
+
+
 def test_all_tokens_are_drawn_among_unless_somebody_limits_them():
     own = GenerationConfig()
     assert Sampling(temperature=0.7).options(own) == {"do_sample": True, "temperature": 0.7, "top_k": 0}
