@@ -230,7 +230,7 @@ def doors(folder):
         "accuracy": Door("a.json", to_json(ACCURACY), lambda path: read_accuracies([path], Presentation())),
         "record": Door(checkpoint_file, to_json(RECORD), record),
         "bank": Door("index.json", to_json({"setting": "W4A4K4V4", "kind": "affine"}), lambda p: read_index(p.parent)),
-        "checkpoint": Door("config.json", to_json(
+        "checkpoint": Door("checkpoint/config.json", to_json(
             {"quant_method": "altq", "setting": "W4A4K4V4", "blocks": [{"attention": STRUCTURE, "ffn": STRUCTURE}]}
         ), checkpoint),
         "labels": Door("quantization.json", to_json(
