@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM
 
 from altq.checkpoint.half_embedding import halve_embedding
 from altq.checkpoint.packed_model import load_packed_model, weight_memory
-from altq.evaluation.generation import Sampling, generate
 from altq.runtime.cores import bounded_threads
 from kernels.measure.timing import quartiles
 
@@ -35,10 +34,10 @@ def main() -> None:
     packed, halved = load_packed_model(arguments.checkpoint), load_packed_model(arguments.checkpoint)
     halve_embedding(halved)
 
-    def transformers_own(count: int) -> None:
+    def decode(model, count: int) -> None:
         tokens = torch.tensor([PROMPT])
-        with torch.no_grad():
-            full.generate(
+        with torch.inference_mode():
+            model.generate(
                 tokens,
                 attention_mask=torch.ones_like(tokens),
                 max_new_tokens=count,
@@ -46,13 +45,10 @@ def main() -> None:
                 do_sample=False,
             )
 
-    def ours(model, count: int) -> None:
-        list(generate(model, PROMPT, count, sampling=Sampling(), generator=torch.Generator()))
-
     runs = {
-        "transformers": transformers_own,
-        "packed": lambda count: ours(packed, count),
-        "packed, bfloat16 embedding": lambda count: ours(halved, count),
+        "transformers": lambda count: decode(full, count),
+        "packed": lambda count: decode(packed, count),
+        "packed, bfloat16 embedding": lambda count: decode(halved, count),
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(arguments.rounds):

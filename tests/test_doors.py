@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from registry_for_tests import digest
 
 from altq.calibration.bank import read_index
-from altq.checkpoint.format import Description
+from altq.checkpoint.format import Description, Labels
 from altq.cli import command_parser
 from altq.commands import select
 from altq.commands.configuration import read_experiment
@@ -137,6 +137,10 @@ def checkpoint(path):
     read_described(path, Description, "assemble the checkpoint again")
 
 
+def labels(path):
+    read_described(path, Labels, "assemble the checkpoint again")
+
+
 def record(path):
     cost_frame({path.parent: read_record(path.parent)})
 
@@ -226,12 +230,12 @@ def doors(folder):
         "accuracy": Door("a.json", to_json(ACCURACY), lambda path: read_accuracies([path], Presentation())),
         "record": Door(checkpoint_file, to_json(RECORD), record),
         "bank": Door("index.json", to_json({"setting": "W4A4K4V4", "kind": "affine"}), lambda p: read_index(p.parent)),
-        "checkpoint": Door("quantization.json", to_json(
-            {
-                "method": "m", "setting": "W4A4K4V4", "weights": "gptq", "seed": 0, "policy": "p",
-                "blocks": [{"attention": STRUCTURE, "ffn": STRUCTURE}],
-            }
+        "checkpoint": Door("checkpoint/config.json", to_json(
+            {"quant_method": "altq", "setting": "W4A4K4V4", "blocks": [{"attention": STRUCTURE, "ffn": STRUCTURE}]}
         ), checkpoint),
+        "labels": Door("quantization.json", to_json(
+            {"method": "m", "setting": "W4A4K4V4", "weights": "gptq", "seed": 0, "policy": "p"}
+        ), labels),
         "tokens": Door("a.npy", array, tokens),
         "note of tokens": Door("a.json", to_json(DRAWN | {"tokens_sha256": digest(array)}), note_of_tokens),
         "requests": Door("a.parquet", requests(folder), TaskRequests.read),
@@ -241,7 +245,7 @@ def doors(folder):
 NAMES = (
     "configuration", "text", "documents", "rows", "wheel", "items as lines", "items compressed", "items as parquet",
     "items as arrow", "selection", "distinct", "scores", "statistics", "perplexity", "random result", "accuracy", "record",
-    "bank", "checkpoint", "tokens", "note of tokens", "requests",
+    "bank", "checkpoint", "labels", "tokens", "note of tokens", "requests",
 )  # fmt: skip
 
 ODD_BYTES = st.sampled_from(

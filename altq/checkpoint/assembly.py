@@ -17,13 +17,14 @@ from torch import Tensor
 from altq.calibration.states import token_weights
 from altq.calibration.subject import Subject
 from altq.calibration.sublayer import QuantizedSublayer, fold_biases
-from altq.checkpoint.format import CHECKPOINT_FILE, finish_checkpoint, part_path, write_part
+from altq.checkpoint.format import begin_checkpoint, finish_checkpoint, part_path, write_part
 from altq.checkpoint.rounding import Inputs, round_sublayer
 from altq.checkpoint.scheme import Scheme
 from altq.experiment.kinds import HALVES, sublayer_name
 from altq.experiment.windows import require_windows
 from altq.models.config_file import CONFIG_FILE
 from altq.models.residual_stream import ResidualStream
+from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
 from altq.quantizers.integer import Codes
 from altq.quantizers.packing import pack_codes
@@ -55,9 +56,9 @@ def assemble(
     # Rounding to nearest looks at no window; one keeps the stream a stream.
     windows = slice(rounding.windows if rounding.weights == "gptq" else 1)
     tokens = states.tokens()[windows]
-    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    begin_checkpoint(folder)
     outer = part_path(folder, 0, num_sublayers)
-    write_part(outer, skeleton.outer_tensors)
+    write_part(outer, _outer_tensors(skeleton))
     shape = (*tokens.shape, skeleton.config.hidden_size)
 
     def assemble_sublayer(s: int, hidden: Tensor, outputs: Tensor) -> dict[str, Any]:
@@ -97,6 +98,18 @@ def assemble(
             config=read_json(Path(model_folder) / CONFIG_FILE) | tied,
             description=description,
         )
+
+
+def _outer_tensors(skeleton: Skeleton) -> dict[str, Tensor]:
+    """Embedding, last norm and head in the model's own type; in float32 where a rotation is folded in."""
+    if skeleton.residual:
+        return skeleton.outer_tensors
+    # Of two that are tied the file may have either alone.
+    stored = skeleton.weights.names
+    return {
+        name: skeleton.weights.tensor(name) if name in stored else tensor
+        for name, tensor in skeleton.outer_tensors.items()
+    }
 
 
 def online(transform: Transform) -> Transform:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from altq.checkpoint.format import CHECKPOINT_FILE
+from altq.checkpoint.format import is_checkpoint
 from altq.checkpoint.quantized_model import CacheReader, Operand, Products, QuantizedSkeleton, Site, weight_codes
 from altq.models.family import family_of
 from altq.models.joints import Projection
@@ -26,10 +26,10 @@ def open_packed_model(folder: str | Path, variant: str | None = None) -> Quantiz
     variant: of kernels.cpu; the fastest that runs here where none is given. ValueError where the folder is no
     checkpoint, or its bit widths are not those that the kernels know.
     """
-    if not (Path(folder) / CHECKPOINT_FILE).is_file():
-        raise ValueError(f"{folder} has no {CHECKPOINT_FILE}: only a quantized checkpoint can run on packed weights")
+    if not is_checkpoint(folder):
+        raise ValueError(f"{folder} is no checkpoint: only a quantized checkpoint can run on packed weights")
     return QuantizedSkeleton(
-        folder, partial(_packed_products, variant=variant), partial(PackedCacheReader, variant=variant)
+        folder, partial(packed_products, variant=variant), partial(PackedCacheReader, variant=variant)
     )
 
 
@@ -57,7 +57,7 @@ def _width(quantizer: Quantizer) -> int | None:
     return None if quantizer.is_identity else quantizer.bits
 
 
-def _packed_products(site: Site, *, variant: str | None) -> Products:
+def packed_products(site: Site, *, variant: str | None) -> Products:
     """One layer for all projections of a site; each takes its columns of the outputs."""
     quantizers = site.quantizers
     if quantizers.weights.is_identity or quantizers.activations.is_identity:

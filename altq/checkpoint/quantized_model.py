@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from altq.checkpoint.format import CHECKPOINT_FILE, CheckpointWeights
+from altq.checkpoint.decoding_cache import is_quantized, quantize_caches
+from altq.checkpoint.format import CheckpointWeights, Structure, is_checkpoint
 from altq.experiment.kinds import HALVES
 from altq.experiment.setting import Setting
 from altq.models.joints import CacheJoint, SharedInput, attach_cache_joint
@@ -24,8 +25,7 @@ from altq.transforms.transform import Transform
 
 def open_model(folder: str | Path) -> Skeleton:
     """The model of a folder, of which blocks are read one at a time: a quantized checkpoint, or in full precision."""
-    is_checkpoint = (Path(folder) / CHECKPOINT_FILE).is_file()
-    return QuantizedSkeleton(folder) if is_checkpoint else Skeleton(folder)
+    return QuantizedSkeleton(folder) if is_checkpoint(folder) else Skeleton(folder)
 
 
 def load_model(folder: str | Path) -> nn.Module:
@@ -89,21 +89,20 @@ def read_input(transform: Transform, clip: Tensor, quantizer: Quantizer, x: Tens
 class CacheReader:
     """The joint of queries, keys and values: the key transform and the quantizers of the cache.
 
-    holds_read_cache: keys and values come from a cache that went through `keys_and_values` when they were appended
-    (altq/checkpoint/decoding_cache.py), and are left as they are.
+    Keys and values that went through `keys_and_values` when they were appended to a cache are left as they are
+    (altq/checkpoint/decoding_cache.py).
     """
 
     def __init__(self, transform: HeadTransform, clips: dict[str, Tensor], quantizers: Quantizers) -> None:
         self.factors, self.dual_factors = transform.factors.detach(), transform.dual_factors.detach()
         self.clips, self.quantizers = clips, quantizers
-        self.holds_read_cache = False
         self._query_factors = self.dual_factors  # one for each query head, once their number is seen
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         heads = query.shape[-3]
         if len(self._query_factors) != heads:
             self._query_factors = self.dual_factors.repeat_interleave(heads // len(self.dual_factors), dim=0)
-        if not self.holds_read_cache:
+        if not is_quantized(key):
             key, value = self.keys_and_values(key, value)
         return query @ self._query_factors, key, value
 
@@ -117,12 +116,68 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-class QuantizedSkeleton(Skeleton):
-    """A checkpoint driven block by block: transformers' blocks with our joints in them.
+def quantize_block(
+    module: nn.Module,
+    weights: CheckpointWeights,
+    block: int,
+    products: Callable[[Site], Products] = integer_products,
+    cache_reader: Callable[..., CacheJoint] = CacheReader,
+) -> None:
+    """Give transformers' module of block `block` its weights and joints.
 
-    products: how the projections of each input site are computed. cache_reader: makes the joint of a block's attention
-    from what `CacheReader` takes. ValueError where the checkpoint lacks something or cannot be read.
+    products: how the projections of each input site are computed. cache_reader: makes the joint of its attention from
+    what `CacheReader` takes. ValueError where the checkpoint lacks something or cannot be read.
     """
+    tensors, prefix = weights.block(block), weights.block_prefix(block)
+    setting = Setting.parse(weights.description.setting)
+    try:
+        for half in HALVES:
+            structure = getattr(weights.description.blocks[block], half)
+            _quantize(Sublayer(module, weights.family, half), tensors, structure, setting, products, cache_reader)
+    except KeyError as missing:
+        raise _lacking(weights, f"{prefix}{missing.args[0]}") from missing
+    known = module.state_dict().keys()
+    module.load_state_dict({n: t for n, t in tensors.items() if n in known}, strict=False, assign=True)
+    for name, parameter in module.named_parameters():
+        if parameter.is_meta:
+            raise _lacking(weights, f"{prefix}{name}")
+    module.requires_grad_(False)
+
+
+def _lacking(weights: CheckpointWeights, name: str) -> ValueError:
+    return ValueError(f"{weights.folder} lacks {name}; {weights.source.remedy}")
+
+
+def _quantize(
+    sublayer: Sublayer,
+    tensors: dict[str, Tensor],
+    structure: Structure,
+    setting: Setting,
+    products: Callable[[Site], Products],
+    cache_reader: Callable[..., CacheJoint],
+) -> None:
+    """Install the joints of one sublayer from the tensors of its block and the structure of its sites."""
+    quantizers = Quantizers.at(setting, signed=structure.signed, asymmetric=structure.asymmetric)
+    transforms = {
+        site: restore(description, _below(f"{site}.transform.", tensors))
+        for site, description in structure.sites.items()
+    }
+    made = {
+        site: products(Site(names, transforms[site], tensors[f"{site}.clip"], quantizers, tensors))
+        for site, names in sublayer.half.input_sites.items()
+    }
+    projections = sublayer.install({site: SharedInput(of.read, len(of.operands)) for site, of in made.items()})
+    for site, names in sublayer.half.input_sites.items():
+        for name, operand in zip(names, made[site].operands, strict=True):
+            projections[name].product = made[site].product
+            projections[name].weight, projections[name].bias = operand
+    if sublayer.name == "attention":
+        clips = {site: tensors[f"{site}.clip"] for site in ("key", "value")}
+        attach_cache_joint(sublayer.module, cache_reader(transforms["key"], clips, quantizers))
+
+
+class QuantizedSkeleton(Skeleton):
+    """A checkpoint driven block by block: transformers' blocks with our joints in them, as `quantize_block` makes them."""
 
     def __init__(
         self,
@@ -132,7 +187,7 @@ class QuantizedSkeleton(Skeleton):
     ) -> None:
         super().__init__(folder)
         self._products, self._cache_reader = products, cache_reader
-        self.setting = Setting.parse(self.weights.description["setting"])
+        self.setting = Setting.parse(self.weights.description.setting)
 
     def _open_weights(self, folder: str | Path) -> CheckpointWeights:
         return CheckpointWeights(folder)
@@ -142,41 +197,12 @@ class QuantizedSkeleton(Skeleton):
 
     def block(self, block: int) -> nn.Module:
         """A new module of block `block` with its weights and joints."""
-        module, tensors = copy.deepcopy(self._blocks[block]), self.weights.block(block)
-        try:
-            for half in HALVES:
-                self._quantize(Sublayer(module, self.family, half), tensors, self.weights.description["blocks"][block])
-        except KeyError as missing:
-            raise self._lacking(f"{self.weights.block_prefix(block)}{missing.args[0]}") from missing
-        known = module.state_dict().keys()
-        module.load_state_dict({n: t for n, t in tensors.items() if n in known}, strict=False, assign=True)
-        for name, parameter in module.named_parameters():
-            if parameter.is_meta:
-                raise self._lacking(f"{self.weights.block_prefix(block)}{name}")
-        return module.requires_grad_(False)
+        module = copy.deepcopy(self._blocks[block])
+        quantize_block(module, self.weights, block, self._products, self._cache_reader)
+        return module
 
-    def _lacking(self, name: str) -> ValueError:
-        return ValueError(f"{self.weights.folder} lacks {name}; {self.weights.source.remedy}")
-
-    def _quantize(self, sublayer: Sublayer, tensors: dict[str, Tensor], structures: dict[str, Any]) -> None:
-        """Install the joints of one sublayer from the tensors of its block and the structure of its sites."""
-        structure = structures[sublayer.name]
-        quantizers = Quantizers.at(self.setting, signed=structure["signed"], asymmetric=structure["asymmetric"])
-        transforms = {
-            site: restore(description, _below(f"{site}.transform.", tensors))
-            for site, description in structure["sites"].items()
-        }
-        made = {
-            site: self._products(Site(names, transforms[site], tensors[f"{site}.clip"], quantizers, tensors))
-            for site, names in sublayer.half.input_sites.items()
-        }
-        projections = sublayer.install(
-            {site: SharedInput(products.read, len(products.operands)) for site, products in made.items()}
-        )
-        for site, names in sublayer.half.input_sites.items():
-            for name, operand in zip(names, made[site].operands, strict=True):
-                projections[name].product = made[site].product
-                projections[name].weight, projections[name].bias = operand
-        if sublayer.name == "attention":
-            clips = {site: tensors[f"{site}.clip"] for site in ("key", "value")}
-            attach_cache_joint(sublayer.module, self._cache_reader(transforms["key"], clips, quantizers))
+    def fill(self) -> nn.Module:
+        """The whole model with all its blocks resident, whose caches are quantized as they grow."""
+        model = super().fill()
+        quantize_caches(model)
+        return model

@@ -5,14 +5,12 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import TextStreamer
 from transformers.utils.logging import disable_progress_bar
 
-from altq.checkpoint.format import CHECKPOINT_FILE
+from altq.checkpoint.format import is_checkpoint
 from altq.checkpoint.half_embedding import halve_embedding
-from altq.checkpoint.packed_model import load_packed_model, weight_memory
-from altq.checkpoint.quantized_model import load_model
-from altq.evaluation import generation
+from altq.checkpoint.packed_model import weight_memory
+from altq.evaluation.generation import Sampling, generate_text, load_generator
 from altq.models.tokenizer import load_tokenizer
 from kernels.cpu import default_variant
 
@@ -22,8 +20,11 @@ def generate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what the text starts with")
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="how many to make at most (128)")
     parser.add_argument("--chat", action="store_true", help="the prompt is a user's turn in the model's chat template")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="draw tokens, from p^(1/T)")
-    parser.add_argument("--top-k", type=int, default=0, metavar="N", help="draw among the N likeliest tokens (all)")
+    parser.add_argument("--temperature", type=float, metavar="T", help="draw tokens, from p^(1/T); 0: likeliest")
+    parser.add_argument("--top-k", type=int, metavar="N", help="draw among the N likeliest tokens")
+    parser.add_argument(
+        "--top-p", type=float, metavar="P", help="draw among the likeliest that have P of the probability"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing (0)")
     parser.add_argument(
         "--embedding", choices=("float32", "bfloat16"), default="float32",
@@ -35,19 +36,19 @@ def generate(arguments: argparse.Namespace) -> None:
     """Generate text from a quantized checkpoint on the packed CPU kernels, or from a full-precision model.
 
     Reads a checkpoint folder (or a model folder, with transformers' own linear layers). Writes the text as it comes
-    and, on the error stream at the end, tokens per second and the memory of the weights. Without --temperature the
-    likeliest token is taken each time; with it tokens are drawn, the same ones for the same --seed. Keys and values go
-    through the quantizer of the checkpoint's setting and are kept as floats.
+    and, on the error stream at the end, tokens per second and the memory of the weights. How tokens are chosen is as
+    the folder's generation_config.json says (without one, the likeliest each time), unless --temperature, --top-k or
+    --top-p say otherwise; drawn ones are the same for the same --seed. Keys and values go through the quantizer of the
+    checkpoint's setting and are kept as floats.
 
       altq generate --folder results/checkpoints/smollm2/adaptive/W4A4K4V4/gptq/seed0 --prompt 'The city of Paris is' \\
           --max-new-tokens 64
     """
     if arguments.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens {arguments.max_new_tokens} makes no text; give 1 or more")
-    sampling = generation.Sampling(arguments.temperature, arguments.top_k)
+    sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
     disable_progress_bar()
-    is_packed = (arguments.folder / CHECKPOINT_FILE).is_file()
-    model = load_packed_model(arguments.folder) if is_packed else load_model(arguments.folder)
+    model = load_generator(arguments.folder)
     if arguments.embedding == "bfloat16":
         halve_embedding(model)
     tokenizer = load_tokenizer(arguments.folder)
@@ -58,16 +59,10 @@ def generate(arguments: argparse.Namespace) -> None:
         prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
     else:
         raise ValueError(f"the tokenizer of {arguments.folder} has no chat template; leave --chat out")
-    speed, streamer = generation.Speed(), TextStreamer(tokenizer, skip_special_tokens=True)
-    streamer.put(torch.tensor(prompt))
-    for token in generation.generate(
-        model, prompt, arguments.max_new_tokens, sampling=sampling,
-        generator=torch.Generator().manual_seed(arguments.seed), end_tokens=_end_tokens(model), speed=speed,
-    ):  # fmt: skip
-        streamer.put(torch.tensor([token]))
-    streamer.end()
+    torch.manual_seed(arguments.seed)
+    speed = generate_text(model, tokenizer, prompt, arguments.max_new_tokens, sampling)
     memory = weight_memory(model)
-    kernels = f"{default_variant()} kernels" if is_packed else "full precision"
+    kernels = f"{default_variant()} kernels" if is_checkpoint(arguments.folder) else "full precision"
     print(
         f"{speed.prompt_tokens} tokens of the prompt in {speed.prompt_seconds:.2f} s, then "
         f"{speed.decoded_tokens / speed.decode_seconds if speed.decoded_tokens else 0:.1f} tokens per second "
@@ -76,9 +71,3 @@ def generate(arguments: argparse.Namespace) -> None:
         f"{memory.rest / 1e6:.1f} MB of embedding, head and norms",
         file=sys.stderr,
     )
-
-
-def _end_tokens(model) -> frozenset[int]:
-    """The tokens at which a text ends, one or several in the configuration."""
-    end = model.generation_config.eos_token_id or model.config.eos_token_id
-    return frozenset([] if end is None else [end] if isinstance(end, int) else end)

@@ -1,82 +1,138 @@
-"""Text from a model, token by token: greedy, or drawn from its distribution by a generator that is handed in."""
+"""Text from a model by transformers' own `generate`, with what it took."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TextStreamer,
+)
 
-from altq.checkpoint.decoding_cache import decoding_cache
+from altq.checkpoint.format import is_checkpoint
+from altq.checkpoint.packed_model import load_packed_model
+from altq.checkpoint.quantized_model import load_model
 from altq.evaluation.likelihood import require_causal
-from altq.models.logits import make_logits
+from altq.runtime.documents import read_described
+
+GENERATION_FILE = "generation_config.json"
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Draw from the distribution at a temperature, among its `top_k` likeliest tokens; a temperature of 0 is greedy."""
+    """How the next token is chosen; what is None is as the model's generation_config.json says.
 
-    temperature: float = 0.0
-    top_k: int = 0
+    temperature: draw from p^(1/T), or take the likeliest token at 0. top_k, top_p: draw among the k likeliest tokens,
+    among the fewest that have p of the probability together.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf") or self.top_k < 0:
-            raise ValueError(f"temperature {self.temperature} and top-k {self.top_k} must not be negative or infinite")
+        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature {self.temperature} must not be negative or infinite")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top-k {self.top_k} leaves no token; give 1 or more")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top-p {self.top_p} is no probability above 0")
+        if self.temperature == 0 and (self.top_k, self.top_p) != (None, None):
+            raise ValueError("at temperature 0 the likeliest token is taken; leave top-k and top-p out")
 
-    def choose(self, logits: Tensor, generator: torch.Generator) -> int:
-        """A token from logits [vocabulary]; ValueError where they are not finite."""
-        if not logits.isfinite().all():
-            raise ValueError("the model's logits are not finite; its activations overflow")
-        if not self.temperature:
-            return int(logits.argmax())
-        logits, tokens = logits.topk(min(self.top_k or len(logits), len(logits)))
-        shares = (logits.double() / self.temperature).softmax(-1)
-        return int(tokens[torch.multinomial(shares, 1, generator=generator)])
+    def options(self, own: GenerationConfig) -> dict[str, bool | float | int]:
+        """What `generate` is told besides what the model's own configuration says."""
+        if self.temperature == 0:
+            return {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}  # the last three unheeded
+        given = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        if not any(value is not None for value in given.values()):
+            return {}
+        # Where nobody limits them all tokens are drawn among; transformers takes 50 then.
+        given["top_k"] = self.top_k or own.top_k or 0
+        return {"do_sample": True} | {name: value for name, value in given.items() if value is not None}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Speed:
     """Seconds on the clock and tokens of the two phases; the first new token comes from the prompt's pass."""
 
-    prompt_tokens: int = 0
-    prompt_seconds: float = 0.0
-    decoded_tokens: int = 0
-    decode_seconds: float = 0.0
+    prompt_tokens: int
+    prompt_seconds: float
+    decoded_tokens: int
+    decode_seconds: float
 
 
-@torch.inference_mode()
-def generate(
-    model: nn.Module,
+class _TimedStreamer(TextStreamer):
+    """Prints text as it comes, and notes when."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(tokenizer, skip_special_tokens=True)
+        self.times: list[float] = []
+
+    def put(self, value: Tensor) -> None:
+        self.times.append(time.perf_counter())
+        super().put(value)
+
+
+class RefuseNotFinite(LogitsProcessor):
+    """ValueError where the model's logits are not finite: the likeliest of NaN is a token like any other."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # Minus infinity is how an option of `generate` forbids a token.
+        if scores.isnan().any() or scores.isposinf().any() or not scores.isfinite().any(-1).all():
+            raise ValueError("the model's logits are not finite; its activations overflow")
+        return scores
+
+
+def load_generator(folder: str | Path) -> PreTrainedModel:
+    """A checkpoint on the packed CPU kernels or a model in full precision, with its generation_config.json if it has one."""
+    model = load_packed_model(folder) if is_checkpoint(folder) else load_model(folder)
+    if (Path(folder) / GENERATION_FILE).is_file():
+        model.generation_config = _read_generation_config(Path(folder) / GENERATION_FILE)
+    return model
+
+
+def _read_generation_config(path: Path) -> GenerationConfig:
+    remedy = "correct it, or remove it to take the likeliest token each time"
+    content = read_described(path, dict[str, Any], remedy)
+    try:
+        config = GenerationConfig.from_dict(content)
+        config.validate()
+    # transformers checks by whatever its code trips over.
+    except Exception as error:
+        raise ValueError(f"{path} is refused by transformers ({' '.join(str(error).split())}); {remedy}") from error
+    return config
+
+
+def generate_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompt: list[int],
     max_new_tokens: int,
-    *,
     sampling: Sampling,
-    generator: torch.Generator,
-    end_tokens: frozenset[int] = frozenset(),
-    speed: Speed | None = None,
-) -> Iterator[int]:
-    """New tokens after `prompt`, up to an end token (which is not given) or `max_new_tokens` of them.
-
-    `speed` is filled in as tokens come. ValueError for an empty prompt.
-    """
+) -> Speed:
+    """Print a prompt and what a model makes of it, as it comes; drawn by torch's own generator. ValueError for no prompt."""
     if not prompt:
         raise ValueError("the prompt has no tokens")
     require_causal(model)
-    speed = Speed() if speed is None else speed
-    decoder = model.get_decoder()
-    tokens = torch.tensor([prompt])
-    with decoding_cache(model) as cache:
-        for position in range(max_new_tokens):
-            start = time.perf_counter()
-            hidden = decoder(tokens, past_key_values=cache, use_cache=True).last_hidden_state[0, -1:]
-            token = sampling.choose(make_logits(model, hidden)[0], generator)
-            seconds = time.perf_counter() - start
-            if position == 0:
-                speed.prompt_tokens, speed.prompt_seconds = len(prompt), seconds
-            else:
-                speed.decoded_tokens += 1
-                speed.decode_seconds += seconds
-            if token in end_tokens:
-                return
-            yield token
-            tokens = torch.tensor([[token]])
+    own, tokens, streamer = model.generation_config, torch.tensor([prompt]), _TimedStreamer(tokenizer)
+    if own.pad_token_id is None:
+        own.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    with torch.inference_mode():
+        model.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            max_new_tokens=max_new_tokens,
+            streamer=streamer,
+            logits_processor=LogitsProcessorList([RefuseNotFinite()]),
+            **sampling.options(own),
+        )
+    begin, first, *others = streamer.times
+    return Speed(len(prompt), first - begin, len(others), others[-1] - first if others else 0.0)

@@ -7,14 +7,22 @@ from typing import Self
 SOURCE_FILE = "source.json"
 """Record that `altq fetch-model` writes last of all: a folder with it is a copy that can be fetched again."""
 
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """The folder `path`; messages call it `name` and advise `remedy`, an imperative."""
+    """The folder `path`; messages call it `name` and advise `remedy`, an imperative.
+
+    single_file: the file that holds every tensor, None where there never is one. index_file: the list of files otherwise.
+    """
 
     path: Path
     name: str
     remedy: str
+    single_file: str | None = SINGLE_FILE
+    index_file: str = INDEX_FILE
 
     @classmethod
     def at(cls, path: "str | Path | ModelFolder") -> Self:

@@ -1,7 +1,6 @@
 """Index of a model folder's tensors: the file, shape and type of each.
 
-Tensors are those that transformers reads: of model.safetensors if it exists, otherwise of the files that
-model.safetensors.index.json names.
+Tensors are those that transformers reads: of the single file if it exists, otherwise of the files that the index names.
 """
 
 import json
@@ -18,9 +17,6 @@ from safetensors import SafetensorError, safe_open
 
 from altq.models.model_folder import ModelFolder
 from altq.runtime.documents import read_described
-
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 
 FLOATING_TYPES = ("F64", "F32", "F16", "BF16")
 """Types of weights in full precision, as safetensors names them."""
@@ -48,10 +44,14 @@ class _Index(BaseModel):
 
 def read_tensor_index(folder: ModelFolder) -> dict[str, Entry]:
     """Every tensor of a model folder by its name; ValueError where a file is missing, damaged or none of the folder."""
-    if (folder.path / SINGLE_FILE).is_file() or not (folder.path / INDEX_FILE).is_file():
-        return _entries(folder, SINGLE_FILE)
-    name = folder.display_name(INDEX_FILE)
-    weight_map = read_described(folder.path / INDEX_FILE, _Index, folder.remedy_for(INDEX_FILE), name=name).weight_map
+    single, index = folder.single_file, folder.index_file
+    name, remedy = folder.display_name(index), folder.remedy_for(index)
+    has_index = (folder.path / index).is_file()
+    if single is not None and ((folder.path / single).is_file() or not has_index):
+        return _entries(folder, single)
+    if not has_index:
+        raise ValueError(f"{name} is missing; {remedy}")
+    weight_map = read_described(folder.path / index, _Index, remedy, name=name).weight_map
     tensors: dict[str, Entry] = {}
     for file in sorted(set(weight_map.values())):
         entries = _entries(folder, file)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from altq.models.config_file import CONFIG_FILE, read_config_file
+from altq.models.config_file import CONFIG_FILE, ConfigFile, read_config_file
 from altq.models.family import Family, family_of
 from altq.models.model_folder import ModelFolder
 from altq.models.tensor_index import FLOATING_TYPES, HARMLESS, Entry, opened, read_tensor_index
@@ -24,9 +24,9 @@ class ModelWeights:
 
     def __init__(self, folder: str | Path | ModelFolder) -> None:
         self.source = self._describe(folder)
-        config = read_config_file(self.source)
-        self.family: Family = family_of(config.model_type)
-        self.num_blocks: int = config.num_hidden_layers
+        self.config: ConfigFile = read_config_file(self.source)
+        self.family: Family = family_of(self.config.model_type)
+        self.num_blocks: int = self.config.num_hidden_layers
         tensors = read_tensor_index(self.source)
         self.skipped = tuple(name for name in tensors if HARMLESS.search(name))
         self._tensors = {name: entry for name, entry in tensors.items() if name not in self.skipped}

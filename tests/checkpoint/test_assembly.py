@@ -27,7 +27,8 @@ from altq.calibration.states import States, record_states, run_sublayer, token_w
 from altq.calibration.subject import Subject
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.checkpoint.assembly import assemble
-from altq.checkpoint.quantized_model import CHECKPOINT_FILE, load_model
+from altq.checkpoint.format import CHECKPOINT_FILE
+from altq.checkpoint.quantized_model import load_model
 from altq.checkpoint.rounding import Inputs, _hessian, round_sublayer, site_inputs
 from altq.checkpoint.scheme import Scheme
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
@@ -200,8 +201,9 @@ def test_a_checkpoint_runs_without_its_model(workspaces, tmp_path):
 def test_a_checkpoint_is_small_and_says_how_it_was_made(workspaces):
     workspace, setting = workspaces("llama_gqa"), Setting(3, 4, 4, 4)
     folder = workspace.checkpoint(setting, MIXTURE, RTN)
-    description = read_json(folder / CHECKPOINT_FILE)
-    assert description["setting"] == "W3A4K4V4" and description["policy"] == "test"
+    labels, description = read_json(folder / CHECKPOINT_FILE), read_json(folder / "config.json")["quantization_config"]
+    assert labels["setting"] == description["setting"] == "W3A4K4V4" and labels["policy"] == "test"
+    assert description["quant_method"] == "altq"
     assert description["blocks"][0]["attention"]["sites"]["qkv"]["type"] == "Affine"
     assert description["blocks"][0]["ffn"]["sites"]["gate_up"]["type"] == "Rotation"
     tensors = read_checkpoint(folder)
@@ -395,7 +397,7 @@ def test_a_rotated_checkpoint_computes_what_calibration_computes(workspaces, ful
         found = decoder(torch.from_numpy(workspace.tokens).long(), use_cache=False).last_hidden_state
         expected = decoder.norm(hidden)
     assert share_of_equal_tokens(found, expected) > 0.8
-    described = read_json(folder / CHECKPOINT_FILE)["blocks"]
+    described = read_json(folder / "config.json")["quantization_config"]["blocks"]
     assert all(half["asymmetric"] == options.get("asymmetric", True) for block in described for half in block.values())
 
 

@@ -34,7 +34,7 @@ def generated(capsys, folder, *argv):
     return capsys.readouterr()
 
 
-@pytest.mark.parametrize("options", [[], ["--temperature", "1.5", "--top-k", "9", "--seed", "4"]])
+@pytest.mark.parametrize("options", [[], ["--temperature", "1.5", "--top-k", "9", "--top-p", "0.9", "--seed", "4"]])
 def test_text_comes_with_its_speed_and_memory(checkpoint, capsys, options):
     folder, model = checkpoint
     said = generated(capsys, folder, *options)
@@ -50,6 +50,7 @@ def test_bad_requests_are_one_message(checkpoint, capsys):
     for options, message in (
         (["--max-new-tokens", "0"], "makes no text"),
         (["--temperature", "-1"], "must not be negative"),
+        (["--top-p", "1.5"], "no probability"),
         (["--chat"], "has no chat template"),
     ):
         assert main([*argv, *options]) == 1

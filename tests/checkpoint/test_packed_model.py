@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 from models_for_tests import Workspace, logits, make_tokens, perplexity_losses, relative_error
+from transformers import DynamicCache
 
-from altq.checkpoint.decoding_cache import decoding_cache
 from altq.checkpoint.half_embedding import halve_embedding
 from altq.checkpoint.packed_model import load_packed_model, open_packed_model, weight_memory
 from altq.checkpoint.quantized_model import load_model, open_model
-from altq.evaluation.generation import Sampling, Speed, generate
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
 
@@ -86,7 +85,8 @@ def test_a_token_at_a_time_is_the_whole_window(made, load):
     model, errors = load(folder), []
     for window in torch.from_numpy(tokens).long().split(1):
         expected = logits(model, window.numpy())
-        with torch.no_grad(), decoding_cache(model) as cache:
+        cache = DynamicCache(config=model.config)
+        with torch.no_grad():
             pieces = [
                 model(piece, past_key_values=cache).logits for piece in (window[:, :5], *window[:, 5:].split(1, dim=1))
             ]
@@ -94,46 +94,8 @@ def test_a_token_at_a_time_is_the_whole_window(made, load):
     # A sum in another order can move a value over the edge between two codes, in some windows.
     assert sorted(errors)[len(errors) // 2 - 1] < 1e-2 and max(errors) < 0.4
     assert torch.equal(logits(model, window.numpy()), expected), "the joints are as they were"
-
-
-def greedy(model, prompt, count, **options):
-    generator = torch.Generator().manual_seed(options.pop("seed", 0))
-    return list(generate(model, prompt, count, sampling=Sampling(**options), generator=generator))
-
-
-def test_greedy_text_is_transformers_own(tmp_path):
-    model = load_model(Workspace("llama_gqa", tmp_path).model)
-    prompt, speed = [3, 7, 5], Speed()
-    tokens = list(generate(model, prompt, 8, sampling=Sampling(), generator=torch.Generator(), speed=speed))
-    expected = model.generate(
-        torch.tensor([prompt]), max_new_tokens=8, min_new_tokens=8, do_sample=False, eos_token_id=None
-    )
-    assert tokens == expected[0, 3:].tolist()
-    assert (speed.prompt_tokens, speed.decoded_tokens) == (3, 7) and speed.decode_seconds > 0
-
-
-def test_text_is_drawn_by_the_seed(made):
-    model = load_packed_model(made[0])
-    drawn = [greedy(model, [1, 2], 20, temperature=2.0, seed=seed) for seed in (1, 1, 2)]
-    assert drawn[0] == drawn[1] != drawn[2] and len(drawn[0]) == 20
-    assert greedy(model, [1, 2], 9, temperature=2.0, top_k=1) == greedy(model, [1, 2], 9)
-
-
-def test_text_ends_at_an_end_token(made):
-    model = load_packed_model(made[0])
-    tokens = greedy(model, [1, 2], 9)
-    end = frozenset({tokens[4]})
-    stopped = list(generate(model, [1, 2], 9, sampling=Sampling(), generator=torch.Generator(), end_tokens=end))
-    assert stopped == tokens[: tokens.index(tokens[4])]
-
-
-def test_bad_requests_are_refused(made):
-    with pytest.raises(ValueError, match="the prompt has no tokens"):
-        greedy(load_packed_model(made[0]), [], 3)
-    with pytest.raises(ValueError, match="must not be negative"):
-        Sampling(temperature=-1.0)
-    with pytest.raises(ValueError, match="not finite"):
-        Sampling().choose(torch.tensor([0.0, float("nan")]), torch.Generator())
+    keys = cache.layers[0].keys
+    assert all(len(row.unique()) <= 16 for row in keys[0, 0]), "keys are quantized when they are appended"
 
 
 def test_embedding_and_head_in_bfloat16(made):

@@ -19,7 +19,7 @@ from models_for_tests import (
     transformers_model,
 )  # fmt: skip
 
-from altq.evaluation.generation import Sampling, generate
+from altq.evaluation.generation import Sampling, generate_text
 from altq.evaluation.likelihood import Request, plan_batches, score_batch
 from altq.models.skeleton import Skeleton
 
@@ -177,7 +177,7 @@ def test_what_sees_later_tokens_is_not_scored_beside_others(tmp_path):
     with pytest.raises(ValueError, match="use_bidirectional_attention"):
         score_batch(model, batch)
     with pytest.raises(ValueError, match="use_bidirectional_attention"):
-        next(generate(model, [1, 2], 3, sampling=Sampling(), generator=torch.Generator()))
+        generate_text(model, None, [1, 2], 3, Sampling())
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from altq.calibration.states import record_states
 from altq.checkpoint.quantized_model import load_model, open_model
-from altq.evaluation.generation import Sampling, generate
 from altq.evaluation.likelihood import Request, plan_batches, score_batch
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
@@ -61,7 +60,7 @@ def test_neither_a_likelihood_nor_a_text_comes_of_it(tmp_path):
     with pytest.raises(ValueError, match="overflows float32"):
         score_batch(model, batches[0])
     with pytest.raises(ValueError, match="overflows float32"):
-        list(generate(model, [1, 2], 2, sampling=Sampling(), generator=torch.Generator()))
+        model.generate(torch.tensor([[1, 2]]), max_new_tokens=2)
 
 
 def test_a_checkpoint_is_watched_as_its_model_is(tmp_path):

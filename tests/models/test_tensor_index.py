@@ -13,8 +13,8 @@ from models_for_tests import (
 )  # fmt: skip
 from safetensors.torch import load_file, save_file
 
+from altq.models.model_folder import INDEX_FILE, SINGLE_FILE
 from altq.models.skeleton import Skeleton
-from altq.models.tensor_index import INDEX_FILE, SINGLE_FILE
 from altq.models.weights import ModelWeights
 
 TOKENS = make_tokens(windows=2, length=9)

@@ -306,7 +306,7 @@ def with_nan_scale(path):
 
 def test_damage_to_a_checkpoint_does_not_outlive_its_repair(made, tmp_path, capsys):
     a = copy(made, tmp_path)
-    path = next((a / "checkpoints").rglob("model-00002-of-*.safetensors"))
+    path = next((a / "checkpoints").rglob("altq-00002-of-*.safetensors"))
     whole = path.read_bytes()
     with_nan_scale(path)
     assert run(perplexity(a), "--output", tmp_path / "result.json") == 1
@@ -334,7 +334,7 @@ def stopped_perplexity(a, output, monkeypatch):
 def test_scratch_past_a_block_does_not_hide_that_it_was_damaged(made, tmp_path, monkeypatch, capsys):
     a = copy(made, tmp_path)
     stopped_perplexity(a, tmp_path / "result.json", monkeypatch)
-    path = next((a / "checkpoints").rglob("model-00002-of-*.safetensors"))
+    path = next((a / "checkpoints").rglob("altq-00002-of-*.safetensors"))
     with_nan_scale(path)
     capsys.readouterr()
     assert run(perplexity(a), "--output", tmp_path / "result.json") == 1

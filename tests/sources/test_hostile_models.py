@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from models_for_tests import save_tiny_model, transformers_model
 
 from altq.experiment.sources import ModelDescription
-from altq.models.model_folder import ModelFolder
-from altq.models.tensor_index import INDEX_FILE, SINGLE_FILE
+from altq.models.model_folder import INDEX_FILE, SINGLE_FILE, ModelFolder
 from altq.sources import verification
 from altq.sources.gguf import convert
 from altq.sources.model import fetch_model
