@@ -156,3 +156,9 @@ def test_files_are_short_and_named_for_something():
 
 def test_the_package_is_where_the_tests_are(project):
     assert Path(project) == ROOT.parent
+
+
+def test_no_two_files_of_tests_share_a_name(project):
+    """Pytest imports them by their names alone, and refuses the second of two."""
+    names = [path.name for path in (project / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)

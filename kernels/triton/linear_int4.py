@@ -60,7 +60,8 @@ def _multiply_add(a0, a1, a2, a3, b0, b1, c0, c1, c2, c3, WARPS: tl.constexpr, A
         product = tl.reshape(tl.sum(left * right, axis=3), (WARPS, 2, 8, 4, 2))
         sums = tl.reshape(tl.permute(product, (0, 2, 3, 4, 1)), (WARPS * 32, 2, 2))  # [lane, column, half of the rows]
         upper, lower = tl.split(sums)
-        (upper0, upper1), (lower0, lower1) = tl.split(upper), tl.split(lower)
+        upper0, upper1 = tl.split(upper)
+        lower0, lower1 = tl.split(lower)
         c0, c1, c2, c3 = c0 + upper0, c1 + upper1, c2 + lower0, c3 + lower1
     return c0, c1, c2, c3
 

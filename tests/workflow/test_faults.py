@@ -51,7 +51,9 @@ def workflow(smoke, project, tmp_path, snakemake):
 def test_two_workflows_in_one_folder(workflow):
     workflow.run("--dry-run")  # starts what jobs are forked from, which takes longer than the first one's job
     first = workflow.start()
+    os.killpg(first.pid, signal.SIGSTOP)  # so that it is not done before the second has begun
     status, said = workflow.run()
+    os.killpg(first.pid, signal.SIGCONT)
     assert status == 1 and "cannot be locked" in said
     assert first.wait() == 0, "the first is not disturbed"
 
