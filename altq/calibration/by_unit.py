@@ -16,7 +16,7 @@ from altq.calibration.shard import WHOLE, Shard
 from altq.calibration.start import silent_sites, start_sublayer
 from altq.calibration.subject import Subject
 from altq.calibration.sublayer import QuantizedSublayer
-from altq.calibration.unit import Unit
+from altq.calibration.unit import Problem, Unit
 from altq.experiment.kinds import sublayer_name
 from altq.experiment.recipe import Recipe
 from altq.experiment.windows import require_windows
@@ -66,7 +66,7 @@ def _calibrate_unit(
     began = time.monotonic()
     name = sublayer_name(members[0]) if len(members) == 1 else f"block {members[0] // 2}"
     unit = start_unit(subject, fitting, members)
-    fit = fit_unit(unit, subject.problem(members), recipe=fitting.recipe, name=name)
+    fit = fit_unit(unit, Problem.of(subject.states, members), recipe=fitting.recipe, name=name)
     records = [
         {"sublayer": s, **asdict(fit), "fingerprint": fingerprint}
         for s, fingerprint in zip(members, fingerprints, strict=True)
@@ -87,7 +87,7 @@ def start_unit(subject: Subject, fitting: Fitting[Recipe], members: Sequence[int
     """
     unit = Unit(start_sublayers(subject, fitting, members), subject.arguments[members[0] // 2])
     moments = [subject.observed(s) for s in members]
-    start_clips(unit, subject.problem(members), observed=moments, recipe=fitting.recipe)
+    start_clips(unit, Problem.of(subject.states, members), observed=moments, recipe=fitting.recipe)
     return unit
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from altq.calibration.states import States
-from altq.calibration.unit import Problem
 from altq.experiment.kinds import HALVES
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
@@ -52,10 +51,6 @@ class Subject:
         """Sublayers of one block, over a copy of its weights that is theirs alone."""
         block = self.skeleton.block(members[0] // 2)
         return [Sublayer(block, self.skeleton.family, HALVES[s % 2]) for s in members]
-
-    def problem(self, members: Sequence[int]) -> Problem:
-        """Inputs and targets of consecutive sublayers, read lazily."""
-        return Problem(self.states.state(members[0]), self.states.state(members[-1] + 1), self.states.loss)
 
     def observed(self, sublayer: int) -> dict[str, Tensor]:
         """Read the moments, sensitivities and peaks of a sublayer's sites, see `altq.calibration.states.observe`."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from altq.calibration.states import token_weights
+from altq.calibration.states import States, token_weights
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.quantizers.clipping import Clip
 
@@ -43,6 +43,11 @@ class Problem:
     inputs: Tensor
     outputs: Tensor
     loss: str
+
+    @classmethod
+    def of(cls, states: States, members: Sequence[int]) -> Self:
+        """Inputs and targets of consecutive sublayers, read lazily."""
+        return cls(states.state(members[0]), states.state(members[-1] + 1), states.loss)
 
     def evaluate(self, unit: Unit, windows: Tensor) -> Tensor:
         """The weighted mean squared error of what the quantized unit adds to the residual stream."""

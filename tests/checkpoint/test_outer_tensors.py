@@ -18,7 +18,7 @@ def test_what_is_outside_the_blocks_keeps_the_type_of_the_model(name, tmp_path, 
     workspace = Workspace(name, tmp_path)
     path = workspace.model / "model.safetensors"
     save_file({key: tensor.bfloat16() for key, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
-    record_states(workspace.model, workspace.tokens, "relative", workspace.states, "test")
+    record_states(workspace.model, workspace.tokens, loss="relative", folder=workspace.states, fingerprint="test")
     made = {}
     for kind, outer in (("own", module._outer_tensors), ("float32", lambda skeleton: skeleton.outer_tensors)):
         monkeypatch.setattr(module, "_outer_tensors", outer)

@@ -11,11 +11,13 @@ from models_for_tests import write_selection
 from altq.calibration.states import record_states
 from altq.checkpoint.assembly import assemble
 from altq.checkpoint.quantized_model import load_model
+from altq.checkpoint.scheme import Scheme
 from altq.evaluation.harness import HarnessModel
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
 from altq.experiment.sources import ModelDescription
 from altq.runtime.files import write_text
+from altq.selection.selection import Selection
 from altq.sources.model import fetch_model
 
 LOAD = """
@@ -46,11 +48,10 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     fetch_model(ModelDescription(made={"seed": 3}, num_blocks=2), folder / "model")
     tokens = np.random.default_rng(0).integers(0, 256, (4, 16), dtype=np.int32)
-    record_states(folder / "model", tokens, "relative", folder / "states", "test")
-    assemble(
-        folder / "model", folder / "states", write_selection(["identity"] * 4, folder / "selection.json"), {},
-        Setting(4, 4, 4, 4), RoundingOptions(weights="rtn", windows=4), folder / "checkpoint", "test",
-    )  # fmt: skip
+    record_states(folder / "model", tokens, loss="relative", folder=folder / "states", fingerprint="test")
+    selection = Selection.read(write_selection(["identity"] * 4, folder / "selection.json"))
+    scheme = Scheme(selection, setting=Setting(4, 4, 4, 4), rounding=RoundingOptions(weights="rtn", windows=4))
+    assemble(folder / "model", folder / "states", scheme, folder / "checkpoint", fingerprint="test")
     return folder / "checkpoint"
 
 
