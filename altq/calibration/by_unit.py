@@ -86,7 +86,7 @@ def start_unit(subject: Subject, fitting: Fitting[Recipe], members: Sequence[int
     free of what is not looked at.
     """
     unit = Unit(start_sublayers(subject, fitting, members), subject.arguments[members[0] // 2])
-    moments = [subject.observed(s) for s in members]
+    moments = [subject.states.observed(s) for s in members]
     start_clips(unit, Problem.of(subject.states, members), observed=moments, recipe=fitting.recipe)
     return unit
 
@@ -96,7 +96,7 @@ def start_sublayers(subject: Subject, fitting: Fitting[Recipe], members: Sequenc
     quantizers = Quantizers.at(fitting.setting, signed=fitting.recipe.signed_scale)
     started = []
     for s, sublayer in zip(members, subject.sublayers(members), strict=True):
-        moments = subject.observed(s)
+        moments = subject.states.observed(s)
         if silent := silent_sites(moments):
             log.warning("%s: no signal at %s; nothing is balanced there", sublayer_name(s), ", ".join(silent))
         # A generator of its own for each sublayer: the result depends neither on the order nor on what was resumed.

@@ -51,7 +51,3 @@ class Subject:
         """Sublayers of one block, over a copy of its weights that is theirs alone."""
         block = self.skeleton.block(members[0] // 2)
         return [Sublayer(block, self.skeleton.family, HALVES[s % 2]) for s in members]
-
-    def observed(self, sublayer: int) -> dict[str, Tensor]:
-        """Read the moments, sensitivities and peaks of a sublayer's sites, see `altq.calibration.states.observe`."""
-        return self.states.observed(sublayer)

@@ -1,5 +1,6 @@
 """A quantized checkpoint on the packed kernels: 4 bits a weight in memory, one call for all projections of a site."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,14 +29,17 @@ def open_packed_model(folder: str | Path, variant: str | None = None) -> Quantiz
     """
     if not is_checkpoint(folder):
         raise ValueError(f"{folder} is no checkpoint: only a quantized checkpoint can run on packed weights")
-    return QuantizedSkeleton(
-        folder, partial(packed_products, variant=variant), partial(PackedCacheReader, variant=variant)
-    )
+    return QuantizedSkeleton(folder, *packed_joints(variant))
 
 
 def load_packed_model(folder: str | Path, variant: str | None = None) -> nn.Module:
     """The same with all its blocks in memory."""
     return open_packed_model(folder, variant).fill()
+
+
+def packed_joints(variant: str | None = None) -> tuple[Callable[[Site], Products], Callable[..., CacheReader]]:
+    """The products of a site and the reader of the cache on the CPU kernels, as `quantize_block` takes them."""
+    return partial(packed_products, variant=variant), partial(PackedCacheReader, variant=variant)
 
 
 class PackedCacheReader(CacheReader):

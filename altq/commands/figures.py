@@ -8,10 +8,9 @@ from altq.commands.command import add_output
 from altq.experiment.policies import HeuristicOptions
 from altq.report.figure1 import write_figure1
 from altq.report.figure2 import write_figure2
-from altq.report.presentation import Presentation
+from altq.report.presentation import Presentation, write_presented
 from altq.report.protocol_table import PROTOCOL_FILES
 from altq.runtime.consistency import require_consistency
-from altq.runtime.files import write_json
 from altq.runtime.flags import add_options, read_options
 from altq.runtime.lineage import result_lineage
 from altq.runtime.provenance import provenance
@@ -40,8 +39,7 @@ def _draw(command: str, arguments: argparse.Namespace, write: Write) -> None:
     inputs = [*arguments.statistics, *arguments.drawn]
     require_consistency({path: result_lineage(path) for path in inputs})
     write(arguments.statistics, arguments.drawn, options, arguments.output, presentation)
-    record = provenance(command, options.model_dump(), inputs)
-    write_json(arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record})
+    write_presented(arguments.output, presentation, provenance(command, options.model_dump(), inputs))
 
 
 def figure1_flags(parser: argparse.ArgumentParser) -> None:

@@ -71,9 +71,7 @@ def _measure(
     inputs = [arguments.folder, arguments.tokens]
     check_lineage(inputs)
     context = check_context(arguments.folder, window_length)
-    # Hidden, and so nobody's own: it is removed in the end.
-    folder = arguments.output.with_name(f".{arguments.output.name}.scratch")
-    with Scratch(folder, run_fingerprint(command, labels, inputs)) as scratch:
+    with Scratch.beside(arguments.output, run_fingerprint(command, labels, inputs)) as scratch:
         nll = window_losses(open_folder(arguments.folder), tokens, scratch)
         interval = perplexity_interval(nll, window_length - 1, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))
         result = {

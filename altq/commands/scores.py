@@ -101,8 +101,6 @@ def reconstruction(arguments: argparse.Namespace) -> None:
     inputs = [arguments.model, arguments.tokens, *banks.values()]
     check_lineage(inputs, {"setting": str(setting)})
     tokens, _ = read_tokens(arguments.tokens, arguments.model)
-    inputs = [arguments.model, arguments.tokens, *banks.values()]
-    check_lineage(inputs, {"setting": str(setting)})
     errors = reconstruction_errors(arguments.model, tokens, banks=banks, setting=setting, loss=arguments.loss)
     options = {"setting": str(setting), "loss": arguments.loss}
     scores = Scores(

@@ -10,7 +10,7 @@ from altq.experiment.methods import METHODS
 from altq.experiment.policies import Grid
 from altq.report.cost import write_cost
 from altq.report.perplexity import context_notes
-from altq.report.presentation import Presentation
+from altq.report.presentation import Presentation, write_presented
 from altq.report.table1 import write_table1
 from altq.report.table2 import write_table2
 from altq.report.table3 import write_table3
@@ -20,7 +20,6 @@ from altq.report.table6 import write_table6
 from altq.report.table7 import write_table7
 from altq.report.table_files import TABLE_FILES
 from altq.runtime.consistency import require_consistency
-from altq.runtime.files import write_json
 from altq.runtime.flags import add_options, read_options
 from altq.runtime.lineage import result_lineage
 from altq.runtime.provenance import provenance, read_record
@@ -61,8 +60,7 @@ def _write(
     notes = context_notes(arguments.results)
     presentation = presentation.model_copy(update={"protocol": (*presentation.protocol, *notes)})
     write(presentation)
-    record = provenance(command, options or {}, paths)
-    write_json(arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record})
+    write_presented(arguments.output, presentation, provenance(command, options or {}, paths))
 
 
 def table1_flags(parser: argparse.ArgumentParser) -> None:
@@ -196,8 +194,14 @@ def table6(arguments: argparse.Namespace) -> None:
     grid = read_options(arguments, Grid)
 
     def write(presentation: Presentation) -> None:
-        files = arguments.results, arguments.selections, arguments.distinct
-        write_table6(*files, grid, arguments.output, presentation)
+        write_table6(
+            arguments.results,
+            arguments.selections,
+            arguments.distinct,
+            grid,
+            csv=arguments.output,
+            presentation=presentation,
+        )
 
     inputs = [*arguments.selections, *arguments.distinct]
     _write("table6", arguments, write, inputs=inputs, options=grid.model_dump())
@@ -248,5 +252,4 @@ def cost(arguments: argparse.Namespace) -> None:
     presentation = read_options(arguments, Presentation)
     require_consistency({folder: result_lineage(folder) for folder in arguments.checkpoints})
     write_cost({folder: read_record(folder) for folder in arguments.checkpoints}, arguments.output, presentation)
-    record = provenance("cost", {}, arguments.checkpoints)
-    write_json(arguments.output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record})
+    write_presented(arguments.output, presentation, provenance("cost", {}, arguments.checkpoints))

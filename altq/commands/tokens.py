@@ -35,14 +35,20 @@ def tokens(arguments: argparse.Namespace) -> None:
     for name, value in {**common, "held_out": arguments.held_out}.items():
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} {value} draws nothing; give at least 1")
-    places = (arguments.model, arguments.corpus, arguments.output)
     if arguments.split == "test":
         for name in ("seed", "held_out"):
             if getattr(arguments, name) is not None:
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} has no effect on test windows, which are not drawn at random; leave it out")
-        test_tokens(*places, **common)
+        test_tokens(arguments.model, arguments.corpus, arguments.output, **common)
     elif arguments.seed is None or arguments.num_windows is None:
         raise ValueError("calibration windows need --seed and --num-windows")
     else:
-        calibration_tokens(*places, **common, seed=arguments.seed, num_held_out=arguments.held_out)
+        calibration_tokens(
+            arguments.model,
+            arguments.corpus,
+            arguments.output,
+            **common,
+            seed=arguments.seed,
+            num_held_out=arguments.held_out,
+        )

@@ -92,10 +92,8 @@ def zero_shot(arguments: argparse.Namespace) -> None:
     asked, drawn = TaskRequests.read(arguments.requests), read_json(arguments.requests.with_suffix(".json"))
     inputs = [arguments.folder, arguments.requests]
     check_lineage([*inputs, arguments.items])
-    # Hidden, and so nobody's own: it is removed in the end.
-    folder = arguments.output.with_name(f".{arguments.output.name}.scratch")
     kept = ("model", "task", "num_items", "num_available", "num_truncated", "task_version")
-    with Scratch(folder, run_fingerprint("zero-shot", labels, [*inputs, arguments.items])) as scratch:
+    with Scratch.beside(arguments.output, run_fingerprint("zero-shot", labels, [*inputs, arguments.items])) as scratch:
         items, accuracies = judge(arguments.task, arguments.items, asked, score(arguments.folder, asked, scratch))
         with atomic(arguments.output) as partial:
             pyarrow.parquet.write_table(items, partial)

@@ -5,7 +5,6 @@ that every number is the same. All of it is computed in float32 on a CPU.
 """
 
 import re
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,7 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from altq.checkpoint.decoding_cache import quantize_caches
 from altq.checkpoint.format import CHECKPOINT_INDEX_FILE, QUANT_METHOD, CheckpointWeights
-from altq.checkpoint.packed_model import PackedCacheReader, packed_products
+from altq.checkpoint.packed_model import packed_joints
 from altq.checkpoint.quantized_model import CacheReader, integer_products, quantize_block
 from altq.integration.saving import save_checkpoint
 from altq.models.family import family_of
@@ -99,11 +98,8 @@ class AltqQuantizer(HfQuantizer):
             if not name.startswith(prefix) and name not in weights.names and tied.get(name) not in weights.names:
                 raise ValueError(f"{weights.folder} lacks {name}; {weights.source.remedy}")
         assert isinstance(self.quantization_config, AltqConfig)
-        products: Callable[..., Any] = integer_products
-        cache_reader: Callable[..., Any] = CacheReader
-        if self.quantization_config.products == "packed":
-            products = partial(packed_products, variant=None)
-            cache_reader = partial(PackedCacheReader, variant=None)
+        is_packed = self.quantization_config.products == "packed"
+        products, cache_reader = packed_joints() if is_packed else (integer_products, CacheReader)
         with torch.device("cpu"):  # transformers makes its model without memory
             for number in range(weights.num_blocks):
                 block = model.get_submodule(f"{family.blocks}.{number}")

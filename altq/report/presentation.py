@@ -3,13 +3,16 @@
 Imports nothing heavy, since the workflow reads it.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from altq.experiment.methods import METHODS
 from altq.experiment.section import Section
 from altq.experiment.setting import FULL
+from altq.runtime.files import write_json
 
 ABSENT = "–"
 SAME = "the same"
@@ -70,6 +73,11 @@ class Presentation(Section):
     def label(self, name: str) -> str:
         """The printed name of a model or corpus."""
         return self.labels.get(name, name)
+
+
+def write_presented(output: Path, presentation: Presentation, record: Mapping[str, Any]) -> None:
+    """Write, beside a table or figure, a .json with its presentation and the provenance `record`."""
+    write_json(output.with_suffix(".json"), {"presentation": presentation.model_dump(), "provenance": record})
 
 
 def method_label(method: str, weights: str, several_roundings: bool) -> str:

@@ -63,6 +63,11 @@ class Scratch:
             if path.name >= self._path().name:
                 path.unlink()
 
+    @classmethod
+    def beside(cls, output: Path, fingerprint: str) -> Self:
+        """The folder beside a file that a run is to write: hidden, and so nobody's own."""
+        return cls(output.with_name(f".{output.name}.scratch"), fingerprint)
+
     def add(self, content: Any, files: Sequence[Path] = ()) -> None:
         """Store the content of the next unit, once all its files are written, `files` beside this folder among them."""
         unit = {"content": content, "files": {path.name: sha256(path) for path in files}}
