@@ -12,11 +12,13 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 from altq.calibration.by_unit import calibrate_bank
@@ -49,6 +51,20 @@ MODELS: dict[str, tuple[type[PretrainedConfig], dict]] = {
     "qwen3": (Qwen3Config, {"hidden_size": 30, "intermediate_size": 42, "heads": (4, 2), "head_dim": 6}),
     "mistral": (
         MistralConfig, {"hidden_size": 28, "intermediate_size": 36, "heads": (4, 1), "head_dim": 8, "sliding_window": 5}
+    ),
+    "smollm3": (
+        SmolLM3Config,
+        {
+            "hidden_size": 24, "intermediate_size": 52, "heads": (6, 3), "no_rope_layers": [1, 0], "tied": True,
+            "sliding_window": 5, "use_sliding_window": True,
+        },
+    ),
+    "granite": (
+        GraniteConfig,
+        {
+            "hidden_size": 30, "intermediate_size": 44, "heads": (5, 1), "embedding_multiplier": 3.0,
+            "attention_multiplier": 0.3, "residual_multiplier": 0.4, "logits_scaling": 2.5, "mlp_bias": True,
+        },
     ),
     "gemma3_text": (
         Gemma3TextConfig,

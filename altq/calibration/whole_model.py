@@ -72,8 +72,7 @@ class WholeModel(nn.Module):
         skeleton.model.set_output_embeddings(_ReducedHead(weight))
         norm.weight.fill_(1 - family.norm_offset)
         # Kept in a tuple so that nn.Module does not register them as children.
-        self._embedding_and_norm = skeleton.model.get_input_embeddings(), norm.to(device)
-        self._model = (skeleton.model,)
+        self._skeleton_and_norm = skeleton, norm.to(device)
 
     def _train_only(self, trained: list[str]) -> None:
         self.requires_grad_(False)
@@ -86,8 +85,8 @@ class WholeModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The normed hidden states that the head reads, in the basis of the original: [windows, length, hidden]."""
-        embedding, _ = self._embedding_and_norm
-        hidden = embedding(tokens).to(self.rotation) @ self.rotation
+        skeleton, _ = self._skeleton_and_norm
+        hidden = skeleton.embed(tokens).to(self.rotation) @ self.rotation
         for block in range(len(self.sublayers) // 2):
             hidden = checkpoint(self._run_block, block, hidden, use_reentrant=False)
         self.release()
@@ -121,12 +120,13 @@ class WholeModel(nn.Module):
 
     def normed(self, hidden: Tensor) -> Tensor:
         """The last norm, with gain one: [..., hidden]."""
-        _, norm = self._embedding_and_norm
+        _, norm = self._skeleton_and_norm
         return norm(hidden)
 
     def logits(self, normed: Tensor) -> Tensor:
         """[tokens, hidden] in the basis of the original -> [tokens, vocabulary]."""
-        return make_logits(*self._model, normed)
+        skeleton, _ = self._skeleton_and_norm
+        return make_logits(skeleton.model, normed)
 
 
 class _ReducedHead(nn.Module):

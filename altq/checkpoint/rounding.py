@@ -124,4 +124,4 @@ def _advance(quantized: QuantizedSublayer, inputs: list[Codes | Tensor], *, hidd
     """Fill in the residual stream after a sublayer, from the inputs of its last projection."""
     *_, last = quantized.projections.values()
     for rows, x in zip(batches(len(hidden)), inputs, strict=True):
-        outputs[rows] = hidden[rows] + quantized.sublayer.output_norm(last.project(dequantized(x)))
+        outputs[rows] = hidden[rows] + quantized.sublayer.addition(last.project(dequantized(x)))

@@ -16,7 +16,7 @@ Positive = Annotated[int | float, Field(gt=0)]
 
 
 class ConfigFile(BaseModel):
-    """The sizes of a decoder-only model and the numbers by which its forward pass divides; other keys are kept.
+    """The sizes of a decoder-only model and the numbers that scale its forward pass; other keys are kept.
 
     Whether these are known is asked by `altq.models.configuration`, which has transformers at hand.
     """
@@ -38,6 +38,10 @@ class ConfigFile(BaseModel):
     rope_local_base_freq: Positive | None = None
     query_pre_attn_scalar: Positive | None = None
     final_logit_softcapping: Positive | None = None
+    embedding_multiplier: Positive | None = None
+    attention_multiplier: Positive | None = None
+    residual_multiplier: Positive | None = None
+    logits_scaling: Positive | None = None
     tie_word_embeddings: bool = False
     quantization_config: dict[str, Any] | None = None
 

@@ -94,13 +94,14 @@ def _is_read(model_type: str, key: str) -> bool:
 
 
 def _check_keys(file: ConfigFile, name: str) -> None:
-    ignored = family_of(file.model_type).ignored_options
+    family = family_of(file.model_type)
+    meaningless = WITHOUT_MEANING.union(family.unread_keys, ["quantization_config"])
     unheeded = sorted(
         key
         for key, value in file.content.items()
         if value not in (None, False, "", [], {})
-        and (key in ignored or not _is_read(file.model_type, key))
-        and not (key in WITHOUT_MEANING or key.startswith("_") or key == "quantization_config")
+        and (key in family.ignored_options or not _is_read(file.model_type, key))
+        and not (key in meaningless or key.startswith("_"))
     )
     if unheeded:
         raise ValueError(

@@ -1,11 +1,10 @@
-"""Model families as data: names of the norms and projections of a block, and the offset of the norm.
+"""Model families as data: names of the norms and projections of a block, offset of the norm, multipliers.
 
 A family is never a branch in the code. transformers' own block is the forward pass; a description only names its
 parts (docs/architecture.md).
 """
 
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 
 @dataclass(frozen=True)
@@ -13,12 +12,14 @@ class Half:
     """Attention or feed-forward half of a block; its names are relative to the block.
 
     input_sites maps each site at the input of linear layers to the projections that share that input.
+    output_multiplier: attribute of the block by which the half's output is multiplied before it is added to the stream.
     """
 
     module: str
     norm: str
     output_norm: str | None
     input_sites: dict[str, tuple[str, ...]]
+    output_multiplier: str | None = None
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -44,7 +45,9 @@ class Half:
 class Family:
     """A family of decoder-only models. The gain of a norm is `norm_offset + weight`.
 
+    embedding_multiplier: key of config.json by which embeddings are multiplied before the first block.
     legacy_keys: of a config.json, which transformers reads though its configuration class has no such field.
+    unread_keys: of published config.json files, which are no field of that class and which no implementation reads.
     ignored_options: fields of that class which transformers' forward pass does not heed.
     """
 
@@ -55,7 +58,9 @@ class Family:
     last_norm: str = "model.norm"
     head: str = "lm_head"
     norm_offset: float = 0.0
+    embedding_multiplier: str | None = None
     legacy_keys: tuple[str, ...] = ()
+    unread_keys: tuple[str, ...] = ()
     ignored_options: tuple[str, ...] = ()
 
     def half(self, name: str) -> Half:
@@ -80,6 +85,13 @@ FAMILIES: dict[str, Family] = {
     "mistral": _LLAMA_LIKE,
     "qwen2": replace(_LLAMA_LIKE, legacy_keys=("head_dim",)),
     "qwen3": _LLAMA_LIKE,
+    "smollm3": replace(_LLAMA_LIKE, legacy_keys=("head_dim",), unread_keys=("max_window_layers", "pretraining_tp")),
+    "granite": Family(
+        replace(_attention(), output_multiplier="residual_multiplier"),
+        replace(_ffn(), output_multiplier="residual_multiplier"),
+        embedding_multiplier="embedding_multiplier",
+        legacy_keys=("head_dim",),
+    ),
     "gemma3_text": Family(
         _attention(output_norm="post_attention_layernorm"),
         _ffn(norm="pre_feedforward_layernorm", output_norm="post_feedforward_layernorm"),
@@ -91,12 +103,13 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(model_type: str) -> Family:
-    """The description of a `model_type` (as in config.json); ValueError for an unknown one."""
+    """The description of a `model_type` (as in config.json); ValueError for an unknown one.
+
+    The message proposes no other name: a model under the description of another architecture would be another model.
+    """
     if model_type not in FAMILIES:
-        near = get_close_matches(model_type, FAMILIES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(
-            f"model family {model_type!r} is not known{hint} (known: {', '.join(FAMILIES)}); "
+            f"model family {model_type!r} is not known (known: {', '.join(FAMILIES)}); "
             "add its description to altq/models/family.py"
         )
     return FAMILIES[model_type]

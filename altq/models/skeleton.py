@@ -97,7 +97,9 @@ class Skeleton:
     @torch.no_grad()
     def embed(self, tokens: Tensor) -> Tensor:
         """Embed tokens as the input of block 0: [windows, length] -> [windows, length, hidden]."""
-        return self.model.get_input_embeddings()(tokens).to(self.dtype)
+        embedded = self.model.get_input_embeddings()(tokens).to(self.dtype)
+        name = self.family.embedding_multiplier
+        return embedded if name is None else embedded * getattr(self.config, name)
 
     def embed_into(self, tokens: Tensor, outputs: Tensor) -> None:
         """Embed tokens into `outputs` [windows, length, hidden] one window at a time; it may be memory-mapped."""

@@ -1,4 +1,4 @@
-"""A sublayer as transformers runs it: norm, attention or feed-forward module, optional output norm."""
+"""A sublayer as transformers runs it: norm, attention or feed-forward module, optional norm and factor of its output."""
 
 from typing import Any
 
@@ -21,7 +21,13 @@ class Sublayer:
 
     def after_norm(self, normed: Tensor, arguments: dict[str, Any]) -> Tensor:
         """Output that is added to the residual stream, from the norm's output: [windows, length, hidden]."""
-        return self.output_norm(self._run(normed, arguments))
+        return self.addition(self._run(normed, arguments))
+
+    def addition(self, output: Tensor) -> Tensor:
+        """What is added to the residual stream for an output of the module; both [windows, length, hidden]."""
+        normed = self.output_norm(output)
+        name = self.half.output_multiplier
+        return normed if name is None else normed * getattr(self.block, name)
 
     def before_output(self, normed: Tensor, arguments: dict[str, Any]) -> Tensor:
         """The input of the last projection (o, down), from the norm's output: the module runs without it."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from altq.models.config_file import ConfigFile
-from altq.models.family import family_of
 from altq.models.model_folder import ModelFolder
 from altq.runtime import files
 from altq.runtime.documents import described
@@ -32,6 +31,8 @@ REQUIRED = (
     "attention.head_count_kv", "attention.layer_norm_rms_epsilon",
 )  # fmt: skip
 """Keys that a model must have; transformers takes its own defaults for those that are missing."""
+FAMILIES = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
+"""The family of each architecture whose conversion is known to be exact."""
 DEEPEST_GEMMA3 = 62
 """Blocks of Gemma 3 27B, whose attention alone is scaled by the width of the stream over the number of heads."""
 
@@ -72,8 +73,11 @@ def convert(gguf: str | Path, source: ModelFolder, num_blocks: int) -> None:
 
 
 def _check_header(header: GgufHeader, num_blocks: int) -> None:
-    model_type = {"gemma3": "gemma3_text"}.get(header.architecture, header.architecture)
-    family_of(model_type)
+    if header.architecture not in FAMILIES:
+        raise ValueError(
+            f"its architecture {header.architecture!r} is not known in GGUF (known: {', '.join(FAMILIES)}); a folder "
+            "of safetensors may be"
+        )
     missing = [key for key in REQUIRED if header.of_model(key) is None]
     if missing:
         raise ValueError(f"its metadata lack {', '.join(missing)}")

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from models_for_tests import MODELS, logits, make_tokens, relative_error, save_tiny_model, transformers_model
+from transformers.models.granite.modeling_granite import GraniteRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+from transformers.models.smollm3.modeling_smollm3 import SmolLM3RMSNorm
 
 from altq.calibration import whole_model
 from altq.calibration.fitting import Fitting
@@ -48,7 +50,7 @@ def double_norms(monkeypatch):
     def forward(self, x):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon) * self.weight
 
-    for norm in (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm):
+    for norm in (GraniteRMSNorm, LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm, SmolLM3RMSNorm):
         monkeypatch.setattr(norm, "forward", forward)
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from models_for_tests import VOCAB, Workspace, change_checkpoint, logits, make_tokens
+from models_for_tests import MODELS, VOCAB, Workspace, change_checkpoint, logits, make_tokens
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -63,6 +63,14 @@ def test_logits_are_altq_own(checkpoint):
     loaded, tokens = AutoModelForCausalLM.from_pretrained(checkpoint), make_tokens(windows=6, length=20, seed=3)
     assert same(loaded, load_model(checkpoint), tokens)
     assert loaded.dtype == torch.float32 and loaded.config.quantization_config.quant_method == "altq"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_family_loads_with_altq_own_logits(name, tmp_path):
+    made = Workspace(name, tmp_path).checkpoint(SETTINGS[0], KINDS, RoundingOptions(weights="gptq", windows=4))
+    own = load_model(made)
+    assert same(AutoModelForCausalLM.from_pretrained(made), own, make_tokens(windows=3, length=14, seed=3))
+    assert logits(own, PROMPTS.numpy()).isfinite().all()
 
 
 def test_text_is_what_altq_own_model_makes_without_a_cache(checkpoint):

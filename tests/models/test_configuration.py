@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from models_for_tests import save_tiny_model
+import torch
+from models_for_tests import logits, make_tokens, save_tiny_model, transformers_model
 
 from altq.models.configuration import load_config
 from altq.models.model_folder import ModelFolder
@@ -49,6 +50,14 @@ def test_keys_that_say_no_and_keys_of_other_people_are_passed_over(llama):
     )  # fmt: skip
     config = load_config(folder)
     assert not hasattr(config, "auto_map") and not config._name_or_path
+
+
+@pytest.mark.parametrize(("name", "keys"), [("smollm3", {"max_window_layers": 28, "pretraining_tp": 2})])
+def test_keys_of_published_models_that_nobody_reads_are_passed_over(name, keys, tmp_path):
+    plain, folder = (save_tiny_model(name, tmp_path / part) for part in ("plain", "published"))
+    changed(folder, **keys)
+    assert torch.equal(*(logits(Skeleton(path).fill(), make_tokens(2, 9)) for path in (plain, folder)))
+    assert torch.equal(*(logits(transformers_model(path), make_tokens(2, 9)) for path in (plain, folder)))
 
 
 @pytest.mark.parametrize(

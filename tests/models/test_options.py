@@ -21,10 +21,12 @@ from models_for_tests import (
 
 from altq.evaluation.generation import Sampling, generate_text
 from altq.evaluation.likelihood import Request, plan_batches, score_batch
+from altq.models.family import FAMILIES as KNOWN
 from altq.models.skeleton import Skeleton
 
 FAMILIES = {
-    "llama": "llama_gqa", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3_text": "gemma3_text"
+    "llama": "llama_gqa", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3_text": "gemma3_text",
+    "smollm3": "smollm3", "granite": "granite",
 }  # fmt: skip
 TOKENS = make_tokens(windows=2, length=24)
 
@@ -56,6 +58,10 @@ def cases(model_type, option, config):
     sliding = {"sliding_window": 5}
     if model_type.startswith("qwen"):
         sliding |= {"use_sliding_window": True, "max_window_layers": 1}
+    if option == "layer_types" and model_type == "smollm3":
+        return [({}, {option: ["sliding_attention", "full_attention"]})]
+    if option == "no_rope_layer_interval":
+        return [({"no_rope_layers": None}, {"no_rope_layers": None, option: 1})]
     dynamic = rope("dynamic", factor=2.0)
     if model_type == "gemma3_text":
         if option == "rope_parameters":
@@ -83,12 +89,18 @@ def cases(model_type, option, config):
         "hidden_activation": "silu",
         "rms_norm_eps": 0.5,
         "tie_word_embeddings": not config.tie_word_embeddings,
-        "attention_bias": True,
-        "mlp_bias": True,
+        "attention_bias": not getattr(config, "attention_bias", False),
+        "mlp_bias": not getattr(config, "mlp_bias", False),
         "sliding_window": 7,
         "query_pre_attn_scalar": 3,
         "final_logit_softcapping": 1.5,
         "use_bidirectional_attention": True,
+        "use_sliding_window": False,
+        "no_rope_layers": [0, 1],
+        "embedding_multiplier": 0.5,
+        "attention_multiplier": 2,
+        "residual_multiplier": 1.5,
+        "logits_scaling": 0.2,
     }
     if option == "max_position_embeddings":
         return [({option: 100, "rope_parameters": dynamic}, {option: 8, "rope_parameters": dynamic})]
@@ -146,6 +158,10 @@ def assert_equals_transformers(folder):
     for item, row in enumerate(alone):
         exact = sum(row[place - 1, TOKENS[item, place]].item() for place in (3, 4))
         assert scored[item].log_likelihood == pytest.approx(exact, rel=1e-4)
+
+
+def test_every_family_has_its_options_tested():
+    assert FAMILIES.keys() == KNOWN.keys()
 
 
 @pytest.mark.parametrize(("model_type", "option"), OPTIONS)
