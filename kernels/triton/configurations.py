@@ -32,6 +32,9 @@ _KRONECKER = {
 _KRONECKER_OF_TARGET = {(89, 32768): (1, 64, 32, 8), (100, 32768): (1, 64, 32, 8)}
 """Exceptions by target, which hands out registers in its own way: with 32 rows, a few would be spilled."""
 
+_ROWS_OF_A_WIDE_FACTOR = {80: 32, 89: 32, 90: 32, 100: 64}
+"""Target -> rows of a left factor of 256, which has to come in parts: whole, it would take 128 KB of shared memory."""
+
 
 def kronecker_tiles(target: int, d1: int, d2: int, num_tokens: int, *, has_left: bool) -> KroneckerTiles:
     """The tiles of a transform with factors of d1 and d2; a factor that is multiplied has a side of at least 16."""
@@ -40,10 +43,9 @@ def kronecker_tiles(target: int, d1: int, d2: int, num_tokens: int, *, has_left:
     if values not in _KRONECKER:
         raise ValueError(f"factors of {d1} and {d2} are too wide for the kernel; their padded product ends at 65536")
     tokens, rows, columns, num_warps = _KRONECKER_OF_TARGET.get((target, values), _KRONECKER[values])
-    # A factor of 256 has to come in parts: whole, it would take 128 KB of shared memory.
     if d1_padded >= 256:
-        rows = 32
-    if d2_padded >= 256:
+        rows = _ROWS_OF_A_WIDE_FACTOR[target]
+    if d2_padded >= 256:  # in parts, too
         columns = min(columns, 64)
     # With no left factor nothing is summed over rows, which then come in one piece.
     rows = min(rows, d1_padded) if has_left else d1_padded
@@ -150,13 +152,14 @@ def int4_tiles(target: int, num_tokens: int, num_rows: int, num_pairs: int, rows
 APPEND_TOKENS = 16
 """Tokens of a head that a program of the cache kernel takes: the fewest that a tensor core multiplies."""
 
-APPEND_WARPS = {"decode": 4, "prefill": 8}
-"""Warps by phase: a prefill keeps its values and needs more registers, of which 4 warps would spill a few."""
+APPEND_WARPS = {"decode": 4, "prefill": 16}
+"""Warps by phase: a prefill keeps its values and needs more registers, of which 8 warps spill a few on sm_80."""
 
 ATTENTION_TOKENS = 64
 """Tokens of the cache that a program of the attention kernel takes at a time."""
 
-ATTENTION_WARPS = 4
+ATTENTION_WARPS = 8
+"""4 spill a few registers at 3 bits on sm_89, and at 2 bits with a key transform on sm_100."""
 
 
 def attention_splits(target: int, num_heads: int, capacity: int) -> int:

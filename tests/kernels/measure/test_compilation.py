@@ -13,15 +13,8 @@ from kernels.triton.launch import TARGETS
 
 # What multiplies on each target: HMMA and IMMA a warp at a time, HGMMA and IGMMA a warp group, UTC* Blackwell's.
 HALF = {"sm_80": "HMMA", "sm_89": "HMMA", "sm_90": "HGMMA|HMMA", "sm_100": "UTCHMMA|HMMA"}
+# Triton 3.7 compiles int8 products for sm_100 to IMMA, plain ones of 128 x 128, too; 3.9 to Blackwell's own, UTCIMMA.
 INT8 = {"sm_80": "IMMA.16832.S8", "sm_89": "IMMA.16832.S8", "sm_90": "IGMMA", "sm_100": "UTCIMMA|UTCQMMA|IMMA.16832.S8"}
-# Triton 3.9 compiles Blackwell's own products of integers, and spills nothing; 3.7, which torch asks for, does neither.
-SPILLS = {
-    ("append", "K3V2, prefill 2048", "sm_80"): 8,
-    ("decode_attention", "K3V3, context 2048, decode", "sm_89"): 2,
-    ("decode_attention", "LLaMA-3-8B K2V2, 8192, one sequence, key transform", "sm_100"): 2,
-    ("transform_quantize", "Qwen2.5-32B down: 144 x 192, gate, prefill 2048", "sm_100"): 6,
-}
-"""Registers that are spilled at most, by kernel, case and target; none elsewhere."""
 INSTRUCTION = {
     "transform_quantize": HALF,
     "append": HALF,
@@ -62,10 +55,10 @@ def test_every_kernel_compiles_for_every_target(rows):
 
 
 @pytest.mark.slow
-def test_next_to_nothing_is_spilled_and_everything_fits(rows):
+def test_nothing_is_spilled_and_everything_fits(rows):
     for row in rows:
         target = int(row["target"].removeprefix("sm_"))
-        assert int(row["spills"]) <= SPILLS.get((row["kernel"], row["case"], row["target"]), 0), row
+        assert int(row["spills"]) == 0, row
         assert 0 < int(row["registers"]) <= 255, row
         assert int(row["shared_bytes"]) <= MULTIPROCESSOR[target].shared_of_program, row
         assert 0 < float(row["occupancy"]) <= 1 and float(row["limit_us"]) > 0 and row["bound"], row
