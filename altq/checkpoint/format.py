@@ -29,11 +29,15 @@ from altq.transforms.storage import check_description
 CHECKPOINT_FILE = "quantization.json"
 CHECKPOINT_INDEX_FILE = "altq.safetensors.index.json"
 QUANT_METHOD = "altq"
+CARD_FILE = "README.md"
+"""The model card, as the hub names it."""
 REMEDY = "assemble the checkpoint again"
 SETTINGS_OF_LOADING = ("setting", "blocks")
 """What of a description goes into config.json; the rest are labels of results."""
 PRIVATE_KEYS = ("_name_or_path", "name_or_path")
 """Keys of config.json and tokenizer_config.json that say where a model was on somebody's disk."""
+MORE_TEMPLATES = "additional_chat_templates/*.jinja"
+"""Chat templates beside the one of chat_template.jinja, where transformers writes them."""
 NOT_COPIED = (SOURCE_FILE, INDEX_FILE, CONFIG_FILE)
 """Of what lies beside a model's weights: what is not so of a checkpoint."""
 
@@ -162,9 +166,11 @@ def finish_checkpoint(
     model was before is not handed on.
     """
     write_index(folder, names)
-    for path in model.iterdir():
+    for path in (*model.iterdir(), *model.glob(MORE_TEMPLATES)):
         if path.suffix in (".json", ".model", ".txt", ".jinja") and path.name not in NOT_COPIED:
-            shutil.copyfile(path, folder / path.name)
+            place = folder / path.relative_to(model)
+            place.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, place)
     quantization = {name: description[name] for name in SETTINGS_OF_LOADING} | {"quant_method": QUANT_METHOD}
     write_json(folder / CONFIG_FILE, published(config) | {"quantization_config": quantization})
     if (folder / TOKENIZER_CONFIG_FILE).is_file():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from altq.checkpoint.decoding_cache import is_quantized, quantize_caches
 from altq.checkpoint.format import CheckpointWeights, Structure, is_checkpoint
+from altq.checkpoint.saving import save_checkpoint
 from altq.experiment.kinds import HALVES
 from altq.experiment.setting import Setting
 from altq.models.joints import CacheJoint, SharedInput, attach_cache_joint
@@ -202,7 +203,8 @@ class QuantizedSkeleton(Skeleton):
         return module
 
     def fill(self) -> nn.Module:
-        """The whole model with all its blocks resident, whose caches are quantized as they grow."""
+        """The whole model with all its blocks resident, whose caches are quantized as they grow, and which can be saved."""
         model = super().fill()
         quantize_caches(model)
+        model.save_pretrained = partial(save_checkpoint, model, self.weights)
         return model

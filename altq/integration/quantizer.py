@@ -19,7 +19,7 @@ from altq.checkpoint.decoding_cache import quantize_caches
 from altq.checkpoint.format import CHECKPOINT_INDEX_FILE, QUANT_METHOD, CheckpointWeights
 from altq.checkpoint.packed_model import packed_joints
 from altq.checkpoint.quantized_model import CacheReader, integer_products, quantize_block
-from altq.integration.saving import save_checkpoint
+from altq.checkpoint.saving import save_checkpoint
 from altq.models.family import family_of
 from altq.models.joints import ATTENTION
 from altq.models.overflow import refuse_overflow_in_norms

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from altq.models.configuration import empty_model
 from altq.models.family import Family
+from altq.models.generation_config import load_generation_config
 from altq.models.overflow import refuse_overflow_in_norms
 from altq.models.residual import ResidualRotation
 from altq.models.weights import ModelWeights
@@ -128,7 +129,9 @@ class Skeleton:
         return self.model.get_submodule(self.family.last_norm)(states)
 
     def fill(self) -> nn.Module:
-        """The whole model with all its blocks resident."""
+        """The whole model with all its blocks resident, which makes text as its folder's generation_config.json says."""
+        if (generation := load_generation_config(self.weights.source)) is not None:
+            self.model.generation_config = generation
         for block in range(self.num_blocks):
             self._blocks[block] = self.block(block)
         return self.model

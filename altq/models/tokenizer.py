@@ -30,6 +30,20 @@ def load_tokenizer(folder: str | Path | ModelFolder) -> PreTrainedTokenizerBase:
         ) from error
 
 
+def write_out(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, Any]], place: str) -> str:
+    """A conversation as text by the tokenizer's chat template; ValueError, with its place, where that refuses it."""
+    if not tokenizer.chat_template:
+        raise ValueError("the tokenizer has no chat template to write conversations out by; give plain text")
+    try:
+        return tokenizer.apply_chat_template(conversation, tokenize=False)
+    # A template raises what its author likes, and trips over whatever it does not expect.
+    except Exception as error:
+        raise ValueError(
+            f"{place}: the chat template does not take this conversation ({' '.join(str(error).split())}); correct or "
+            "remove it"
+        ) from error
+
+
 def _refuse_code(folder: ModelFolder, remedy: str) -> None:
     if not (folder.path / TOKENIZER_CONFIG_FILE).is_file():
         return

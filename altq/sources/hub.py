@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from altq.experiment.sources import CorpusDescription, TaskDescription, split_address
 from altq.runtime import files
+from altq.sources.corpus_file import conversation_of
 
 if TYPE_CHECKING:
     import datasets
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 MODEL_FILES = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"]
 TOKENIZER_FILES = [
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model*", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "chat_template.jinja",
+    "vocab.json", "merges.txt", "chat_template.jinja", "additional_chat_templates/*.jinja",
 ]  # fmt: skip
+CARD_FILE = "README.md"
+"""Read for the licence, and not kept."""
 CODE_FILES = ["*.py"]
 """Never fetched: no code of a model is run."""
 
@@ -33,7 +36,7 @@ def fetch_files(address: str, folder: Path) -> None:
     Raises ValueError for a model or revision that does not exist or needs an account, ConnectionError when offline,
     OSError without disk space.
     """
-    _snapshot(address, folder, MODEL_FILES + TOKENIZER_FILES)
+    _snapshot(address, folder, [*MODEL_FILES, *TOKENIZER_FILES, CARD_FILE])
 
 
 def read_split(description: CorpusDescription, split: str) -> list[str]:
@@ -47,18 +50,19 @@ def read_split(description: CorpusDescription, split: str) -> list[str]:
         data_files = {name: description.files[name]}
     with _explained("corpus", description.hub):
         rows = _load(description.hub, description.subset, split, data_files)
-    if description.text_field not in rows.column_names:
+    field = description.messages_field or description.text_field
+    if field not in rows.column_names:
+        key = "messages_field" if description.messages_field else "text_field"
         raise ValueError(
-            f"hub corpus {description.hub} has no field {description.text_field!r} (it has: "
-            f"{', '.join(rows.column_names)}); correct text_field"
+            f"hub corpus {description.hub} has no field {field!r} (it has: {', '.join(rows.column_names)}); correct {key}"
         )
-    texts = list(rows[description.text_field])
+    place = f"hub corpus {description.hub}, split {split}, row"
+    if description.messages_field:
+        return [conversation_of(row, field, f"{place} {number}") for number, row in enumerate(rows)]
+    texts = list(rows[field])
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise ValueError(
-                f"hub corpus {description.hub}, split {split}, row {number}: its {description.text_field} is a "
-                f"{type(text).__name__}, not text; correct text_field"
-            )
+            raise ValueError(f"{place} {number}: its {field} is a {type(text).__name__}, not text; correct text_field")
     return texts
 
 
@@ -103,7 +107,7 @@ def _explained(noun: str, address: str) -> Iterator[None]:
     from huggingface_hub.errors import DryRunError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     by_hand = {
-        "model": "download the model folder elsewhere and give it as `path: <folder>`",
+        "model": "download the model folder elsewhere and give that (`path: <folder>` in a configuration)",
         "corpus": "download its files elsewhere and give them as `paths: {calibration: <file>, test: <file>}`",
         "task": "download its file elsewhere and give it as `path: <file>`",
     }[noun]

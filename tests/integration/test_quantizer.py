@@ -1,10 +1,14 @@
 """Checkpoints within transformers: its own model, text, pipeline and saving, with altq's own numbers to the bit."""
 
 import copy
+import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import HfApi, ModelCard
 from models_for_tests import MODELS, VOCAB, Workspace, change_checkpoint, logits, make_tokens
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -40,6 +44,8 @@ def workspace(request, tmp_path_factory):
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="w1", pad_token="w0")
     fast.chat_template = "{% for turn in messages %}w9 {{ turn['content'] }}{% endfor %}"
     fast.save_pretrained(made.model)
+    (made.model / "additional_chat_templates").mkdir()
+    (made.model / "additional_chat_templates" / "rag.jinja").write_text("rag: {{ messages[0]['content'] }}")
     write_json(made.model / "generation_config.json", {"eos_token_id": [1, 17], "pad_token_id": 0, "do_sample": False})
     return made
 
@@ -131,6 +137,9 @@ def test_what_generation_and_chat_need_is_carried_along(one):
     assert model.generation_config.eos_token_id == [1, 17]
     turns = tokenizer.apply_chat_template([{"role": "user", "content": "w4"}], tokenize=False)
     assert turns == "w9 w4"
+    assert tokenizer.get_chat_template("rag").startswith("rag: ")
+    own = load_model(one)
+    assert own.generation_config.eos_token_id == [1, 17], "also where transformers does not load it"
 
 
 def test_saved_again_it_is_the_same_checkpoint(one, workspace, tmp_path):
@@ -150,6 +159,33 @@ def test_saved_again_it_is_the_same_checkpoint(one, workspace, tmp_path):
         model.save_pretrained(one)
     with pytest.raises(ValueError, match="is saved by its own save_pretrained"):
         type(model).save_pretrained(model, tmp_path / "other")
+
+
+def test_a_model_that_altq_loaded_is_saved_as_a_checkpoint(one, workspace, tmp_path):
+    own = load_model(one)
+    own.save_pretrained(tmp_path / "saved")
+    assert is_checkpoint(tmp_path / "saved") and not list((tmp_path / "saved").glob("model*"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert same(loaded, own, workspace.tokens) and loaded.generation_config.eos_token_id == [1, 17]
+
+
+def test_what_is_pushed_to_the_hub_is_the_checkpoint(one, monkeypatch):
+    """The one call that uploads is replaced; what it would send is loaded again."""
+    sent = {}
+
+    def create_commit(api, repo_id, operations, **options):
+        sent.update({operation.path_in_repo: Path(operation.path_or_fileobj).read_bytes() for operation in operations})
+        return SimpleNamespace(oid="0" * 40)
+
+    monkeypatch.setattr(HfApi, "create_commit", create_commit)
+    monkeypatch.setattr(HfApi, "create_repo", lambda api, repo_id, **options: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *_, **__: ModelCard("---\n---\n"))
+    AutoModelForCausalLM.from_pretrained(one).push_to_hub("me/mine", max_shard_size="10KB")
+    weights = {name for name in sent if name.endswith(".safetensors")}
+    assert len(weights) > 1 and all(name.startswith("altq-") for name in weights)
+    beside = {"README.md", "altq.safetensors.index.json", "config.json", "generation_config.json", "quantization.json"}
+    assert sent.keys() - weights == beside
+    assert json.loads(sent["config.json"])["quantization_config"]["quant_method"] == "altq"
 
 
 def test_packed_products_are_an_option(one, workspace):

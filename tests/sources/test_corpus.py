@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from altq.experiment.sources import CorpusDescription
 from altq.runtime import files
 from altq.sources import corpus, hub
-from altq.sources.corpus import fetch_corpus, read_documents, split_by_title
+from altq.sources.corpus import fetch_corpus, split_by_title
+from altq.sources.corpus_file import read_documents
 
 DOCUMENTS = st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=8), st.text(max_size=4)), max_size=30)
 
@@ -39,37 +40,6 @@ def test_split_by_hand():
 def test_share_is_kept():
     documents = [(f"title {number}", "") for number in range(10_000)]
     assert len(split_by_title(documents, 0.2)["test"]) == pytest.approx(2000, abs=160)  # 4 standard deviations
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "documents"),
-    [
-        ("a.json", '{"A": "x", "B": {"text": "y"}}', [("A", "x"), ("B", "y")]),
-        ("a.json", '[{"title": "A", "text": "x"}, {"text": "y"}, "z"]', [("A", "x"), ("y", "y"), ("z", "z")]),
-        ("a.jsonl", '{"title": 3, "text": "x"}\n\n{"text": "y"}\n', [("3", "x"), ("y", "y")]),
-        ("a.txt", "A\nx\n\n\n\nB\n y\n", [("A", "A\nx"), ("B", "B\n y")]),
-        ("a.txt", "A\r\nx\r\n\r\nB", [("A", "A\nx"), ("B", "B")]),
-    ],
-)
-def test_documents(tmp_path, name, content, documents):
-    (tmp_path / name).write_bytes(content.encode())
-    assert read_documents(tmp_path / name) == documents
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.json", '{"A": {"extract": "x"}}', r"'A' has no text in the field 'text' \(fields: extract\)"),
-        ("a.jsonl", '{"text": "x"}\n{"text": 3}', "row 1 has no text"),
-        ("a.json", "[1]", "row 0 has no text in the field 'text' .a int."),
-        ("a.json", "3", "holds a int"),
-        ("a.jsonl", '{"text": "x"}\n{', "line 2 is no JSON.*correct or replace the file"),
-    ],
-)
-def test_bad_documents_are_refused(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=message):
-        read_documents(tmp_path / name)
 
 
 def test_module_corpus(tmp_path):
@@ -128,28 +98,6 @@ def test_interrupted_fetch_looks_incomplete(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fetch_corpus(description, tmp_path / "c")
     assert not (tmp_path / "c" / "source.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.txt", b"A\nx\n\nB\n\xe9", "a.txt is not UTF-8: line 5 has the byte 0xe9; save it as UTF-8"),
-        ("a.jsonl", b'{"text": "x"}\n{"text": "\xe9"}', "a.jsonl is not UTF-8: line 2 has the byte 0xe9"),
-        ("a.json", b"[" * 5000, "nested too deeply"),
-        ("a.jsonl", b'"x"\n' + b'{"a":' * 5000, "a.jsonl, line 2 is no JSON .*nested too deeply"),
-        ("a.json", b'{"A": "x", "A": "y"}', "the key 'A' is given twice"),
-        ("a.json", b'["x", "\\ud800"]', r"row 1 has '\\ud800', half of a character"),
-        ("a.json", b'{"\\ud800": "x"}', r"half of a character"),
-        ("a.json", b'[{"title": "\\udfff", "text": "x"}]', "row 0 has .*half of a character"),
-        ("a.json", b"null", "holds a NoneType"),
-        ("a.json", b"[[]]", "row 0 has no text in the field 'text' .a list."),
-    ],
-)
-def test_what_cannot_be_read_names_file_and_row(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message) as refused:
-        read_documents(tmp_path / name)
-    assert str(refused.value).startswith(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.txt", b"x"), ("a.json", b'["x"]'), ("a.jsonl", b'{"text": "x"}')])

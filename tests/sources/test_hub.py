@@ -56,7 +56,7 @@ def test_offline_model(tmp_path, monkeypatch):
     error = DryRunError("no")
     error.__cause__ = ConnectionError("connection refused")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", failing(error))
-    with pytest.raises(ConnectionError, match=r"hub model org/name@abc could not .*connection refused.*as `path:"):
+    with pytest.raises(ConnectionError, match=r"hub model org/name@abc could not .*connection refused.*that .`path:"):
         hub.fetch_config("org/name@abc", tmp_path)
 
 

@@ -1,11 +1,14 @@
 """Windows of tokens: where they start, that they repeat, and that too few are refused."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from altq.experiment.sources import CorpusDescription, Made, ModelDescription
+from altq.models.tokenizer import load_tokenizer
 from altq.runtime import files
 from altq.sources import tokens
 from altq.sources.corpus import fetch_corpus
@@ -129,3 +132,44 @@ def test_held_out_tokens_are_written_with_what_they_leave_alone(material, tmp_pa
     assert not {tuple(row) for row in windows} & {tuple(row) for row in taken}
     made = files.read_json(tmp_path / "held_out.json")
     assert made["num_windows"] == 3 and "without a token of the 5 calibration windows" in made["windows"]
+
+
+TEMPLATE = (
+    "{% for turn in messages %}{% if turn['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    "<{{ turn['role'] }}>{{ turn['content'] }}{{ eos_token }}{% endfor %}"
+)
+
+
+def chat_corpus(folder, template, roles=("user", "assistant")):
+    """A model with this template and a corpus of conversations."""
+    fetch_model(ModelDescription(num_blocks=1, made=Made()), folder / "made")
+    if template:
+        (folder / "made" / "chat_template.jinja").write_text(template)
+    rows = [{"messages": [{"role": role, "content": f"{role} {n}\nof many"} for role in roles]} for n in range(20)]
+    (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fetch_corpus(CorpusDescription(path=str(folder / "chat.jsonl"), messages_field="messages"), folder / "chat")
+    return folder / "made", folder / "chat"
+
+
+def test_conversations_become_text_by_the_tokenizer_s_own_template(tmp_path):
+    model, corpus = chat_corpus(tmp_path, TEMPLATE)
+    tokens.test_tokens(model, corpus, tmp_path / "t.npy", num_windows=2, window_length=16)
+    tokenizer = load_tokenizer(model)
+    talks = [json.loads(line) for line in (corpus / "test.txt").read_text().split("\n")]
+    text = "".join(f"<{turn['role']}>{turn['content']}<|endoftext|>" for talk in talks for turn in talk)
+    assert len(talks) > 1
+    found = np.load(tmp_path / "t.npy").ravel().tolist()
+    assert found == tokenizer(text)["input_ids"][: len(found)] and tokenizer.eos_token_id in found
+
+
+@pytest.mark.parametrize(
+    ("template", "roles", "message"),
+    [
+        (None, ("user",), "the tokenizer has no chat template"),
+        (TEMPLATE, ("tool",), r"test.txt, line 1: the chat template does not take this conversation \(no tools\)"),
+    ],
+)
+def test_a_template_that_does_not_take_them_is_refused(tmp_path, template, roles, message):
+    model, corpus = chat_corpus(tmp_path, template, roles)
+    with pytest.raises(ValueError, match=message):
+        tokens.test_tokens(model, corpus, tmp_path / "t.npy", num_windows=2, window_length=16)

@@ -1,4 +1,7 @@
-"""Saving a checkpoint that transformers loaded: `save_pretrained` and `push_to_hub` of its model."""
+"""Saving a checkpoint that is loaded: `save_pretrained` of its model, and with it `push_to_hub`.
+
+transformers' own way would write a model without projections, under its own names.
+"""
 
 import shutil
 from pathlib import Path
@@ -7,7 +10,17 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from altq.checkpoint.format import CHECKPOINT_FILE, CheckpointWeights, begin_checkpoint, write_index, write_part
+from altq.checkpoint.format import (
+    CARD_FILE,
+    CHECKPOINT_FILE,
+    CheckpointWeights,
+    begin_checkpoint,
+    published,
+    write_index,
+    write_part,
+)
+from altq.models.config_file import CONFIG_FILE
+from altq.runtime.files import read_json, write_json
 
 
 def save_checkpoint(
@@ -20,8 +33,8 @@ def save_checkpoint(
     """Write a checkpoint to another folder, in files of at most `max_shard_size`.
 
     weights: those that the model was loaded from, of which blocks are written as they are. What lies outside the blocks
-    is written as it is in the model, in the type of the file that it came from where it still is what it was. ValueError
-    where the folder is the one that is read from.
+    is written as it is in the model, in the type of the file that it came from where it still is what it was. Its labels
+    and its card go with it. ValueError where the folder is the one that is read from.
     """
     folder = Path(save_directory)
     if folder.resolve() == weights.folder.resolve():
@@ -42,10 +55,14 @@ def save_checkpoint(
     write_index(folder, split.filename_to_tensors)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
-    if (weights.folder / CHECKPOINT_FILE).is_file():
-        shutil.copyfile(weights.folder / CHECKPOINT_FILE, folder / CHECKPOINT_FILE)
+    for name in (CHECKPOINT_FILE, CARD_FILE):
+        if (weights.folder / name).is_file():
+            shutil.copyfile(weights.folder / name, folder / name)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
+    # Whoever made the model, its blocks are those of the weights.
+    quantization = {"quantization_config": weights.config.quantization_config}
+    write_json(folder / CONFIG_FILE, published(read_json(folder / CONFIG_FILE)) | quantization)
 
 
 def _outer(stored: Tensor, used: Tensor) -> Tensor:
