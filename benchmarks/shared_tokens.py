@@ -18,7 +18,7 @@ import torch
 
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.fitting import Fitting
-from altq.calibration.states import record_states
+from altq.calibration.recording import record_states
 from altq.calibration.subject import Subject
 from altq.checkpoint.assembly import assemble
 from altq.checkpoint.quantized_model import open_model

@@ -42,12 +42,14 @@ rule states:
         **NEEDS.resources("states"),
     params:
         loss=EXPERIMENT.calibration.loss,
+        # Results do not depend on it: as a function of the input it is not tracked.
+        border_every=lambda wildcards, input: EXPERIMENT.calibration.border_every,
         code=code_hash("states"),
     shell:
         altq(
             "states",
             "--model $(dirname {input.model}) --tokens {input.tokens} --loss {params.loss} "
-            "--output $(dirname {output})",
+            "--border-every {params.border_every} --output $(dirname {output})",
         )
 
 

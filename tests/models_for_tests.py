@@ -23,7 +23,7 @@ from transformers import (
 
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.fitting import Fitting
-from altq.calibration.states import record_states
+from altq.calibration.recording import record_states
 from altq.calibration.subject import Subject
 from altq.checkpoint.assembly import assemble
 from altq.checkpoint.quantized_model import load_model

@@ -66,7 +66,7 @@ def _calibrate_unit(
     began = time.monotonic()
     name = sublayer_name(members[0]) if len(members) == 1 else f"block {members[0] // 2}"
     unit = start_unit(subject, fitting, members)
-    fit = fit_unit(unit, Problem.of(subject.states, members), recipe=fitting.recipe, name=name)
+    fit = fit_unit(unit, Problem.of(subject.borders, members), recipe=fitting.recipe, name=name)
     records = [
         {"sublayer": s, **asdict(fit), "fingerprint": fingerprint}
         for s, fingerprint in zip(members, fingerprints, strict=True)
@@ -86,8 +86,8 @@ def start_unit(subject: Subject, fitting: Fitting[Recipe], members: Sequence[int
     free of what is not looked at.
     """
     unit = Unit(start_sublayers(subject, fitting, members), subject.arguments[members[0] // 2])
-    moments = [subject.states.observed(s) for s in members]
-    start_clips(unit, Problem.of(subject.states, members), observed=moments, recipe=fitting.recipe)
+    moments = [subject.borders.observed(s) for s in members]
+    start_clips(unit, Problem.of(subject.borders, members), observed=moments, recipe=fitting.recipe)
     return unit
 
 
@@ -96,7 +96,7 @@ def start_sublayers(subject: Subject, fitting: Fitting[Recipe], members: Sequenc
     quantizers = Quantizers.at(fitting.setting, signed=fitting.recipe.signed_scale)
     started = []
     for s, sublayer in zip(members, subject.sublayers(members), strict=True):
-        moments = subject.states.observed(s)
+        moments = subject.borders.observed(s)
         if silent := silent_sites(moments):
             log.warning("%s: no signal at %s; nothing is balanced there", sublayer_name(s), ", ".join(silent))
         # A generator of its own for each sublayer: the result depends neither on the order nor on what was resumed.

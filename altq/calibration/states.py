@@ -4,7 +4,7 @@ state[s] is the residual stream that enters sublayer s, state[2n] what leaves th
 is state[s + 1] - state[s]. Second moments are those of every site's input, tokens weighted as the loss weights them.
 """
 
-import math
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,20 +15,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from altq.experiment.kinds import HALVES
+from altq.experiment.border_spacing import stored_borders
 from altq.models.joints import SharedInput, attach_cache_joint
-from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
-from altq.runtime.files import atomic, read_json, require_space, sha256, write_json
+from altq.runtime.files import read_json, sha256
 from altq.runtime.precision import reduced_linear, reduced_products
-from altq.runtime.progress import progress
-from altq.runtime.resume import Scratch
-from altq.runtime.tensor_files import read_hidden_states, write_tensors, written_hidden_states
+from altq.runtime.tensor_files import read_hidden_states
 
 WINDOWS_PER_BATCH = 4
 STATES_FILE = "states.json"
 TOKENS_FILE = "tokens.npy"
-SCRATCH = "states.scratch"
 MOMENT_WINDOWS = 16
 """Moments and sensitivities settle with fewer windows than the steps use."""
 LEAST_MEAN_SQUARE = 1e-6
@@ -138,65 +134,33 @@ def batches(num_windows: int) -> Iterator[slice]:
     return (slice(start, start + WINDOWS_PER_BATCH) for start in range(0, num_windows, WINDOWS_PER_BATCH))
 
 
-def record_states(
-    model_folder: str | Path, tokens: np.ndarray, *, loss: str, folder: str | Path, fingerprint: str
-) -> None:
-    """Write tokens [windows, length], and the full-precision model's states over them, to `folder`.
+def digest(states: Tensor) -> str:
+    """Hexadecimal digest of float32 hidden states [windows, length, hidden], the same on every device.
 
-    A run of the same `fingerprint` that was stopped goes on at the sublayer where it stopped. Raises OSError where the
-    disk cannot hold the states and ValueError where one is not finite.
+    The bits of a token, as integers, are multiplied by odd numbers and summed modulo 2^32: a change in one place changes
+    the token's sum. A GPU does that at the speed of its memory, where a cryptographic hash would wait for a copy.
     """
-    folder = Path(folder)
-    skeleton = Skeleton(model_folder)
-    num_sublayers = 2 * skeleton.num_blocks
-    shape = (*tokens.shape, skeleton.config.hidden_size)
-    (folder / STATES_FILE).unlink(missing_ok=True)
-    with Scratch(folder / SCRATCH, fingerprint) as scratch:
-        generator = torch.Generator().manual_seed(0)
-        if not scratch.units:
-            require_space(folder, 4 * math.prod(shape) * (num_sublayers + 1))
-            with atomic(folder / TOKENS_FILE) as partial, open(partial, "wb") as file:
-                np.save(file, tokens)
-            with written_hidden_states(_state_path(folder, 0), shape) as embedded:
-                skeleton.embed_into(torch.from_numpy(tokens).long(), embedded)
-            scratch.add(_position(generator), [folder / TOKENS_FILE, _state_path(folder, 0)])
-        generator.set_state(torch.frombuffer(bytearray.fromhex(scratch.units[-1]), dtype=torch.uint8))
-        arguments = skeleton.block_arguments(tokens.shape[1])
-        for s in progress(range(len(scratch.units) - 1, num_sublayers), "full-precision states"):
-            _record_sublayer(skeleton, s, arguments=arguments[s // 2], loss=loss, generator=generator, folder=folder)
-            scratch.add(_position(generator), [_observed_path(folder, s), _state_path(folder, s + 1)])
-        description = {"loss": loss, "num_sublayers": num_sublayers, "shape": list(shape), "files": scratch.files}
-        write_json(folder / STATES_FILE, description)
+    odd = torch.arange(1, 2 * states.shape[-1], 2, dtype=torch.int32, device=states.device)
+    sums = [(window.view(torch.int32) * odd).sum(-1, dtype=torch.int32) for window in states]
+    return hashlib.sha256(torch.stack(sums).cpu().numpy()).hexdigest()
 
 
-def _position(generator: torch.Generator) -> str:
-    """Where the generator of probes stands."""
-    return generator.get_state().numpy().tobytes().hex()
-
-
-def _record_sublayer(
-    skeleton: Skeleton, s: int, *, arguments: dict[str, Any], loss: str, generator: torch.Generator, folder: Path
-) -> None:
-    """Write the state after sublayer s, and its moments, sensitivities and peaks."""
-    sublayer = Sublayer(skeleton.resident_block(s // 2), skeleton.family, HALVES[s % 2])
-    states, windows = read_hidden_states(_state_path(folder, s)), slice(MOMENT_WINDOWS)
-    with written_hidden_states(_state_path(folder, s + 1), tuple(states.shape)) as outputs:
-        run_sublayer(sublayer, states, arguments, out=outputs)
-        if not all(outputs[rows].isfinite().all() for rows in batches(len(outputs))):
-            where = skeleton.weights.folder
-            raise ValueError(f"{where}: the full-precision model's state after sublayer {s} is not finite")
-        observed = observe(
-            sublayer, states[windows], outputs[windows], arguments=arguments, loss=loss, generator=generator
-        )
-    write_tensors(_observed_path(folder, s), observed)
-
-
-def _state_path(folder: Path, index: int) -> Path:
+def state_path(folder: Path, index: int) -> Path:
+    """The states at a border that is stored."""
     return folder / f"state_{index:03d}.npy"
 
 
-def _observed_path(folder: Path, sublayer: int) -> Path:
+def observed_path(folder: Path, sublayer: int) -> Path:
+    """What `observe` returned, where every border is stored."""
     return folder / f"observed_{sublayer:03d}.safetensors"
+
+
+def kept_path(folder: Path, sublayer: int) -> Path:
+    """What is kept of a sublayer where not every border is stored.
+
+    weights: of the tokens, by the state after it. generator: where that of the probes stood before it.
+    """
+    return folder / f"kept_{sublayer:03d}.safetensors"
 
 
 class States:
@@ -208,36 +172,55 @@ class States:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         description = read_json(self.folder / STATES_FILE)
-        if "files" not in description:
-            raise ValueError(f"{self.folder / STATES_FILE} has no hashes of its files; run `altq states` again")
+        if lacking := {"files", "borders", "border_every"} - description.keys():
+            raise ValueError(f"{self.folder / STATES_FILE} lacks {min(lacking)}; run `altq states` again")
         self.loss: str = description["loss"]
         self.num_sublayers: int = description["num_sublayers"]
         self.num_windows, self.length, self.hidden = description["shape"]
+        self.border_every: int = description["border_every"]
+        self.stored = frozenset(stored_borders(self.num_sublayers // 2, self.border_every))
+        self.digests: list[str] = description["borders"]
         self._files: dict[str, str] = description["files"]
         self._whole: set[Path] = set()
 
     def state(self, index: int) -> Tensor:
-        """Map the residual stream at a border of sublayers into memory: [windows, length, hidden]."""
-        return read_hidden_states(self._checked(_state_path(self.folder, index)))
+        """Map the residual stream at a stored border into memory: [windows, length, hidden]."""
+        return read_hidden_states(self._checked(state_path(self.folder, index)))
 
     def tokens(self) -> Tensor:
         """Read the tokens [windows, length]."""
         return torch.from_numpy(np.load(self._checked(self.folder / TOKENS_FILE))).long()
 
     def observed(self, sublayer: int) -> dict[str, Tensor]:
-        """Read the moments, sensitivities and peaks of a sublayer, see `observe`."""
-        return load_file(self._checked(_observed_path(self.folder, sublayer)))
+        """Read the moments, sensitivities and peaks of a sublayer, see `observe`; where every border is stored."""
+        return load_file(self._checked(observed_path(self.folder, sublayer)))
+
+    def probes(self, sublayer: int) -> torch.Generator:
+        """The generator that draws the probes of a sublayer; where not every border is stored."""
+        generator = torch.Generator()
+        generator.set_state(self._kept(sublayer)["generator"])
+        return generator
+
+    def token_weights(self, sublayer: int) -> Tensor:
+        """The weights of all tokens in the loss of a sublayer, see `token_weights`: [windows, length, 1]."""
+        if sublayer + 1 in self.stored:
+            return token_weights(self.loss, self.state(sublayer + 1))
+        return self._kept(sublayer)["weights"]
 
     def fingerprint_of(self, sublayers: Sequence[int]) -> dict[str, Any]:
-        """Describe all that a fit of consecutive sublayers reads of the states: the loss and the hashes of files."""
-        states = (_state_path(self.folder, index) for index in (sublayers[0], sublayers[-1] + 1))
-        observed = (_observed_path(self.folder, s) for s in sublayers)
-        return {"loss": self.loss, "files": [self._files[path.name] for path in (*states, *observed)]}
+        """Describe all that a fit of consecutive sublayers reads of the states, whether or not it is stored.
+
+        The digests of the states before and after; second moments follow from these and from the model.
+        """
+        return {"loss": self.loss, "borders": [self.digests[sublayers[0]], self.digests[sublayers[-1] + 1]]}
 
     def fingerprint_of_output(self) -> dict[str, Any]:
         """Describe all that a fit of the whole model reads: the hashes of the tokens and of the last state."""
-        paths = (self.folder / TOKENS_FILE, _state_path(self.folder, self.num_sublayers))
+        paths = (self.folder / TOKENS_FILE, state_path(self.folder, self.num_sublayers))
         return {"files": [self._files[path.name] for path in paths]}
+
+    def _kept(self, sublayer: int) -> dict[str, Tensor]:
+        return load_file(self._checked(kept_path(self.folder, sublayer)))
 
     def _checked(self, path: Path) -> Path:
         """A file of these states; its hash is compared once."""

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from altq.calibration.borders import Borders
 from altq.calibration.states import States
 from altq.experiment.kinds import HALVES
 from altq.models.skeleton import Skeleton
@@ -46,6 +47,11 @@ class Subject:
     def arguments(self) -> list[dict[str, Any]]:
         """Arguments of each block besides hidden states, for windows of the states' length."""
         return self.skeleton.block_arguments(self.states.length)
+
+    @cached_property
+    def borders(self) -> Borders:
+        """States at every border, stored or not, and moments of every sublayer; of a stream that is not rotated."""
+        return Borders(self.skeleton, self.arguments, self.states)
 
     def sublayers(self, members: Sequence[int]) -> list[Sublayer]:
         """Sublayers of one block, over a copy of its weights that is theirs alone."""

@@ -7,7 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from altq.calibration.states import States, token_weights
+from altq.calibration.borders import Borders
+from altq.calibration.states import token_weights
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.quantizers.clipping import Clip
 
@@ -45,9 +46,9 @@ class Problem:
     loss: str
 
     @classmethod
-    def of(cls, states: States, members: Sequence[int]) -> Self:
-        """Inputs and targets of consecutive sublayers, read lazily."""
-        return cls(states.state(members[0]), states.state(members[-1] + 1), states.loss)
+    def of(cls, borders: Borders, members: Sequence[int]) -> Self:
+        """Inputs and targets of consecutive sublayers, on the device of what runs there."""
+        return cls(borders.state(members[0]), borders.state(members[-1] + 1), borders.states.loss)
 
     def evaluate(self, unit: Unit, windows: Tensor) -> Tensor:
         """The weighted mean squared error of what the quantized unit adds to the residual stream."""

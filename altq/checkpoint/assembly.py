@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altq.calibration.states import token_weights
 from altq.calibration.subject import Subject
 from altq.calibration.sublayer import QuantizedSublayer, fold_biases
 from altq.checkpoint.format import begin_checkpoint, finish_checkpoint, part_path, write_part
@@ -66,7 +65,7 @@ def assemble(
         sublayer = Sublayer(skeleton.resident_block(s // 2), skeleton.family, HALVES[s % 2])
         entry = scheme.entry(s, sublayer, kv_heads=skeleton.config.num_key_value_heads)
         quantized = entry.restore(sublayer, scheme.setting)
-        weights = token_weights(states.loss, states.state(s + 1)[windows])
+        weights = states.token_weights(s)[windows]
         inputs = Inputs(hidden, weights, subject.arguments[s // 2])
         rounded = round_sublayer(quantized, inputs, outputs=outputs, rounding=rounding, name=sublayer_name(s))
         parts = export_sublayer(quantized, rounded, skeleton.family.norm_offset)

@@ -70,6 +70,7 @@ def plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cores", type=int, default=usable_cores(), metavar="N", help="cores (default: here)")
     parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs (default: 0)")
     parser.add_argument("--memory", type=float, metavar="GB", help="main memory of all jobs together (default: here)")
+    parser.add_argument("--disk", type=float, metavar="GB", help="free disk there (default: that of --directory)")
     parser.add_argument("--gpu-memory", type=float, default=80, metavar="GB", help="of one GPU (default: 80)")
     parser.add_argument(
         "--use-gpus-everywhere", action="store_true", help="as if every numeric stage could use a GPU, which it cannot"
@@ -95,7 +96,8 @@ def plan(arguments: argparse.Namespace) -> None:
     limits = {"cores": arguments.cores, "gpus": arguments.gpus, "remaining": arguments.remaining}
     jobs = list_jobs(arguments.file, arguments.directory, arguments.targets, **limits)
     gpu_stages = NUMERIC if arguments.use_gpus_everywhere else ON_A_GPU
-    needs = Needs(experiment, arguments.directory, arguments.gpus, gpu_stages)
+    free_disk = None if arguments.disk is None else arguments.disk * 1e9
+    needs = Needs(experiment, arguments.directory, arguments.gpus, gpu_stages, free_disk=free_disk)
     planned = plan_jobs(needs, jobs)
     machine = (arguments.cores, arguments.gpus, memory, arguments.gpu_memory * 1e9)
     print(to_text(needs, planned, *machine), end="")

@@ -3,10 +3,12 @@
 import argparse
 from pathlib import Path
 
-from altq.calibration.states import record_states
+from altq.calibration.recording import record_states
 from altq.commands.command import add_loss, add_model, add_output
+from altq.experiment.border_spacing import BorderOptions
 from altq.models.context import check_context
 from altq.runtime.files import write_json
+from altq.runtime.flags import add_options, read_options
 from altq.runtime.lineage import check_lineage, run_fingerprint
 from altq.runtime.provenance import provenance, write_provenance
 from altq.selection.weight_statistics import weight_statistics
@@ -17,6 +19,7 @@ def states_flags(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--tokens", type=Path, required=True, metavar="FILE", help="calibration tokens (.npy)")
     add_loss(parser)
+    add_options(parser, BorderOptions)
     add_output(parser, "folder")
 
 
@@ -25,7 +28,9 @@ def states(arguments: argparse.Namespace) -> None:
 
     Reads a model folder and a token array. Writes, to one folder, the hidden states at every sublayer border, the
     second moments of every site's input, and states.json last. Once per model and seed: no setting or kind needs its
-    own. A run that was stopped goes on at the sublayer where it stopped.
+    own. A run that was stopped goes on at the sublayer where it stopped. Where the disk has no room for all of them,
+    or with --border-every K, it writes the states at one border of blocks in K and no moments, and goes on at the
+    border that was written last; later stages compute again what lies between.
 
       altq states --model results/models/smollm2 --tokens results/tokens/smollm2/wikipedia/calibration-seed0.npy \\
           --loss relative --output results/states/smollm2/seed0
@@ -35,7 +40,14 @@ def states(arguments: argparse.Namespace) -> None:
     tokens, _ = read_tokens(arguments.tokens, arguments.model)
     fingerprint = run_fingerprint("states", options, inputs)
     check_context(arguments.model, tokens.shape[1])
-    record_states(arguments.model, tokens, loss=arguments.loss, folder=arguments.output, fingerprint=fingerprint)
+    record_states(
+        arguments.model,
+        tokens,
+        loss=arguments.loss,
+        folder=arguments.output,
+        fingerprint=fingerprint,
+        border_every=read_options(arguments, BorderOptions).border_every,
+    )
     write_provenance(arguments.output, provenance("states", options, inputs))
 
 

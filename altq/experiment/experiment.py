@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, field_validator, model_validator
 
 from altq.experiment.baselines import BASELINES, FLATQUANT, OSTQUANT, QUAROT, SMOOTHQUANT, SPINQUANT
+from altq.experiment.border_spacing import BorderOptions
 from altq.experiment.bounds import AtMost, NumBlocks, NumWindows, Seeds, Sentence, WindowLength
 from altq.experiment.consistency import inconsistencies
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
@@ -40,8 +41,8 @@ Name = Annotated[
 """A name that can be part of a path."""
 
 
-class CalibrationOptions(Section):
-    """The text that calibration sees, and how its loss weights tokens."""
+class CalibrationOptions(BorderOptions):
+    """The text that calibration sees, how its loss weights tokens, and what of it is stored."""
 
     corpus: str = Field(description="corpus whose calibration split is used")
     num_windows: NumWindows = Field(description="number of windows drawn at random starts")

@@ -3,12 +3,10 @@
 Counts are of one block. Arithmetic is in float32, whatever type a model is stored in.
 """
 
+from altq.experiment.border_spacing import FLOAT, moment_elements
 from altq.experiment.recipe import Recipe
 from altq.experiment.shape import Sizes
 from altq.resources.machine import Work
-
-FLOAT = 4
-"""Bytes of a float32."""
 
 EVALUATIONS_OF_A_CLIP = 5.5
 """Runs of a unit that the search takes to find one clipping factor."""
@@ -48,11 +46,6 @@ def activations(sizes: Sizes, num_tokens: float, copies: float) -> float:
     return FLOAT * copies * num_tokens * sizes.token_elements
 
 
-def moments(sizes: Sizes) -> float:
-    """Elements of the second moments of all sites of a block."""
-    return sum(width**2 for width in sizes.site_widths) + sizes.key_value * sizes.head_dim
-
-
 def weights(sizes: Sizes, copies: float) -> float:
     """Bytes of so many copies of a block's weights."""
     return FLOAT * copies * sizes.block_weights
@@ -86,7 +79,7 @@ def calibration(sizes: Sizes, recipe: Recipe, num_windows: int, length: int) -> 
 def _start(sizes: Sizes, recipe: Recipe) -> Work:
     if recipe.start == "balance" or recipe.scaling in ("balance", "smooth"):
         passes = STARTING if recipe.start == "balance" and recipe.other_sites == "affine" else STARTING / 10
-        return Work(elements=passes * moments(sizes))
+        return Work(elements=passes * moment_elements(sizes))
     return Work()
 
 

@@ -10,6 +10,7 @@ from altq.experiment.experiment import Experiment
 from altq.resources.machine import Cost, cost_of
 from altq.resources.shapes import GUESSED, sizes_of_models
 from altq.resources.stages import ON_A_GPU, Stages
+from altq.runtime.files import free_space
 
 MEMORY_HEADROOM = 1.3
 MEMORY_GROWTH = 1.6
@@ -26,15 +27,23 @@ THREADS_OF = ((2e7, 1), (1.5e8, 8), (math.inf, 16))
 class Needs:
     """Needs of an experiment's jobs; `folder` is the workflow's working directory, `gpus` the number of GPUs.
 
-    Without GPUs (0) no job asks for one; one that can use a GPU takes whatever torch finds.
+    Without GPUs (0) no job asks for one; one that can use a GPU takes whatever torch finds. free_disk: bytes; where it is
+    None, those of the disk of `folder`.
     """
 
     def __init__(
-        self, experiment: Experiment, folder: str | Path, gpus: int, gpu_stages: frozenset[str] = ON_A_GPU
+        self,
+        experiment: Experiment,
+        folder: str | Path,
+        gpus: int,
+        gpu_stages: frozenset[str] = ON_A_GPU,
+        *,
+        free_disk: float | None = None,
     ) -> None:
         self.gpu_stages = gpu_stages
         self.sizes = sizes_of_models(experiment.models, folder)
-        self.stages, self.gpus = Stages(experiment, self.sizes), gpus
+        free = free_space(folder) if free_disk is None else free_disk
+        self.stages, self.gpus = Stages(experiment, self.sizes, free), gpus
 
     @property
     def guessed(self) -> list[str]:

@@ -6,12 +6,12 @@ an error, so that a new rule cannot go without an estimate.
 
 from collections.abc import Callable, Mapping
 
+from altq.experiment.border_spacing import FLOAT, bytes_of_states, moment_elements, spacing
 from altq.experiment.experiment import Experiment
 from altq.experiment.methods import BANKS
 from altq.experiment.setting import Setting
 from altq.experiment.shape import Sizes
 from altq.resources.block_work import (
-    FLOAT,
     KEPT_FOR_BACKWARD,
     KEPT_FORWARD,
     PASSES_OF_ROW_CLIPS,
@@ -20,15 +20,14 @@ from altq.resources.block_work import (
     calibration,
     forward,
     gptq,
-    moments,
     weights,
 )  # fmt: skip
 from altq.resources.machine import Work
+from altq.resources.states_work import passing, recording
 
 ON_A_GPU = frozenset({"calibrate_end_to_end"})
 """Stages that use a GPU where there is one."""
 
-MOMENT_WINDOWS = 16
 DOWNLOAD = 5e7
 """Bytes a second from a hub or registry."""
 
@@ -47,10 +46,10 @@ TOKENS_OF_ITEM = {"hellaswag": 220, "arc_challenge": 100, "arc_easy": 90, "lamba
 
 
 class Stages:
-    """The work of every job of an experiment whose models have these sizes."""
+    """The work of every job of an experiment whose models have these sizes, on a disk with so many free bytes."""
 
-    def __init__(self, experiment: Experiment, sizes: Mapping[str, Sizes]) -> None:
-        self.experiment, self.sizes = experiment, sizes
+    def __init__(self, experiment: Experiment, sizes: Mapping[str, Sizes], free_disk: float) -> None:
+        self.experiment, self.sizes, self.free_disk = experiment, sizes, free_disk
 
     def work(self, rule: str, wildcards: Mapping[str, str]) -> Work:
         """The work of a job; KeyError for a rule that is not known."""
@@ -94,26 +93,24 @@ class Stages:
         return Work(elements=2 * sizes.num_weights, memory=3 * largest, bytes_written=1e4, light=True)
 
     def states(self, wildcards: Mapping[str, str]) -> Work:
-        sizes, (windows, length) = self.sizes[wildcards["model"]], self._calibration()
-        moment_tokens = min(MOMENT_WINDOWS, windows) * length
-        passes = forward(sizes, windows * length, length) + forward(sizes, moment_tokens, length).times(3)
-        moment_work = Work(products=4 * moments(sizes) * moment_tokens, elements=4 * moments(sizes))
-        state = FLOAT * windows * length * sizes.hidden
-        return (passes + moment_work).times(sizes.num_blocks) + Work(
-            bytes_read=self._model_file(sizes),
-            memory=FLOAT * sizes.outer_weights
-            + 2 * state
-            + weights(sizes, 2)
-            + activations(sizes, WINDOWS_PER_BATCH * length, KEPT_FOR_BACKWARD / 4)
-            + FLOAT * 3 * moments(sizes),
-            bytes_written=self._states(sizes),
-        )
+        sizes = self.sizes[wildcards["model"]]
+        return recording(sizes, *self._calibration(), self._border_every(sizes)) + self._reading_model(sizes)
+
+    def _border_every(self, sizes: Sizes) -> int:
+        asked = self.experiment.calibration.border_every
+        return spacing(asked, sizes, *self._calibration(), free=self.free_disk)
 
     def _states(self, sizes: Sizes) -> float:
-        """Bytes of the states at every sublayer border, and of the moments of every site."""
-        windows, length = self._calibration()
-        state = FLOAT * windows * length * sizes.hidden
-        return state * (2 * sizes.num_blocks + 1) + FLOAT * 2 * moments(sizes) * sizes.num_blocks
+        """Bytes of the states as they are stored."""
+        return bytes_of_states(sizes, *self._calibration(), self._border_every(sizes))
+
+    def _past_borders(self, sizes: Sizes, *, starts: int = 1) -> Work:
+        """Work of going past all borders, where a sublayer is started so many times."""
+        past = passing(sizes, *self._calibration(), self._border_every(sizes), starts=starts)
+        return past + self._reading_model(sizes)
+
+    def _reading_model(self, sizes: Sizes) -> Work:
+        return Work(bytes_read=self._model_file(sizes))
 
     @staticmethod
     def _model_file(sizes: Sizes) -> float:
@@ -127,11 +124,14 @@ class Stages:
 
     def _fitting(self, wildcards: Mapping[str, str]) -> Work:
         sizes, recipe = self.sizes[wildcards["model"]], self.experiment.recipe_of(wildcards["bank"])
-        block = calibration(sizes, recipe, *self._calibration())
-        return block.times(sizes.num_blocks) + Work(
-            memory=block.memory + FLOAT * sizes.outer_weights,
-            bytes_read=self._model_file(sizes) + self._states(sizes),
-            bytes_written=self._bank(sizes, BANKS[wildcards["bank"]]),
+        block, past = calibration(sizes, recipe, *self._calibration()), self._past_borders(sizes)
+        return (
+            block.times(sizes.num_blocks)
+            + past
+            + Work(
+                memory=block.memory + past.memory + FLOAT * sizes.outer_weights,
+                bytes_written=self._bank(sizes, BANKS[wildcards["bank"]]),
+            )
         )
 
     def calibrate_shard(self, wildcards: Mapping[str, str]) -> Work:
@@ -175,10 +175,14 @@ class Stages:
         search = {"steps": options.search.steps, "windows_per_step": options.search.windows_per_step}
         recipe = self.experiment.recipe.model_copy(update={**search, "fitted": ["attention", "ffn"]})
         block, num = calibration(sizes, recipe, *self._calibration()), len(options.candidates)
-        return block.times(num * sizes.num_blocks) + Work(
-            memory=num * block.memory + FLOAT * sizes.outer_weights,
-            bytes_read=self._model_file(sizes) + self._states(sizes),
-            bytes_written=1e4 * sizes.num_blocks,
+        past = self._past_borders(sizes, starts=num)
+        return (
+            block.times(num * sizes.num_blocks)
+            + past
+            + Work(
+                memory=num * block.memory + past.memory + FLOAT * sizes.outer_weights,
+                bytes_written=1e4 * sizes.num_blocks,
+            )
         )
 
     def reconstruction(self, wildcards: Mapping[str, str]) -> Work:
@@ -195,9 +199,10 @@ class Stages:
 
     def predict(self, wildcards: Mapping[str, str]) -> Work:
         sizes, num = self.sizes[wildcards["model"]], len(self.experiment.selection.candidates)
-        return Work(
-            elements=num * STARTING_TO_PREDICT * moments(sizes) * sizes.num_blocks,
-            memory=FLOAT * (sizes.outer_weights + 6 * moments(sizes)) + weights(sizes, 4),
+        past = self._past_borders(sizes, starts=num)
+        return past + Work(
+            elements=num * STARTING_TO_PREDICT * moment_elements(sizes) * sizes.num_blocks,
+            memory=FLOAT * (sizes.outer_weights + 6 * moment_elements(sizes)) + weights(sizes, 4) + past.memory,
             bytes_written=1e5,
         )
 
@@ -208,7 +213,7 @@ class Stages:
         codes = sizes.num_blocks * sizes.block_weights * setting.weights / 8
         block, gptq_memory = Work(elements=4 * sizes.block_weights), 0.0
         if wildcards["weights"] == "gptq":
-            hessians = Work(products=2 * moments(sizes) * tokens)
+            hessians = Work(products=2 * moment_elements(sizes) * tokens)
             block += forward(sizes, tokens, length).times(1.5) + hessians + gptq(sizes)
             gptq_memory = 3 * max(sizes.site_widths) * tokens + 4 * FLOAT * max(sizes.site_widths) ** 2
         size = codes + FLOAT * sizes.outer_weights

@@ -138,11 +138,17 @@ def require_own_folder(folder: Path, remedy: str) -> None:
     raise PermissionError(f"{folder} {problem}; {remedy}")
 
 
+def free_space(folder: str | Path) -> int:
+    """Free bytes of the disk that holds `folder`, or the nearest folder above it that is there."""
+    folder = Path(folder).absolute()
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.is_dir())).free
+
+
 def require_space(folder: str | Path, num_bytes: int) -> None:
     """Raise OSError unless the disk that holds `folder` has `num_bytes` free."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    free = free_space(folder)
     if free < num_bytes:
         raise OSError(
             f"no disk space: {folder} needs {num_bytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; "

@@ -169,7 +169,7 @@ def search_model(
 def _search_from_start(subject: Subject, candidates: Candidates, options: SearchOptions, *, sublayer: int) -> Trace:
     """Start the candidates of a sublayer and search it; they are in memory no longer than this takes."""
     mixture = Mixture([start_unit(subject, fitting, [sublayer]) for fitting in candidates.fittings.values()])
-    problem, name = Problem.of(subject.states, [sublayer]), sublayer_name(sublayer)
+    problem, name = Problem.of(subject.borders, [sublayer]), sublayer_name(sublayer)
     return search_sublayer(mixture, problem, recipe=candidates.recipe, options=options, name=name)
 
 

@@ -95,7 +95,7 @@ def predict_model(subject: Subject, candidates: Candidates) -> list[dict[str, Pr
     candidates = replace(candidates, recipe=candidates.recipe.model_copy(update={"start": "balance"}))
     predictions = []
     for s in progress(range(subject.num_sublayers), f"predicting at {candidates.setting}"):
-        moments = subject.states.observed(s)
+        moments = subject.borders.observed(s)
         site = subject.skeleton.family.half(HALVES[s % 2]).selected_site
         if site in silent_sites(moments):
             raise ValueError(

@@ -17,10 +17,11 @@ from altq.calibration.bank import entry_path, read_entry
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.fitting import Fitting
 from altq.calibration.shard import WHOLE, Shard
-from altq.calibration.states import States
+from altq.calibration.states import States, digest
 from altq.calibration.subject import Subject
 from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.runtime.files import read_json, sha256, write_json
+from altq.runtime.tensor_files import read_hidden_states
 
 SUBLAYERS = ["block 0 attention", "block 0 ffn", "block 1 attention", "block 1 ffn"]
 SETTING = Setting(4, 4, 4, 4)
@@ -214,6 +215,7 @@ def test_only_what_read_a_file_of_the_states_is_fitted_anew_when_that_is_another
     np.save(state, np.load(state) * 1.01)
     described = read_json(given.states / "states.json")
     described["files"][state.name] = sha256(state)
+    described["borders"][1] = digest(read_hidden_states(state))
     write_json(given.states / "states.json", described)
     run(given, tmp_path / "bank")
     assert calibrated == SUBLAYERS[:2]

@@ -13,7 +13,7 @@ from altq.calibration import end_to_end, subject, whole_model
 from altq.calibration.bank import RESIDUAL_FILE, read_entry, read_index, read_residual
 from altq.calibration.end_to_end import calibrate_end_to_end
 from altq.calibration.fitting import Fitting
-from altq.calibration.states import record_states
+from altq.calibration.recording import record_states
 from altq.experiment.baselines import OSTQUANT, QUAROT, SPINQUANT
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.setting import FULL_PRECISION, Setting

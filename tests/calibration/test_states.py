@@ -1,17 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from models_for_tests import Workspace, make_tokens, relative_error, save_tiny_model, transformers_model
+from models_for_tests import Workspace, make_tokens, relative_error, transformers_model
 from safetensors.torch import load_file, save_file
-from stopped_for_tests import Stopped, stop_after
 
 from altq.calibration import states as module
 from altq.calibration.bank import read_index
+from altq.calibration.recording import record_states
 from altq.calibration.states import (
     MOMENT_WINDOWS,
     WINDOWS_PER_BATCH,
     States,
-    record_states,
     second_moment,
     spread,
     token_weights,
@@ -19,7 +18,6 @@ from altq.calibration.states import (
 )
 from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
-from altq.runtime import files
 
 
 @pytest.fixture(scope="module")
@@ -223,14 +221,6 @@ def test_peaks_are_the_largest_magnitudes_that_transformers_own_model_has_there(
             assert not torch.allclose(found, x[:MOMENT_WINDOWS].amax(-2).amax(0), rtol=1e-3)
 
 
-def test_two_recordings_have_the_same_bytes(workspace, tmp_path):
-    record_states(workspace.model, workspace.tokens, loss=workspace.loss, folder=tmp_path, fingerprint="test")
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {path.name for path in workspace.states.iterdir()}
-    for name in names:
-        assert (tmp_path / name).read_bytes() == (workspace.states / name).read_bytes(), name
-
-
 def test_windows_are_independent_of_the_batches_they_run_in(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "WINDOWS_PER_BATCH", 3)
     record_states(workspace.model, workspace.tokens, loss=workspace.loss, folder=tmp_path, fingerprint="test")
@@ -249,46 +239,9 @@ def test_the_fingerprint_follows_tokens_and_loss(workspace, tmp_path):
     assert len(fingerprints) == 3
 
 
-def test_nan_weights_are_refused_and_no_index_is_left(tmp_path):
-    model = save_tiny_model("llama_gqa", tmp_path / "model")
-    tensors = load_file(model / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
-    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="state after sublayer 3 is not finite"):
-        record_states(model, make_tokens(), loss="relative", folder=tmp_path / "states", fingerprint="test")
-    assert not (tmp_path / "states" / "states.json").exists()
-
-
-def test_a_full_disk_is_refused_before_any_work(workspace, tmp_path, monkeypatch):
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
-    with pytest.raises(OSError, match="no disk space"):
-        record_states(workspace.model, workspace.tokens, loss="mse", folder=tmp_path / "states", fingerprint="test")
-    assert not list((tmp_path / "states").iterdir())
-
-
 def test_states_are_read_lazily_and_not_changed_by_their_readers(workspace):
     states = States(workspace.states)
     changed = states.state(1)
     changed.zero_()
     assert states.state(1).abs().max() > 0
     assert np.load(workspace.states / "state_001.npy").dtype == np.float32
-
-
-@pytest.mark.parametrize("stopped_at", range(4))
-def test_a_stopped_recording_goes_on_to_the_same_bytes(workspace, tmp_path, monkeypatch, stopped_at):
-    def record(name, fingerprint="test"):
-        record_states(
-            workspace.model, workspace.tokens, loss=workspace.loss, folder=tmp_path / name, fingerprint=fingerprint
-        )
-
-    record("whole")
-    expected = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
-    seen = stop_after(monkeypatch, module, "observe", stopped_at)
-    with pytest.raises(Stopped):
-        record("stopped")
-    assert not (tmp_path / "stopped" / "states.json").exists()
-    record("stopped")
-    assert len(seen) == 4 and {path.name: path.read_bytes() for path in (tmp_path / "stopped").iterdir()} == expected
-    seen.clear()
-    record("stopped", "other inputs")
-    assert len(seen) == 4

@@ -23,7 +23,8 @@ from altq.calibration.bank import RESIDUAL_FILE, entry_path, read_entry, read_re
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.end_to_end import calibrate_end_to_end
 from altq.calibration.fitting import Fitting
-from altq.calibration.states import States, record_states, run_sublayer, token_weights
+from altq.calibration.recording import record_states
+from altq.calibration.states import States, run_sublayer, token_weights
 from altq.calibration.subject import Subject
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.checkpoint.assembly import assemble

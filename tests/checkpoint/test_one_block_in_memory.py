@@ -8,7 +8,8 @@ from models_for_tests import Workspace, perplexity_losses, recipe
 
 from altq.calibration import by_unit
 from altq.calibration.fit import Fit
-from altq.calibration.states import States, record_states
+from altq.calibration.recording import record_states
+from altq.calibration.states import States
 from altq.checkpoint.quantized_model import QuantizedSkeleton
 from altq.experiment.policies import SearchOptions
 from altq.experiment.rounding import RoundingOptions

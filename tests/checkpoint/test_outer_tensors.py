@@ -5,7 +5,7 @@ import torch
 from models_for_tests import Workspace, logits, read_checkpoint
 from safetensors.torch import load_file, save_file
 
-from altq.calibration.states import record_states
+from altq.calibration.recording import record_states
 from altq.checkpoint import assembly as module
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting

@@ -21,7 +21,8 @@ from altq.calibration.bank import read_entry
 from altq.calibration.by_unit import calibrate_bank
 from altq.calibration.end_to_end import calibrate_end_to_end
 from altq.calibration.fitting import Fitting
-from altq.calibration.states import States, record_states
+from altq.calibration.recording import record_states
+from altq.calibration.states import States
 from altq.checkpoint.assembly import assemble
 from altq.checkpoint.quantized_model import load_model
 from altq.checkpoint.scheme import Scheme

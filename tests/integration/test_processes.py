@@ -8,7 +8,7 @@ import pytest
 from lm_eval.tasks import TaskManager
 from models_for_tests import write_selection
 
-from altq.calibration.states import record_states
+from altq.calibration.recording import record_states
 from altq.checkpoint.assembly import assemble
 from altq.checkpoint.quantized_model import load_model
 from altq.checkpoint.scheme import Scheme

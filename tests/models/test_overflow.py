@@ -14,7 +14,7 @@ from models_for_tests import (
 )
 from safetensors.torch import load_file, save_file
 
-from altq.calibration.states import record_states
+from altq.calibration.recording import record_states
 from altq.checkpoint.quantized_model import load_model, open_model
 from altq.evaluation.likelihood import Request, plan_batches, score_batch
 from altq.experiment.rounding import RoundingOptions

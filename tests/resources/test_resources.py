@@ -48,8 +48,8 @@ def experiment(project, name="config.yaml", **sections):
     return Experiment.parse(yaml.safe_load((project / name).read_text()) | sections)
 
 
-def needs(project, tmp_path, name="config.yaml", gpus=0, **sections):
-    return Needs(experiment(project, name, **sections), tmp_path, gpus)
+def needs(project, tmp_path, name="config.yaml", gpus=0, free_disk=1e12, **sections):
+    return Needs(experiment(project, name, **sections), tmp_path, gpus, free_disk=free_disk)
 
 
 def wildcards(model, bank=None):
@@ -74,6 +74,21 @@ def test_disk_is_what_the_default_experiment_wrote(project, tmp_path):
     for rule, megabytes in {"states": 1840, "assemble": 161, "fetch_model": 542}.items():
         disk = planned.cost(rule, wildcards("smollm2"), threads=1).disk / 1e6
         assert megabytes / 1.25 < disk < megabytes * 1.25, (rule, disk)
+
+
+def test_states_of_llama3_70b_become_a_tenth_where_the_disk_is_not_twenty_times_as_large(project, tmp_path):
+    def cost(rule, free_disk):
+        models = {"big": {"hub": "org/name@main", "num_blocks": 80, "shape": LLAMA3_70B}}
+        calibration = {"corpus": "wikipedia", "num_windows": 128, "window_length": 2048}
+        planned = needs(project, tmp_path, free_disk=free_disk, models=models, calibration=calibration)
+        return planned.cost(rule, wildcards("big", "affine"), threads=16)
+
+    assert 1.9e12 < cost("states", 30e12).disk < 2.1e12
+    assert cost("states", 1.9e12).disk < 0.2e12
+    # Going past the borders runs every block again, and holds one of full precision and three states besides.
+    more = cost("calibrate", 1.9e12)
+    assert more.seconds > cost("calibrate", 30e12).seconds
+    assert more.memory - cost("calibrate", 30e12).memory == pytest.approx(3 * 8.6e9 + 3.4e9, rel=0.02)
 
 
 def test_weights_are_counted_as_the_models_have_them():

@@ -11,7 +11,7 @@ from stopped_for_tests import Stopped, stop_after
 from torch import nn
 
 import altq.selection.learned as module
-from altq.calibration.states import record_states
+from altq.calibration.recording import record_states
 from altq.calibration.subject import Subject
 from altq.calibration.unit import Problem
 from altq.experiment.policies import SearchOptions

