@@ -13,14 +13,14 @@ rule assemble:
     output:
         f"results/checkpoints/{CHECKPOINT}/quantization.json",
     log:
-        log_of(f"assemble/{CHECKPOINT}"),
+        f"<logs>/assemble/{CHECKPOINT}.log",
     benchmark:
-        benchmark_of(f"assemble/{CHECKPOINT}")
+        f"<benchmarks>/assemble/{CHECKPOINT}.tsv"
     conda:
         QUANTIZE
-    threads: NEEDS.threads_of("assemble")
+    threads: NEEDS.threads_of_job
     resources:
-        **NEEDS.resources("assemble"),
+        **NEEDS.resources,
     params:
         rounding=lambda wildcards: to_flags(EXPERIMENT.rounding.model_copy(update={"weights": wildcards.weights})),
         banks=lambda wildcards, input: " ".join(map(os.path.dirname, input.banks)),

@@ -10,14 +10,14 @@ rule statistics:
     output:
         "results/statistics/{model}.json",
     log:
-        log_of("statistics/{model}"),
+        "<logs>/statistics/{model}.log",
     benchmark:
-        benchmark_of("statistics/{model}")
+        "<benchmarks>/statistics/{model}.tsv"
     conda:
         QUANTIZE
-    threads: NEEDS.threads_of("statistics")
+    threads: NEEDS.threads_of_job
     resources:
-        **NEEDS.resources("statistics"),
+        **NEEDS.resources,
     params:
         code=code_hash("statistics"),
     shell:
@@ -32,14 +32,14 @@ rule states:
     output:
         "results/states/{model}/seed{seed}/states.json",
     log:
-        log_of("states/{model}/seed{seed}"),
+        "<logs>/states/{model}/seed{seed}.log",
     benchmark:
-        benchmark_of("states/{model}/seed{seed}")
+        "<benchmarks>/states/{model}/seed{seed}.tsv"
     conda:
         QUANTIZE
-    threads: NEEDS.threads_of("states")
+    threads: NEEDS.threads_of_job
     resources:
-        **NEEDS.resources("states"),
+        **NEEDS.resources,
     params:
         loss=EXPERIMENT.calibration.loss,
         # Results do not depend on it: as a function of the input it is not tracked.
@@ -48,7 +48,7 @@ rule states:
     shell:
         altq(
             "states",
-            "--model $(dirname {input.model}) --tokens {input.tokens} --loss {params.loss} "
+            "--model $(dirname {input.model}) --tokens {input.tokens} --loss {params.loss}",
             "--border-every {params.border_every} --output $(dirname {output})",
         )
 
@@ -71,28 +71,24 @@ rule calibrate:
     output:
         f"results/bank/{BANK}/index.json",
     log:
-        log_of(f"calibrate/{BANK}"),
+        f"<logs>/calibrate/{BANK}.log",
     benchmark:
-        benchmark_of(f"calibrate/{BANK}")
+        f"<benchmarks>/calibrate/{BANK}.tsv"
     wildcard_constraints:
         bank=BY_UNIT,
     retries: 1
     conda:
         QUANTIZE
-    threads: NEEDS.threads_of("calibrate")
+    threads: NEEDS.threads_of_job
     resources:
-        **NEEDS.resources("calibrate"),
+        **NEEDS.resources,
     params:
-        recipe=lambda wildcards: f"--kind {BANKS[wildcards.bank]} {to_flags(EXPERIMENT.recipe_of(wildcards.bank))}",
+        recipe=lambda wildcards: f"--kind {BANKS[wildcards.bank]} {recipe_flags(wildcards)}",
         part=lambda wildcards, input: f"--shards {input.shards}",
-        folder=lambda wildcards: f"results/bank/{BANK}".format(**wildcards),
+        folder=lambda wildcards: "results/bank/{model}/{setting}/seed{seed}/{bank}".format(**wildcards),
         code=code_hash("calibrate"),
     shell:
-        altq(
-            "calibrate",
-            "--model $(dirname {input.model}) --states $(dirname {input.states}) --setting {wildcards.setting} "
-            "--seed {wildcards.seed} {params.recipe} {params.part} --output {params.folder}",
-        )
+        altq("calibrate", ON_STATES, "{params.recipe} {params.part} --output {params.folder}")
 
 
 # Some of the sublayers of such a bank, where it is split.
@@ -103,19 +99,14 @@ use rule calibrate as calibrate_shard with:
     output:
         f"results/bank/{BANK}/shards/{{shard}}-of-{SHARDS}.json",
     log:
-        log_of(f"calibrate/{BANK}/{{shard}}-of-{SHARDS}"),
+        f"<logs>/calibrate/{BANK}/{{shard}}-of-{SHARDS}.log",
     benchmark:
-        benchmark_of(f"calibrate/{BANK}/{{shard}}-of-{SHARDS}")
+        f"<benchmarks>/calibrate/{BANK}/{{shard}}-of-{SHARDS}.tsv"
     wildcard_constraints:
         bank=BY_UNIT,
         shard=r"\d+",
-    resources:
-        **NEEDS.resources("calibrate_shard"),
     params:
-        recipe=lambda wildcards: f"--kind {BANKS[wildcards.bank]} {to_flags(EXPERIMENT.recipe_of(wildcards.bank))}",
         part=lambda wildcards: f"--shard {wildcards.shard}/{SHARDS}",
-        folder=lambda wildcards: f"results/bank/{BANK}".format(**wildcards),
-        code=code_hash("calibrate"),
 
 
 # A bank fitted through the whole model, its residual stream rotated.
@@ -126,23 +117,19 @@ rule calibrate_end_to_end:
     output:
         f"results/bank/{BANK}/index.json",
     log:
-        log_of(f"calibrate_end_to_end/{BANK}"),
+        f"<logs>/calibrate_end_to_end/{BANK}.log",
     benchmark:
-        benchmark_of(f"calibrate_end_to_end/{BANK}")
+        f"<benchmarks>/calibrate_end_to_end/{BANK}.tsv"
     wildcard_constraints:
         bank="|".join(END_TO_END),
     retries: 1
     conda:
         QUANTIZE
-    threads: NEEDS.threads_of("calibrate_end_to_end")
+    threads: NEEDS.threads_of_job
     resources:
-        **NEEDS.resources("calibrate_end_to_end"),
+        **NEEDS.resources,
     params:
-        recipe=lambda wildcards: to_flags(EXPERIMENT.recipe_of(wildcards.bank)),
+        recipe=recipe_flags,
         code=code_hash("calibrate-end-to-end"),
     shell:
-        altq(
-            "calibrate-end-to-end",
-            "--model $(dirname {input.model}) --states $(dirname {input.states}) --setting {wildcards.setting} "
-            "--seed {wildcards.seed} {params.recipe} --output $(dirname {output})",
-        )
+        altq("calibrate-end-to-end", ON_STATES, "{params.recipe} --output $(dirname {output})")

@@ -12,14 +12,14 @@ rule perplexity:
     output:
         f"results/perplexity/{CHECKPOINT}/{{corpus}}.json",
     log:
-        log_of(f"perplexity/{CHECKPOINT}/{{corpus}}"),
+        f"<logs>/perplexity/{CHECKPOINT}/{{corpus}}.log",
     benchmark:
-        benchmark_of(f"perplexity/{CHECKPOINT}/{{corpus}}")
+        f"<benchmarks>/perplexity/{CHECKPOINT}/{{corpus}}.tsv"
     conda:
         QUANTIZE
-    threads: NEEDS.threads_of("perplexity")
+    threads: NEEDS.threads_of_job
     resources:
-        **NEEDS.resources("perplexity"),
+        **NEEDS.resources,
     params:
         code=code_hash("perplexity"),
     shell:
@@ -34,9 +34,9 @@ use rule perplexity as perplexity_full with:
     output:
         f"results/perplexity/{WHOLE}/{{corpus}}.json",
     log:
-        log_of(f"perplexity/{WHOLE}/{{corpus}}"),
+        f"<logs>/perplexity/{WHOLE}/{{corpus}}.log",
     benchmark:
-        benchmark_of(f"perplexity/{WHOLE}/{{corpus}}")
+        f"<benchmarks>/perplexity/{WHOLE}/{{corpus}}.tsv"
 
 
 # Accuracy of a checkpoint.
@@ -49,14 +49,14 @@ rule zero_shot:
         per_item=f"results/zero_shot/{CHECKPOINT}/{{task}}.parquet",
         result=f"results/zero_shot/{CHECKPOINT}/{{task}}.json",
     log:
-        log_of(f"zero_shot/{CHECKPOINT}/{{task}}"),
+        f"<logs>/zero_shot/{CHECKPOINT}/{{task}}.log",
     benchmark:
-        benchmark_of(f"zero_shot/{CHECKPOINT}/{{task}}")
+        f"<benchmarks>/zero_shot/{CHECKPOINT}/{{task}}.tsv"
     conda:
         QUANTIZE
-    threads: NEEDS.threads_of("zero_shot")
+    threads: NEEDS.threads_of_job
     resources:
-        **NEEDS.resources("zero_shot"),
+        **NEEDS.resources,
     params:
         code=code_hash("zero-shot"),
     shell:
@@ -77,26 +77,6 @@ use rule zero_shot as zero_shot_full with:
         per_item=f"results/zero_shot/{WHOLE}/{{task}}.parquet",
         result=f"results/zero_shot/{WHOLE}/{{task}}.json",
     log:
-        log_of(f"zero_shot/{WHOLE}/{{task}}"),
+        f"<logs>/zero_shot/{WHOLE}/{{task}}.log",
     benchmark:
-        benchmark_of(f"zero_shot/{WHOLE}/{{task}}")
-
-
-def results_of(one, full, methods, settings, seeds, **places):
-    """The results of methods that the rules `one` and `full` write, of the latter once for all settings and seeds."""
-    quantized = [method for method in methods if method != FULL]
-    whole = expand(full, **places) if FULL in methods else []
-    weights = EXPERIMENT.rounding.weights
-    return whole + expand(one, method=quantized, setting=settings, seed=seeds, weights=weights, **places)
-
-
-def perplexities(methods, settings, seeds, model=tuple(EXPERIMENT.models)):
-    """Perplexities of methods, on every text."""
-    full, one = rules.perplexity_full.output[0], rules.perplexity.output[0]
-    return results_of(one, full, methods, settings, seeds, model=model, corpus=EXPERIMENT.corpora)
-
-
-def accuracies(methods, settings, seeds):
-    """Accuracies of methods, on every task."""
-    full, one = rules.zero_shot_full.output.result, rules.zero_shot.output.result
-    return results_of(one, full, methods, settings, seeds, model=EXPERIMENT.models, task=EXPERIMENT.tasks)
+        f"<benchmarks>/zero_shot/{WHOLE}/{{task}}.tsv"

@@ -1,18 +1,26 @@
 # Models, corpora, tasks and tokens.
 
+CALIBRATION_WINDOWS = (
+    f"--split calibration --num-windows {EXPERIMENT.calibration.num_windows} "
+    f"--window-length {EXPERIMENT.calibration.window_length}"
+)
+TEST_WINDOWS = f"--split test --window-length {EXPERIMENT.evaluation.window_length}" + (
+    f" --num-windows {EXPERIMENT.evaluation.num_windows}" if EXPERIMENT.evaluation.num_windows else ""
+)
+
 
 # A model as one verified folder, wherever it comes from.
 rule fetch_model:
     output:
         "results/models/{model}/source.json",
     log:
-        log_of("fetch_model/{model}"),
+        "<logs>/fetch_model/{model}.log",
     benchmark:
-        benchmark_of("fetch_model/{model}")
+        "<benchmarks>/fetch_model/{model}.tsv"
     conda:
         QUANTIZE
     resources:
-        **NEEDS.resources("fetch_model"),
+        **NEEDS.resources,
     params:
         source=lambda wildcards: source_flags(EXPERIMENT.models[wildcards.model]),
         code=code_hash("fetch-model"),
@@ -27,13 +35,13 @@ rule fetch_corpus:
         test="results/corpora/{corpus}/test.txt",
         source="results/corpora/{corpus}/source.json",
     log:
-        log_of("fetch_corpus/{corpus}"),
+        "<logs>/fetch_corpus/{corpus}.log",
     benchmark:
-        benchmark_of("fetch_corpus/{corpus}")
+        "<benchmarks>/fetch_corpus/{corpus}.tsv"
     conda:
         QUANTIZE
     resources:
-        **NEEDS.resources("fetch_corpus"),
+        **NEEDS.resources,
     params:
         source=lambda wildcards: source_flags(EXPERIMENT.corpora[wildcards.corpus]),
         code=code_hash("fetch-corpus"),
@@ -47,13 +55,13 @@ rule fetch_task:
         rows="results/tasks/{task}/items.parquet",
         source="results/tasks/{task}/source.json",
     log:
-        log_of("fetch_task/{task}"),
+        "<logs>/fetch_task/{task}.log",
     benchmark:
-        benchmark_of("fetch_task/{task}")
+        "<benchmarks>/fetch_task/{task}.tsv"
     conda:
         QUANTIZE
     resources:
-        **NEEDS.resources("fetch_task"),
+        **NEEDS.resources,
     params:
         source=lambda wildcards: source_flags(EXPERIMENT.tasks[wildcards.task]),
         code=code_hash("fetch-task"),
@@ -71,13 +79,13 @@ rule requests:
         requests="results/requests/{model}/{task}.parquet",
         drawn="results/requests/{model}/{task}.json",
     log:
-        log_of("requests/{model}/{task}"),
+        "<logs>/requests/{model}/{task}.log",
     benchmark:
-        benchmark_of("requests/{model}/{task}")
+        "<benchmarks>/requests/{model}/{task}.tsv"
     conda:
         QUANTIZE
     resources:
-        **NEEDS.resources("requests"),
+        **NEEDS.resources,
     params:
         limit=f"--limit {EXPERIMENT.zero_shot.limit}" if EXPERIMENT.zero_shot.limit else "",
         seed=EXPERIMENT.zero_shot.seed,
@@ -85,7 +93,7 @@ rule requests:
     shell:
         altq(
             "requests",
-            "--model $(dirname {input.model}) --task {wildcards.task} --items $(dirname {input.task}) "
+            "--model $(dirname {input.model}) --task {wildcards.task} --items $(dirname {input.task})",
             "{params.limit} --seed {params.seed} --output {output.requests}",
         )
 
@@ -96,43 +104,36 @@ rule calibration_tokens:
         model=rules.fetch_model.output,
         text=rules.fetch_corpus.output.calibration,
     output:
-        tokens="results/tokens/{model}/{corpus}/calibration-seed{seed}.npy",
-        drawn="results/tokens/{model}/{corpus}/calibration-seed{seed}.json",
+        tokens="results/tokens/{model}/{corpus}/<split>-seed{seed}.npy",
+        drawn="results/tokens/{model}/{corpus}/<split>-seed{seed}.json",
     log:
-        log_of("calibration_tokens/{model}/{corpus}-seed{seed}"),
+        "<logs>/<split>_tokens/{model}/{corpus}-seed{seed}.log",
     benchmark:
-        benchmark_of("calibration_tokens/{model}/{corpus}-seed{seed}")
+        "<benchmarks>/<split>_tokens/{model}/{corpus}-seed{seed}.tsv"
+    pathvars:
+        split="calibration",
     conda:
         QUANTIZE
     resources:
-        **NEEDS.resources("calibration_tokens"),
+        **NEEDS.resources,
     params:
-        windows=f"--split calibration --num-windows {EXPERIMENT.calibration.num_windows} "
-        f"--window-length {EXPERIMENT.calibration.window_length}",
+        windows=CALIBRATION_WINDOWS,
         seed=lambda wildcards: f"--seed {wildcards.seed}",
         code=code_hash("tokens"),
     shell:
         altq(
             "tokens",
-            "{params.windows} {params.seed} --model $(dirname {input.model}) --corpus $(dirname {input.text}) "
+            "{params.windows} {params.seed} --model $(dirname {input.model}) --corpus $(dirname {input.text})",
             "--output {output.tokens}",
         )
 
 
 # Windows beside these, to judge what was calibrated on them.
 use rule calibration_tokens as held_out_tokens with:
-    output:
-        tokens="results/tokens/{model}/{corpus}/held_out-seed{seed}.npy",
-        drawn="results/tokens/{model}/{corpus}/held_out-seed{seed}.json",
-    log:
-        log_of("held_out_tokens/{model}/{corpus}-seed{seed}"),
-    benchmark:
-        benchmark_of("held_out_tokens/{model}/{corpus}-seed{seed}")
+    pathvars:
+        split="held_out",
     params:
-        windows=f"--split calibration --num-windows {EXPERIMENT.calibration.num_windows} "
-        f"--window-length {EXPERIMENT.calibration.window_length} --held-out {EXPERIMENT.selection.held_out_windows}",
-        seed=lambda wildcards: f"--seed {wildcards.seed}",
-        code=code_hash("tokens"),
+        windows=f"{CALIBRATION_WINDOWS} --held-out {EXPERIMENT.selection.held_out_windows}",
 
 
 # The first windows of the test text.
@@ -144,11 +145,9 @@ use rule calibration_tokens as test_tokens with:
         tokens="results/tokens/{model}/{corpus}/test.npy",
         drawn="results/tokens/{model}/{corpus}/test.json",
     log:
-        log_of("test_tokens/{model}/{corpus}"),
+        "<logs>/test_tokens/{model}/{corpus}.log",
     benchmark:
-        benchmark_of("test_tokens/{model}/{corpus}")
+        "<benchmarks>/test_tokens/{model}/{corpus}.tsv"
     params:
-        windows=f"--split test --window-length {EXPERIMENT.evaluation.window_length}"
-        + (f" --num-windows {EXPERIMENT.evaluation.num_windows}" if EXPERIMENT.evaluation.num_windows else ""),
+        windows=TEST_WINDOWS,
         seed="",
-        code=code_hash("tokens"),

@@ -5,17 +5,19 @@
 # that nothing runs beside it, and times one thread.
 rule benchmark_cpu:
     output:
-        csv="results/kernels/cpu.csv",
-        machine="results/kernels/cpu.json",
+        csv="results/kernels/<device>.csv",
+        machine="results/kernels/<device>.json",
     log:
-        log_of("benchmark_cpu"),
+        "<logs>/benchmark_<device>.log",
     benchmark:
-        benchmark_of("benchmark_cpu")
+        "<benchmarks>/benchmark_<device>.tsv"
+    pathvars:
+        device="cpu",
     conda:
         QUANTIZE
     threads: workflow.global_resources.get("_cores").value or 16
     resources:
-        **NEEDS.resources("benchmark_cpu"),
+        **NEEDS.resources,
     params:
         device=f"--device cpu --rounds {EXPERIMENT.kernels.rounds}",
         code=code_hash("benchmark"),
@@ -25,19 +27,12 @@ rule benchmark_cpu:
 
 # Speed on a GPU, where the configuration says that there is one.
 use rule benchmark_cpu as benchmark_gpu with:
-    output:
-        csv="results/kernels/gpu.csv",
-        machine="results/kernels/gpu.json",
-    log:
-        log_of("benchmark_gpu"),
-    benchmark:
-        benchmark_of("benchmark_gpu")
+    pathvars:
+        device="gpu",
     resources:
-        **NEEDS.resources("benchmark_gpu"),
-        gpu=1,
+        **(NEEDS.resources | {"gpu": 1}),
     params:
         device=f"--device gpu --rounds {EXPERIMENT.kernels.rounds}",
-        code=code_hash("benchmark"),
 
 
 # Registers, spills, shared memory and instructions of every GPU kernel on four targets.
@@ -46,13 +41,13 @@ rule compiled:
         csv=report("results/kernels/compiled.csv", caption="captions/compiled.rst", category="Kernels"),
         record="results/kernels/compiled.json",
     log:
-        log_of("compiled"),
+        "<logs>/compiled.log",
     benchmark:
-        benchmark_of("compiled")
+        "<benchmarks>/compiled.tsv"
     conda:
         QUANTIZE
     resources:
-        **NEEDS.resources("compiled"),
+        **NEEDS.resources,
     params:
         code=code_hash("compiled"),
     shell:

@@ -1,20 +1,5 @@
 # Selections: a kind for each sublayer. They are files, so that none needs a calibration of its own.
-
-
-def is_heuristic(policy):
-    return policy == "heuristic" or policy in EXPERIMENT.grid.named
-
-
-def policy_flags(wildcards):
-    """How a policy that measures nothing at a setting chooses."""
-    policy = wildcards.policy
-    if is_heuristic(policy):
-        return f"--policy heuristic {to_flags(EXPERIMENT.grid.named.get(policy, EXPERIMENT.selection.heuristic))}"
-    blocks = f"--model-name {wildcards.model} --num-blocks {EXPERIMENT.models[wildcards.model].num_blocks}"
-    if policy in KINDS:
-        return f"--policy {policy} {blocks}"
-    candidates = " ".join(EXPERIMENT.selection.candidates)
-    return f"--policy random --seed {policy.removeprefix('random')} --candidates {candidates} {blocks}"
+# What takes a second (localrule) runs where Snakemake itself does.
 
 
 # One kind everywhere, candidates drawn at equal shares, or the outlier-guided heuristic (Eq. 8-15), as configured and at
@@ -25,15 +10,16 @@ rule select:
     output:
         "results/selections/{model}/{policy}.json",
     log:
-        log_of("select/{model}/{policy}"),
+        "<logs>/select/{model}/{policy}.log",
     benchmark:
-        benchmark_of("select/{model}/{policy}")
+        "<benchmarks>/select/{model}/{policy}.tsv"
     wildcard_constraints:
         policy=rf"{'|'.join(KINDS)}|random\d+|heuristic|grid\d+",
+    localrule: True
     conda:
         QUANTIZE
     resources:
-        **NEEDS.resources("select"),
+        **NEEDS.resources,
     params:
         policy=policy_flags,
         statistics=lambda wildcards, input: f"--statistics {input}" if input else "",
@@ -50,27 +36,23 @@ rule search:
     output:
         "results/scores/{model}/{setting}/seed{seed}/learned/scores.json",
     log:
-        log_of("search/{model}/{setting}/seed{seed}"),
+        "<logs>/search/{model}/{setting}/seed{seed}.log",
     benchmark:
-        benchmark_of("search/{model}/{setting}/seed{seed}")
+        "<benchmarks>/search/{model}/{setting}/seed{seed}.tsv"
     retries: 1
     conda:
         QUANTIZE
-    threads: NEEDS.threads_of("search")
+    threads: NEEDS.threads_of_job
     resources:
-        **NEEDS.resources("search"),
+        **NEEDS.resources,
     params:
         options=verbatim(
-            f"--candidates {' '.join(EXPERIMENT.selection.candidates)} {to_flags(EXPERIMENT.recipe)} "
+            f"{CANDIDATES} {to_flags(EXPERIMENT.recipe)} "
             f"--search {shlex.quote(EXPERIMENT.selection.search.model_dump_json())}"
         ),
         code=code_hash("search"),
     shell:
-        altq(
-            "search",
-            "--model $(dirname {input.model}) --states $(dirname {input.states}) --setting {wildcards.setting} "
-            "--seed {wildcards.seed} {params.options} --output $(dirname {output})",
-        )
+        altq("search", ON_STATES, "{params.options} --output $(dirname {output})")
 
 
 # The error of every candidate's bank (oracle), or of the same with a tenth of the steps (probe), on held-out tokens.
@@ -86,16 +68,16 @@ rule reconstruction:
     output:
         f"results/scores/{SCORES}/scores.json",
     log:
-        log_of(f"reconstruction/{SCORES}"),
+        f"<logs>/reconstruction/{SCORES}.log",
     benchmark:
-        benchmark_of(f"reconstruction/{SCORES}")
+        f"<benchmarks>/reconstruction/{SCORES}.tsv"
     wildcard_constraints:
         policy="oracle|probe",
     conda:
         QUANTIZE
-    threads: NEEDS.threads_of("reconstruction")
+    threads: NEEDS.threads_of_job
     resources:
-        **NEEDS.resources("reconstruction"),
+        **NEEDS.resources,
     params:
         loss=EXPERIMENT.calibration.loss,
         code=code_hash("reconstruction"),
@@ -115,23 +97,19 @@ rule predict:
     output:
         "results/scores/{model}/{setting}/seed{seed}/predicted/scores.json",
     log:
-        log_of("predict/{model}/{setting}/seed{seed}"),
+        "<logs>/predict/{model}/{setting}/seed{seed}.log",
     benchmark:
-        benchmark_of("predict/{model}/{setting}/seed{seed}")
+        "<benchmarks>/predict/{model}/{setting}/seed{seed}.tsv"
     conda:
         QUANTIZE
-    threads: NEEDS.threads_of("predict")
+    threads: NEEDS.threads_of_job
     resources:
-        **NEEDS.resources("predict"),
+        **NEEDS.resources,
     params:
-        options=verbatim(f"--candidates {' '.join(EXPERIMENT.selection.candidates)} {to_flags(EXPERIMENT.recipe)}"),
+        options=verbatim(f"{CANDIDATES} {to_flags(EXPERIMENT.recipe)}"),
         code=code_hash("predict"),
     shell:
-        altq(
-            "predict",
-            "--model $(dirname {input.model}) --states $(dirname {input.states}) --setting {wildcards.setting} "
-            "--seed {wildcards.seed} {params.options} --output {output}",
-        )
+        altq("predict", ON_STATES, "{params.options} --output {output}")
 
 
 # The candidate with the best score at each sublayer.
@@ -141,17 +119,18 @@ rule select_by_scores:
     output:
         f"results/selections/{SCORES}.json",
     log:
-        log_of(f"select/{SCORES}"),
+        f"<logs>/select/{SCORES}.log",
     benchmark:
-        benchmark_of(f"select/{SCORES}")
+        f"<benchmarks>/select/{SCORES}.tsv"
     wildcard_constraints:
         policy="learned|oracle|probe|predicted",
+    localrule: True
     conda:
         QUANTIZE
     resources:
-        **NEEDS.resources("select_by_scores"),
+        **NEEDS.resources,
     params:
-        read=lambda wildcards, input: f"--scores {input.scores}",
+        read=lambda wildcards, input: flags_of(input),
         code=code_hash("select"),
     shell:
         altq("select", "--policy {wildcards.policy} {params.read} --output {output}")
@@ -160,8 +139,8 @@ rule select_by_scores:
 # The best of Table 1's random selections, judged by the first seed for all seeds.
 use rule select_by_scores as select_best_random with:
     input:
-        results=expand(
-            f"results/perplexity/{CHECKPOINT}/{{corpus}}.json",
+        results=lambda wildcards: expand(
+            rules.perplexity.output,
             method=EXPERIMENT.random_methods,
             weights=EXPERIMENT.rounding.weights,
             seed=EXPERIMENT.seeds[0],
@@ -171,9 +150,7 @@ use rule select_by_scores as select_best_random with:
         selections=expand(rules.select.output, policy=EXPERIMENT.random_methods, allow_missing=True),
     wildcard_constraints:
         policy="best_random",
-    params:
-        read=lambda wildcards, input: f"--results {input.results} --selections {input.selections}",
-        code=code_hash("select"),
+    localrule: True
 
 
 # Which points of Table 6 select alike: each selection is assembled once, under the name of the first that makes it.
@@ -187,21 +164,15 @@ checkpoint distinct:
     output:
         "results/selections/{model}/distinct.json",
     log:
-        log_of("distinct/{model}"),
+        "<logs>/distinct/{model}.log",
     benchmark:
-        benchmark_of("distinct/{model}")
+        "<benchmarks>/distinct/{model}.tsv"
+    localrule: True
     conda:
         QUANTIZE
     resources:
-        **NEEDS.resources("distinct"),
+        **NEEDS.resources,
     params:
         code=code_hash("distinct"),
     shell:
         altq("distinct", "--selections {input} --output {output}")
-
-
-def selection_of(wildcards):
-    """The selection file of a method; what was measured lies below its setting and seed."""
-    policy = method_of(wildcards.method).policy
-    place = "{model}/{setting}/seed{seed}" if policy in MEASURED_POLICIES else "{model}"
-    return f"results/selections/{place}/{policy}.json"

@@ -138,7 +138,7 @@ def test_the_profiles_of_slurm_differ_in_accounting_alone(project):
 
 def test_every_rule_names_an_environment_that_exists(project):
     common = (project / "rules" / "common.smk").read_text()
-    environments = dict(re.findall(r'^(\w+) = f"\{ENVS\}/(\w+\.yaml)"$', common, re.MULTILINE))
+    environments = dict(re.findall(r'^(\w+) = f"\{CHECKOUT\}/envs/(\w+\.yaml)"$', common, re.MULTILINE))
     assert environments and all((project / "envs" / name).is_file() for name in environments.values())
     for path in (project / "rules").glob("*.smk"):
         text = path.read_text()

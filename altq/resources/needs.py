@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from altq.experiment.experiment import Experiment
@@ -58,6 +58,22 @@ class Needs:
         contexts = {name: sizes.shape.max_position_embeddings for name, sizes in self.sizes.items()}
         return {name: (length, context) for name, context in contexts.items() if context and length > context}
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the user shall know before any job starts: shapes that are guessed, windows that are too long."""
+        said = [
+            f"warning: windows of {length} tokens are longer than the {context} that {name} was made for "
+            "(max_position_embeddings); lower window_length of `calibration` and `evaluation`"
+            for name, (length, context) in self.beyond_context.items()
+        ]
+        if self.guessed:
+            said.insert(
+                0,
+                f"the shape of {', '.join(self.guessed)} is guessed from num_blocks until it is fetched, and with it the "
+                "memory and time of jobs; give `shape:` in the configuration to have them right",
+            )
+        return said
+
     def on_gpu(self, rule: str) -> bool:
         """Whether a job of this rule gets a GPU."""
         return self.gpus > 0 and rule in self.gpu_stages
@@ -73,42 +89,48 @@ class Needs:
         """Expected cost of a job, without headroom."""
         return cost_of(self.stages.work(rule, wildcards), threads, gpu=self.on_gpu(rule))
 
-    def resources(self, rule: str) -> dict[str, Callable[..., int] | int]:
-        """The `resources:` of a rule, as functions that Snakemake calls for each job."""
+    @cached_property
+    def resources(self) -> dict[str, Callable[..., int | None]]:
+        """The `resources:` of every rule, as functions that Snakemake calls for each job with the rule's name."""
 
         @cache
-        def cost(wildcards: tuple[tuple[str, str], ...], threads: int) -> Cost:
+        def cost(rule: str, wildcards: tuple[tuple[str, str], ...], threads: int) -> Cost:
             return self.cost(rule, dict(wildcards), threads)
 
-        def of_job(wildcards, threads: int) -> Cost:
-            return cost(tuple(sorted(dict(wildcards).items())), threads)
+        def of_job(rulename, wildcards, threads: int) -> Cost:
+            return cost(rulename, tuple(sorted(dict(wildcards).items())), threads)
 
-        def mem_mb(wildcards, threads, attempt):
-            memory = MEMORY_HEADROOM * of_job(wildcards, threads).memory * MEMORY_GROWTH ** (attempt - 1)
+        def mem_mb(wildcards, threads, attempt, rulename):
+            memory = MEMORY_HEADROOM * of_job(rulename, wildcards, threads).memory * MEMORY_GROWTH ** (attempt - 1)
             return 100 * math.ceil(memory / 1e8)
 
-        def runtime(wildcards, threads, attempt):
-            return math.ceil(LEAST_MINUTES + attempt * TIME_HEADROOM * of_job(wildcards, threads).seconds / 60)
+        def runtime(wildcards, threads, attempt, rulename):
+            seconds = of_job(rulename, wildcards, threads).seconds
+            return math.ceil(LEAST_MINUTES + attempt * TIME_HEADROOM * seconds / 60)
 
-        def disk_mb(wildcards, threads):
-            return 100 + math.ceil(MEMORY_HEADROOM * of_job(wildcards, threads).disk / 1e6)
+        def disk_mb(wildcards, threads, rulename):
+            return 100 + math.ceil(MEMORY_HEADROOM * of_job(rulename, wildcards, threads).disk / 1e6)
 
-        functions = {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": disk_mb}
+        def gpu(wildcards, rulename):
+            return 1 if self.on_gpu(rulename) else None
+
+        functions = {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": disk_mb} | ({"gpu": gpu} if self.gpus else {})
         for function in functions.values():
             _keep_signature(function)
-        return functions | {"gpu": 1} if self.on_gpu(rule) else functions
+        return functions
 
-    def threads_of(self, rule: str) -> Callable[..., int]:
-        """The `threads:` of a rule, as a function that Snakemake calls for each job."""
+    @cached_property
+    def threads_of_job(self) -> Callable[..., int]:
+        """The `threads:` of every rule, as a function that Snakemake calls for each job with the rule's name."""
 
-        def threads(wildcards):
-            return self.threads(rule, dict(wildcards))
+        def threads(wildcards, rulename):
+            return self.threads(rulename, dict(wildcards))
 
         _keep_signature(threads)
         return threads
 
 
-def _keep_signature(function: Callable[..., int]) -> None:
+def _keep_signature(function: Callable[..., int | None]) -> None:
     """Store the signature of a function, which Snakemake otherwise computes several times for each job."""
     function.__signature__ = inspect.signature(function)
 

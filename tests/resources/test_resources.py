@@ -107,11 +107,6 @@ def test_every_rule_has_an_estimate(project, tmp_path):
     patterns = (r"^(?:rule|checkpoint) (\w+):", r"^use rule \w+ as (\w+) with:", r'^    "(table\d)": ')
     rules = {name for text in texts for pattern in patterns for name in re.findall(pattern, text, re.MULTILINE)}
     assert rules == WORK.keys() | LIGHT_RULES.keys()
-    for text in texts:
-        for name, asked in re.findall(
-            r"^(?:rule|checkpoint) (\w+):.*?NEEDS\.resources\(\"(\w+)\"\)", text, re.MULTILINE | re.DOTALL
-        ):
-            assert name == asked
 
 
 def test_the_shape_of_a_fetched_model_comes_first(project, tmp_path):
@@ -146,24 +141,39 @@ def test_a_model_that_gets_longer_windows_than_it_was_made_for_is_named(project,
         calibration={"corpus": "pydoc", "num_windows": 16, "window_length": 512}, evaluation={"window_length": 256},
     )  # fmt: skip
     assert planned.beyond_context == beyond
+    said = [f"windows of {length} tokens are longer than the {most}" for length, most in beyond.values()]
+    assert [text in warning for text, warning in zip(said, planned.warnings, strict=True)] == [True] * len(said)
 
 
 def test_an_unknown_shape_is_guessed_and_said(project, tmp_path):
     unknown = {"theirs": {"hub": "org/name@main", "num_blocks": 32}}
     planned = needs(project, tmp_path, models=unknown)
     assert planned.guessed == ["theirs"] and planned.sizes["theirs"].origin == GUESSED
+    (warning,) = planned.warnings
+    assert "the shape of theirs is guessed" in warning
     assert guessed_shape(32).hidden_size == 4096
     known = {"theirs": unknown["theirs"] | {"shape": LLAMA3_70B}}
-    assert needs(project, tmp_path, models=known).guessed == []
+    assert needs(project, tmp_path, models=known).warnings == []
 
 
 def test_a_further_attempt_asks_for_more(project, tmp_path):
-    asked = needs(project, tmp_path).resources("calibrate")
-    of = wildcards("smollm2", "affine")
-    first, second = (asked["mem_mb"](of, threads=1, attempt=attempt) for attempt in (1, 2))
+    asked, of = needs(project, tmp_path).resources, wildcards("smollm2", "affine")
+    (first, short), (second, long) = (
+        [asked[name](of, threads=1, attempt=attempt, rulename="calibrate") for name in ("mem_mb", "runtime")]
+        for attempt in (1, 2)
+    )
     assert 1.5 * first < second < 1.7 * first
-    assert asked["runtime"](of, threads=1, attempt=2) > asked["runtime"](of, threads=1, attempt=1) >= 15
-    assert "gpu" not in asked
+    assert long > short >= 15
+
+
+def test_a_rule_is_asked_for_by_the_name_that_it_has_in_the_workflow(project, tmp_path):
+    asked, of = needs(project, tmp_path).resources, wildcards("smollm2", "affine")
+    of_selection, of_bank = (
+        asked["mem_mb"](of, threads=1, attempt=1, rulename=name) for name in ("select", "calibrate")
+    )
+    assert of_selection < of_bank
+    with pytest.raises(KeyError):
+        asked["mem_mb"](of, threads=1, attempt=1, rulename="no_such_rule")
 
 
 def test_shards_share_the_work_of_a_bank(project, tmp_path):
@@ -181,8 +191,11 @@ def test_shards_share_the_work_of_a_bank(project, tmp_path):
 
 def test_a_gpu_is_asked_for_where_there_are_some_and_the_stage_uses_it(project, tmp_path):
     planned = needs(project, tmp_path, gpus=2)
-    assert planned.resources("calibrate_end_to_end")["gpu"] == 1
-    assert "gpu" not in planned.resources("calibrate") | planned.resources("table2")
+    gpu = planned.resources["gpu"]
+    assert gpu({}, rulename="calibrate_end_to_end") == 1
+    # None: nothing is asked for.
+    assert gpu({}, rulename="calibrate") is gpu({}, rulename="table2") is None
+    assert "gpu" not in needs(project, tmp_path).resources
     assert planned.cost("calibrate_end_to_end", wildcards("smollm2", "spinquant"), threads=1).gpu_memory > 1e9
 
 
@@ -190,7 +203,8 @@ def test_threads_are_for_models_that_make_use_of_them(project, tmp_path):
     paper = needs(project, tmp_path, "configs/paper.yaml")
     assert paper.threads("calibrate", {"model": "llama3-70b"}) == 16
     assert needs(project, tmp_path).threads("calibrate", {"model": "smollm2"}) == 1
-    assert paper.threads("select_one_kind", {"model": "llama3-70b"}) == 1
+    assert paper.threads("select", {"model": "llama3-70b"}) == 1
+    assert paper.threads_of_job({"model": "llama3-70b"}, rulename="calibrate") == 16
     of = wildcards("llama3-70b", "affine")
     one, many = (paper.cost("calibrate", of, threads) for threads in (1, 16))
     assert 8 < one.seconds / many.seconds < 16 and one.memory == many.memory
