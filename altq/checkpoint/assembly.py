@@ -77,8 +77,10 @@ def assemble(
             "structure": {"sites": sites, **quantized.quantizers.options},
         }
 
-    with Scratch(folder / "residual_stream.scratch", fingerprint) as scratch:
-        stream = ResidualStream(scratch, shape, partial(skeleton.embed_into, tokens))
+    with (
+        Scratch(folder / "residual_stream.scratch", fingerprint) as scratch,
+        ResidualStream(scratch, shape, partial(skeleton.embed_into, tokens)) as stream,
+    ):
         for s in progress(
             range(stream.step, num_sublayers), f"assembling {scheme.selection.policy} at {scheme.setting}"
         ):

@@ -24,14 +24,13 @@ TOKENS_OF_LOGITS = 128
 def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: Scratch) -> list[float]:
     """The negative log-likelihood of each window, summed over its length - 1 predicted tokens, in float64.
 
-    tokens: [windows, length]. One block of the model is in memory at a time, and the hidden states of all windows lie
-    in `scratch`, from which a run that was stopped goes on at the block where it stopped; the caller drops it.
+    tokens: [windows, length]. One block of the model is in memory at a time, and the hidden states of all windows where
+    they fit; they are spilled to `scratch`, from which a run that was stopped goes on; the caller drops it.
     ValueError where a state or a loss is not finite, or a norm's input overflows.
     """
     windows, arguments = torch.from_numpy(tokens).long(), skeleton.block_arguments(tokens.shape[1])
     batches = [slice(start, start + WINDOWS_IN_MEMORY) for start in range(0, len(windows), WINDOWS_IN_MEMORY)]
     shape = (*tokens.shape, skeleton.config.hidden_size)
-    stream = ResidualStream(scratch, shape, partial(skeleton.embed_into, windows))
 
     def run_block(index: int, inputs: Tensor, outputs: Tensor) -> dict[str, Any]:
         for rows in batches:
@@ -40,11 +39,12 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: Scratch) -> l
                 raise ValueError(f"{skeleton.weights.folder}: the state after block {index} is not finite")
         return {}
 
-    for index in progress(range(stream.step, skeleton.num_blocks), "perplexity"):
-        stream.advance(partial(run_block, index))
-    hidden = stream.states
-    finished = ((skeleton.finish(hidden[rows]), windows[rows]) for rows in batches)
-    losses = [loss for batch in finished for loss in _losses(*batch, skeleton.model)]
+    with ResidualStream(scratch, shape, partial(skeleton.embed_into, windows)) as stream:
+        for index in progress(range(stream.step, skeleton.num_blocks), "perplexity"):
+            stream.advance(partial(run_block, index))
+        hidden = stream.states
+        finished = ((skeleton.finish(hidden[rows]), windows[rows]) for rows in batches)
+        losses = [loss for batch in finished for loss in _losses(*batch, skeleton.model)]
     bad = [index for index, loss in enumerate(losses) if not np.isfinite(loss)]
     if bad:
         where = skeleton.weights.folder

@@ -218,7 +218,7 @@ class Stages:
             gptq_memory = 3 * max(sizes.site_widths) * tokens + 4 * FLOAT * max(sizes.site_widths) ** 2
         size = codes + FLOAT * sizes.outer_weights
         return block.times(sizes.num_blocks) + Work(
-            memory=2 * FLOAT * sizes.outer_weights + gptq_memory + weights(sizes, 6)
+            memory=2 * FLOAT * (sizes.outer_weights + tokens * sizes.hidden) + gptq_memory + weights(sizes, 6)
             + activations(sizes, WINDOWS_PER_BATCH * length, KEPT_FORWARD),
             bytes_read=self._model_file(sizes) + self._states(sizes) / 2,
             bytes_written=size,
@@ -227,7 +227,8 @@ class Stages:
     def perplexity(self, wildcards: Mapping[str, str]) -> Work:
         sizes, (tokens, length) = self.sizes[wildcards["model"]], self._test_tokens()
         block = weights(sizes, 4) + activations(sizes, WINDOWS_PER_BATCH / 2 * length, KEPT_FORWARD)
-        return self._evaluation(sizes, tokens, length, FLOAT * sizes.outer_weights + block)
+        stream = 2 * tokens * sizes.hidden
+        return self._evaluation(sizes, tokens, length, FLOAT * (sizes.outer_weights + stream) + block)
 
     def zero_shot(self, wildcards: Mapping[str, str]) -> Work:
         sizes, task = self.sizes[wildcards["model"]], wildcards["task"]

@@ -25,7 +25,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
-            _require_finite(tensor, path, f"tensor {name}")
+            require_finite(tensor, path, f"tensor {name}")
     with atomic(path) as partial:
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=metadata)
@@ -55,11 +55,12 @@ def written_hidden_states(path: str | Path, shape: tuple[int, ...]) -> Iterator[
         states = torch.from_numpy(array)
         yield states
         for index, window in enumerate(states):
-            _require_finite(window, path, f"window {index} of the hidden states")
+            require_finite(window, path, f"window {index} of the hidden states")
         array.flush()
 
 
-def _require_finite(tensor: Tensor, path: str | Path, name: str) -> None:
+def require_finite(tensor: Tensor, path: str | Path, name: str) -> None:
+    """Raise ValueError where a tensor, of which `name` says what it is, holds NaN or infinity: `path` is not written."""
     wrong = int(tensor.numel() - tensor.isfinite().sum())
     if wrong:
         raise ValueError(
