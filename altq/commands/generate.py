@@ -7,12 +7,10 @@ from pathlib import Path
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from altq.checkpoint.format import is_checkpoint
 from altq.checkpoint.half_embedding import halve_embedding
-from altq.checkpoint.packed_model import weight_memory
+from altq.checkpoint.packed_model import kernels_of, weight_memory
 from altq.evaluation.generation import Sampling, generate_text, load_generator
 from altq.models.tokenizer import load_tokenizer
-from kernels.cpu import default_variant
 
 
 def generate_flags(parser: argparse.ArgumentParser) -> None:
@@ -62,11 +60,10 @@ def generate(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     speed = generate_text(model, tokenizer, prompt, arguments.max_new_tokens, sampling)
     memory = weight_memory(model)
-    kernels = f"{default_variant()} kernels" if is_checkpoint(arguments.folder) else "full precision"
     print(
         f"{speed.prompt_tokens} tokens of the prompt in {speed.prompt_seconds:.2f} s, then "
         f"{speed.decoded_tokens / speed.decode_seconds if speed.decoded_tokens else 0:.1f} tokens per second "
-        f"({kernels}, {torch.get_num_threads()} threads)\n"
+        f"({kernels_of(model)}, {torch.get_num_threads()} threads)\n"
         f"weights: {memory.projections / 1e6:.1f} MB of projections (float32: {memory.projections_in_float32 / 1e6:.1f}), "
         f"{memory.rest / 1e6:.1f} MB of embedding, head and norms",
         file=sys.stderr,

@@ -29,6 +29,9 @@ _KRONECKER = {
     32768: (1, 32, 32, 8),
     65536: (1, 32, 32, 8),
 }
+WIDEST_TRANSFORM = max(_KRONECKER)
+"""Values of a padded token up to which there are tiles."""
+
 _KRONECKER_OF_TARGET = {(89, 32768): (1, 64, 32, 8), (100, 32768): (1, 64, 32, 8)}
 """Exceptions by target, which hands out registers in its own way: with 32 rows, a few would be spilled."""
 
@@ -38,10 +41,12 @@ _ROWS_OF_A_WIDE_FACTOR = {80: 32, 89: 32, 90: 32, 100: 64}
 
 def kronecker_tiles(target: int, d1: int, d2: int, num_tokens: int, *, has_left: bool) -> KroneckerTiles:
     """The tiles of a transform with factors of d1 and d2; a factor that is multiplied has a side of at least 16."""
-    d1_padded, d2_padded = (max(triton.next_power_of_2(d), 16) for d in (d1, d2))
+    d1_padded, d2_padded = padded_sides(d1, d2)
     values = max(d1_padded * d2_padded, 1024)
-    if values not in _KRONECKER:
-        raise ValueError(f"factors of {d1} and {d2} are too wide for the kernel; their padded product ends at 65536")
+    if values > WIDEST_TRANSFORM:
+        raise ValueError(
+            f"factors of {d1} and {d2} are too wide for the kernel; their padded product ends at {WIDEST_TRANSFORM}"
+        )
     tokens, rows, columns, num_warps = _KRONECKER_OF_TARGET.get((target, values), _KRONECKER[values])
     if d1_padded >= 256:
         rows = _ROWS_OF_A_WIDE_FACTOR[target]
@@ -52,6 +57,11 @@ def kronecker_tiles(target: int, d1: int, d2: int, num_tokens: int, *, has_left:
     columns = min(columns, d2_padded)
     tokens = min(tokens, triton.next_power_of_2(max(num_tokens, 1)))
     return KroneckerTiles(d1_padded, d2_padded, triton.cdiv(d2, columns), tokens, rows, columns, num_warps)
+
+
+def padded_sides(d1: int, d2: int) -> tuple[int, int]:
+    """The sides of a token's tile: powers of two that a tensor core multiplies, of 16 at least."""
+    return max(triton.next_power_of_2(d1), 16), max(triton.next_power_of_2(d2), 16)
 
 
 @dataclass(frozen=True)

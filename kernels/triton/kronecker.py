@@ -237,7 +237,7 @@ def transform_quantize(
     if x.dim() != 2:
         raise ValueError(f"x is {list(x.shape)}; the kernel needs [tokens, d]")
     num_tokens, d = x.shape[0], x.shape[1] // (2 if gate else 1)
-    d1, d2 = _factor_sizes(d, left, right)
+    d1, d2 = factor_sizes(d, left, right)
     width = bits if width is None else width
     check_bits(bits)
     packed_length(d2, width)
@@ -267,7 +267,7 @@ def transform_quantize(
     return codes, scales
 
 
-def _factor_sizes(d: int, left: Tensor | None, right: Tensor | None) -> tuple[int, int]:
+def factor_sizes(d: int, left: Tensor | None, right: Tensor | None) -> tuple[int, int]:
     """d1 and d2 with d1 d2 = d. Without factors, rows of 128 if they fit, since any split then does the same."""
     if left is None and right is None:
         d2 = next(size for size in (128, 64, 32, 16, 8, 4, 2, 1) if d % size == 0)
