@@ -41,12 +41,18 @@ lock: .venv/created
 	.venv/lock/bin/python envs/lock.py
 
 # Snakemake's lock outlives a run that was killed. It is taken away where the process that made it is gone.
+# A line for each job, by the plugin in rules/; what jobs write on standard error goes to a file.
+table2: MESSAGES = results/logs/table2.txt
 table2: .venv/installed
-	@mkdir -p .snakemake
+	@mkdir -p .snakemake results/logs
 	@if [ -n "$$(ls .snakemake/locks 2>/dev/null)" ] && [ -f .snakemake/make.pid ] \
 	    && ! kill -0 "$$(cat .snakemake/make.pid)" 2>/dev/null; then $(BIN)/snakemake --unlock; fi
-	@sh -c 'echo $$$$ > .snakemake/make.pid; exec $(BIN)/snakemake --cores all results/table2.csv results/cost.csv'
+	@echo "What jobs say: $(MESSAGES), each by itself: results/logs/; what Snakemake says: .snakemake/log/"
+	@sh -c 'echo $$$$ > .snakemake/make.pid; \
+	    exec env PYTHONPATH=rules $(BIN)/snakemake --logger altq --cores all results/table2.csv results/cost.csv 2> $(MESSAGES)' \
+	    || { tail -n 5 $(MESSAGES); echo "Not finished; the same command goes on from here."; exit 1; }
 	@$(BIN)/altq show results/table2.csv
+	@echo "The table: results/table2.md (.csv, .tex, .png), how it came about: results/table2.protocol.md, its cost: results/cost.md"
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
@@ -55,7 +61,7 @@ test: .venv/installed
 test-fast: .venv/installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow" --ignore tests/workflow
 
-PYTHON_FILES := altq kernels tests benchmarks envs
+PYTHON_FILES := altq kernels rules tests benchmarks envs
 
 lint: .venv/installed
 	$(BIN)/ruff check $(PYTHON_FILES)
