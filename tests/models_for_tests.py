@@ -15,6 +15,7 @@ from transformers import (
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
@@ -64,6 +65,13 @@ MODELS: dict[str, tuple[type[PretrainedConfig], dict]] = {
         {
             "hidden_size": 30, "intermediate_size": 44, "heads": (5, 1), "embedding_multiplier": 3.0,
             "attention_multiplier": 0.3, "residual_multiplier": 0.4, "logits_scaling": 2.5, "mlp_bias": True,
+        },
+    ),
+    "phi3": (
+        Phi3Config,
+        {
+            "hidden_size": 40, "intermediate_size": 56, "heads": (10, 2), "sliding_window": 5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
         },
     ),
     "gemma3_text": (

@@ -21,6 +21,7 @@ from altq.checkpoint.packed_model import packed_joints
 from altq.checkpoint.quantized_model import CacheReader, integer_products, quantize_block
 from altq.checkpoint.saving import save_checkpoint
 from altq.models.family import family_of
+from altq.models.fused_projection import split_fused_projections
 from altq.models.joints import ATTENTION
 from altq.models.overflow import refuse_overflow_in_norms
 
@@ -91,6 +92,7 @@ class AltqQuantizer(HfQuantizer):
             raise ValueError("a checkpoint of altq is loaded from its folder; give it to from_pretrained")
         weights = CheckpointWeights(Path(checkpoint_files[0]).parent)
         family = family_of(model.config.model_type)
+        split_fused_projections(model, family, weights.config)
         refuse_overflow_in_norms(model, weights.source.name)
         prefix = f"{family.blocks}."
         tied = model.all_tied_weights_keys

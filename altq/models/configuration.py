@@ -15,6 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from altq.models.config_file import CONFIG_FILE, ConfigFile, read_config_file
 from altq.models.family import family_of
+from altq.models.fused_projection import split_fused_projections
 from altq.models.joints import ATTENTION
 from altq.models.model_folder import ModelFolder
 
@@ -65,7 +66,10 @@ def load_config(folder: ModelFolder) -> PretrainedConfig:
 
 
 def empty_model(folder: ModelFolder, dtype: torch.dtype = torch.float32, *, with_buffers: bool) -> PreTrainedModel:
-    """transformers' model of a folder without weights: on the meta device, except for its buffers `with_buffers`."""
+    """transformers' model of a folder without weights: on the meta device, except for its buffers `with_buffers`.
+
+    Fused projections are split.
+    """
     config = load_config(folder)
     # Its buffers need memory for a moment for each tensor in turn.
     without_weights = init_empty_weights(include_buffers=False) if with_buffers else torch.device("meta")
@@ -78,6 +82,7 @@ def empty_model(folder: ModelFolder, dtype: torch.dtype = torch.float32, *, with
     except Exception as error:
         name, remedy = folder.display_name(CONFIG_FILE), folder.remedy_for(CONFIG_FILE)
         raise ValueError(f"{name} makes no model of transformers ({_one_line(error)}); {remedy}") from error
+    split_fused_projections(model, family_of(config.model_type), read_config_file(folder))
     return model.eval().requires_grad_(False)
 
 
@@ -124,7 +129,7 @@ def _check_rope(config: PretrainedConfig, name: str) -> None:
         kind = parameters.get("rope_type")
         if not isinstance(kind, str) or kind not in ROPE_KEYS:
             raise ValueError(f"{name}: rope_type {kind!r} is not known (known: {', '.join(ROPE_KEYS)}); correct it")
-        heeded = ROPE_KEYS[kind] + ROPE_KEYS_WITHOUT_MEANING
+        heeded = ROPE_KEYS[kind] + ROPE_KEYS_WITHOUT_MEANING + family_of(config.model_type).rope_keys
         unheeded = sorted(key for key in parameters if key not in heeded and parameters[key] not in (None, False, 1))
         if unheeded:
             raise ValueError(

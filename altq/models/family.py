@@ -13,6 +13,7 @@ class Half:
 
     input_sites maps each site at the input of linear layers to the projections that share that input.
     output_multiplier: attribute of the block by which the half's output is multiplied before it is added to the stream.
+    fused: linear layer whose rows are those of all readers one behind the other; each reader's name is below it.
     """
 
     module: str
@@ -20,6 +21,7 @@ class Half:
     output_norm: str | None
     input_sites: dict[str, tuple[str, ...]]
     output_multiplier: str | None = None
+    fused: str | None = None
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -49,6 +51,7 @@ class Family:
     legacy_keys: of a config.json, which transformers reads though its configuration class has no such field.
     unread_keys: of published config.json files, which are no field of that class and which no implementation reads.
     ignored_options: fields of that class which transformers' forward pass does not heed.
+    rope_keys: of rope_parameters, which the family reads whatever the type.
     """
 
     attention: Half
@@ -62,20 +65,22 @@ class Family:
     legacy_keys: tuple[str, ...] = ()
     unread_keys: tuple[str, ...] = ()
     ignored_options: tuple[str, ...] = ()
+    rope_keys: tuple[str, ...] = ()
 
     def half(self, name: str) -> Half:
         """The half of that name, `attention` or `ffn`."""
         return {"attention": self.attention, "ffn": self.ffn}[name]
 
 
-def _attention(output_norm: str | None = None) -> Half:
-    projections = tuple(f"self_attn.{name}_proj" for name in "qkv")
-    return Half("self_attn", "input_layernorm", output_norm, {"qkv": projections, "o": ("self_attn.o_proj",)})
+def _attention(output_norm: str | None = None, *, fused: str | None = None) -> Half:
+    readers = tuple(f"{fused or 'self_attn'}.{name}_proj" for name in "qkv")
+    sites = {"qkv": readers, "o": ("self_attn.o_proj",)}
+    return Half("self_attn", "input_layernorm", output_norm, sites, fused=fused)
 
 
-def _ffn(norm: str = "post_attention_layernorm", output_norm: str | None = None) -> Half:
-    gate_up = ("mlp.gate_proj", "mlp.up_proj")
-    return Half("mlp", norm, output_norm, {"gate_up": gate_up, "down": ("mlp.down_proj",)})
+def _ffn(norm: str = "post_attention_layernorm", output_norm: str | None = None, *, fused: str | None = None) -> Half:
+    readers = tuple(f"{fused or 'mlp'}.{name}_proj" for name in ("gate", "up"))
+    return Half("mlp", norm, output_norm, {"gate_up": readers, "down": ("mlp.down_proj",)}, fused=fused)
 
 
 _LLAMA_LIKE = Family(_attention(), _ffn())
@@ -91,6 +96,12 @@ FAMILIES: dict[str, Family] = {
         replace(_ffn(), output_multiplier="residual_multiplier"),
         embedding_multiplier="embedding_multiplier",
         legacy_keys=("head_dim",),
+    ),
+    "phi3": Family(
+        _attention(fused="self_attn.qkv_proj"),
+        _ffn(fused="mlp.gate_up_proj"),
+        legacy_keys=("head_dim", "partial_rotary_factor"),
+        rope_keys=("partial_rotary_factor",),
     ),
     "gemma3_text": Family(
         _attention(output_norm="post_attention_layernorm"),

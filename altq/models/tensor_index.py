@@ -8,7 +8,8 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,11 +28,24 @@ HARMLESS = re.compile(r"rotary_emb\.inv_freq$")
 
 @dataclass(frozen=True)
 class Entry:
-    """Location and format of a tensor: the name of its file, its shape, its type as safetensors names it."""
+    """Location and format of a tensor: the name of its file, its shape, its type as safetensors names it.
+
+    A part of a stored tensor is consecutive rows of it, from `first_row`.
+    """
 
     file: str
+    stored: str
     shape: tuple[int, ...]
     dtype: str
+    first_row: int = 0
+
+    def split(self, rows: dict[str, int]) -> "dict[str, Entry]":
+        """Parts of these numbers of rows, which are all that it has, by their names."""
+        starts = accumulate(rows.values(), initial=0)
+        return {
+            name: replace(self, shape=(count, *self.shape[1:]), first_row=start)
+            for (name, count), start in zip(rows.items(), starts, strict=False)
+        }
 
 
 class _Index(BaseModel):
@@ -90,7 +104,7 @@ def opened(folder: ModelFolder, file: str) -> Iterator[Any]:
 def _entries(folder: ModelFolder, file: str) -> dict[str, Entry]:
     with opened(folder, file) as tensors:
         slices = {name: tensors.get_slice(name) for name in sorted(tensors.keys())}
-        return {name: Entry(file, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+        return {name: Entry(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
 
 
 def _first_cut_tensor(path: Path) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from altq.models.config_file import CONFIG_FILE, ConfigFile, read_config_file
 from altq.models.family import Family, family_of
+from altq.models.fused_projection import fused_rows
 from altq.models.model_folder import ModelFolder
 from altq.models.tensor_index import FLOATING_TYPES, HARMLESS, Entry, opened, read_tensor_index
 
@@ -30,6 +32,7 @@ class ModelWeights:
         tensors = read_tensor_index(self.source)
         self.skipped = tuple(name for name in tensors if HARMLESS.search(name))
         self._tensors = {name: entry for name, entry in tensors.items() if name not in self.skipped}
+        self._split_fused()
         self._check_tensors()
 
     @property
@@ -56,24 +59,30 @@ class ModelWeights:
         return {name.removeprefix(prefix): self.tensor(name) for name in self.block_tensor_names(block)}
 
     def tensor(self, name: str) -> Tensor:
+        entry = self._entry(name)
         with self._open(name) as file:
-            return file.get_tensor(name)
+            if entry.stored == name:
+                return file.get_tensor(name)
+            return file.get_slice(entry.stored)[entry.first_row : entry.first_row + entry.shape[0]]
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._entry(name).shape
 
     def place(self, name: str) -> str:
         """A tensor as a message names it: its file, then its name."""
-        return f"{self.source.display_name(self._entry(name).file)}: tensor {name}"
+        entry = self._entry(name)
+        return f"{self.source.display_name(entry.file)}: tensor {entry.stored}"
 
     def chunks(self, name: str, max_elements: int) -> Iterator[Tensor]:
         """Consecutive slices of whole rows of one tensor, each of at most `max_elements` (but at least one row)."""
-        num_rows, *row_shape = self.shape(name)
+        entry = self._entry(name)
+        num_rows, *row_shape = entry.shape
+        first, end = entry.first_row, entry.first_row + num_rows
         step = max(1, max_elements // max(1, math.prod(row_shape)))
         with self._open(name) as file:
-            rows = file.get_slice(name)
-            for start in range(0, num_rows, step):
-                yield rows[start : start + step]
+            rows = file.get_slice(entry.stored)
+            for start in range(first, end, step):
+                yield rows[start : min(start + step, end)]
 
     def require_tensors_of(self, model: nn.Module) -> None:
         """ValueError unless the tensors are those of transformers' model, each of its shape, and no other.
@@ -115,6 +124,24 @@ class ModelWeights:
                 f"{self.source.name} has no tensor {name!r}; is it the model that its {CONFIG_FILE} describes?"
             )
         return self._tensors[name]
+
+    def _split_fused(self) -> None:
+        """Put the parts of fused projections in their place; ValueError where one has another number of rows."""
+        fused = fused_rows(self.family, self.config)
+        for block, (name, rows) in product(range(self.num_blocks), fused.items()):
+            for kind in ("weight", "bias"):
+                whole = f"{self.block_prefix(block)}{name}.{kind}"
+                if whole not in self._tensors:
+                    continue
+                place, entry = self.place(whole), self._tensors.pop(whole)
+                if (expected := sum(rows.values())) != entry.shape[0]:
+                    raise ValueError(
+                        f"{place} has {entry.shape[0]} rows, but {CONFIG_FILE} makes them {expected} "
+                        f"({', '.join(rows)}); correct either"
+                    )
+                self._tensors |= entry.split(
+                    {f"{whole.removesuffix(kind)}{part}.{kind}": n for part, n in rows.items()}
+                )
 
     def _check_tensors(self) -> None:
         """ValueError unless every projection is there and every tensor is of full precision."""

@@ -8,6 +8,7 @@ from models_for_tests import MODELS, logits, make_tokens, relative_error, save_t
 from transformers.models.granite.modeling_granite import GraniteRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.models.smollm3.modeling_smollm3 import SmolLM3RMSNorm
@@ -33,6 +34,9 @@ from altq.transforms.rotation import orthogonality_error, random_orthogonal
 from altq.transforms.scaling import Scaled, Scaling
 
 ROTATABLE = [name for name in MODELS if name != "gemma3_text"]
+NORMS = (
+    GraniteRMSNorm, LlamaRMSNorm, MistralRMSNorm, Phi3RMSNorm, Qwen2RMSNorm, Qwen3RMSNorm, SmolLM3RMSNorm,
+)  # fmt: skip
 W4A4K4V4 = Setting(4, 4, 4, 4)
 TOKENS = make_tokens(windows=3, length=10)
 IDS = torch.from_numpy(TOKENS).long()
@@ -50,7 +54,7 @@ def double_norms(monkeypatch):
     def forward(self, x):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon) * self.weight
 
-    for norm in (GraniteRMSNorm, LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm, SmolLM3RMSNorm):
+    for norm in NORMS:
         monkeypatch.setattr(norm, "forward", forward)
 
 

@@ -26,7 +26,7 @@ from altq.models.skeleton import Skeleton
 
 FAMILIES = {
     "llama": "llama_gqa", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3_text": "gemma3_text",
-    "smollm3": "smollm3", "granite": "granite",
+    "smollm3": "smollm3", "granite": "granite", "phi3": "phi3",
 }  # fmt: skip
 TOKENS = make_tokens(windows=2, length=24)
 
@@ -53,11 +53,35 @@ def rope_cases(config):
     ]
 
 
+def phi3_cases(option, config):
+    """Of rotary embedding it has two types, over a part of each head, and a length for one of them beside it."""
+    factors = [1.0 + 0.3 * index for index in range(rotary_frequencies(config))]
+    sets = {"short_factor": factors, "long_factor": [2 * factor for factor in factors]}
+    if option == "rope_parameters":
+        length = {"original_max_position_embeddings": 16}
+        half = {"partial_rotary_factor": 0.5, "short_factor": factors[:1], "long_factor": [3.0]}
+        return [
+            ({}, {option: rope("default", rope_theta=50.0)}),
+            ({}, {option: rope("default", partial_rotary_factor=1.0)}),
+            ({}, {option: rope("longrope", **sets), **length}),
+            ({}, {option: rope("longrope", **half), **length, "max_position_embeddings": 64}),
+        ]
+    if option == "original_max_position_embeddings":
+        longrope = rope("longrope", **sets)
+        return [({option: 100, "rope_parameters": longrope}, {option: 8, "rope_parameters": longrope})]
+    if option == "max_position_embeddings":  # over the length beside it: the factor of attention
+        longrope = {"rope_parameters": rope("longrope", **sets), "original_max_position_embeddings": 16}
+        return [({**longrope, option: 64}, {**longrope, option: 256})]
+    return None
+
+
 def cases(model_type, option, config):
     """Changes of the tiny configuration, with and without the option's effect; None where there is no case."""
     sliding = {"sliding_window": 5}
     if model_type.startswith("qwen"):
         sliding |= {"use_sliding_window": True, "max_window_layers": 1}
+    if model_type == "phi3" and (pairs := phi3_cases(option, config)):
+        return pairs
     if option == "layer_types" and model_type == "smollm3":
         return [({}, {option: ["sliding_attention", "full_attention"]})]
     if option == "no_rope_layer_interval":
@@ -127,6 +151,8 @@ WITHOUT_EFFECT = {
     "eos_token_id": [7, 8],
     "pretraining_tp": 2,
     "attention_dropout": 0.5,
+    "resid_pdrop": 0.5,
+    "embd_pdrop": 0.5,
 }
 """On the logits of a model that is not being trained, as transformers computes them; asserted below."""
 
