@@ -1,5 +1,6 @@
 """Tiny models of every family with random weights, and what calibration needs of them, made on the spot."""
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -11,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
     Gemma3TextConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     Phi3Config,
     PretrainedConfig,
     Qwen2Config,
@@ -31,6 +34,7 @@ from altq.checkpoint.quantized_model import load_model
 from altq.checkpoint.scheme import Scheme
 from altq.evaluation.perplexity import window_losses
 from altq.experiment.recipe import Recipe
+from altq.models.family import family_of
 from altq.models.skeleton import Skeleton
 from altq.runtime.resume import Scratch
 from altq.selection.selection import Decision, Selection
@@ -74,6 +78,16 @@ MODELS: dict[str, tuple[type[PretrainedConfig], dict]] = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
         },
     ),
+    "olmo2": (
+        Olmo2Config, {"hidden_size": 40, "intermediate_size": 50, "heads": (4, 2), "attention_bias": True, "tied": True}
+    ),
+    "gemma2": (
+        Gemma2Config,
+        {
+            "hidden_size": 28, "intermediate_size": 34, "heads": (4, 2), "head_dim": 6, "query_pre_attn_scalar": 7,
+            "sliding_window": 5, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "tied": True,
+        },
+    ),
     "gemma3_text": (
         Gemma3TextConfig,
         {
@@ -82,6 +96,9 @@ MODELS: dict[str, tuple[type[PretrainedConfig], dict]] = {
         },
     ),
 }  # fmt: skip
+
+ROTATABLE = [name for name, (make, _) in MODELS.items() if not family_of(make.model_type).attention.output_norm]
+"""Models whose residual stream can be rotated."""
 
 
 def tiny_config(name: str, **changes) -> PretrainedConfig:
@@ -101,12 +118,12 @@ def save_tiny_model(name: str, folder: Path, seed: int = 0, **changes) -> Path:
     """A model folder of one of MODELS, float32; every gain and bias is random, so that none hides behind 1 or 0."""
     model = AutoModelForCausalLM.from_config(tiny_config(name, **changes), dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
-    offset = 0.0 if name == "gemma3_text" else 1.0
+    mean_gain = 1.0 - family_of(model.config.model_type).norm_offset
     with torch.no_grad():
         for path, tensor in model.named_parameters():
             tensor.normal_(generator=generator)
             if "norm" in path:
-                tensor.mul_(0.3).add_(offset)
+                tensor.mul_(0.3).add_(mean_gain)
             elif path.endswith("bias"):
                 tensor.mul_(0.3)
             elif "embed" not in path:
@@ -121,7 +138,9 @@ def make_tokens(windows: int = 4, length: int = 12, seed: int = 0) -> np.ndarray
 
 def transformers_model(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
     """transformers' own model of a folder, with nothing of ours in it: the reference."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval()
+    # torch's attention has no cap of its logits, for which transformers has code of its own.
+    attention = "eager" if json.loads((folder / "config.json").read_text())["model_type"] == "gemma2" else "sdpa"
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
 
 
 def transformers_losses(folder: Path, tokens: np.ndarray) -> list[float]:

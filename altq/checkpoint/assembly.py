@@ -1,10 +1,10 @@
 """Assembly: a selection picks its entries from the bank, the transforms are folded, the weights rounded.
 
 What is folded where (in float64): the selected transform T stays online at qkv and gate_up and T^-T is folded into the
-weights that read it; its scaling folds into the norm before. The value transform folds into v's output and o's input,
-the mixing of heads stays online at o. Down's transform stays online; its scaling folds into up's rows, whose codes it
-does not change. The key transform stays online, on keys and (its inverse transpose) on queries. A rotation of the
-residual stream folds away whole (altq/models/residual.py).
+weights that read it; its scaling folds into the norm before, and stays online where there is none. The value transform
+folds into v's output and o's input, the mixing of heads stays online at o. Down's transform stays online; its scaling
+folds into up's rows, whose codes it does not change. The key transform stays online, on keys and (its inverse transpose)
+on queries. A rotation of the residual stream folds away whole (altq/models/residual.py).
 """
 
 from functools import partial
@@ -71,7 +71,7 @@ def assemble(
         parts = export_sublayer(quantized, rounded, skeleton.family.norm_offset)
         prefix = skeleton.weights.block_prefix(s // 2)
         write_part(part_path(folder, s + 1, num_sublayers), {prefix + name: part for name, part in parts.items()})
-        sites = {site: store(online(t))[0] for site, t in quantized.transforms.items()}
+        sites = {site: store(t)[0] for site, t in online_transforms(quantized).items()}
         return {
             "names": [prefix + name for name in parts],
             "structure": {"sites": sites, **quantized.quantizers.options},
@@ -120,6 +120,16 @@ def online(transform: Transform) -> Transform:
     return Identity(transform.size) if isinstance(transform, Scaling) else transform
 
 
+def online_transforms(quantized: QuantizedSublayer) -> dict[str, Transform]:
+    """The parts of a sublayer's transforms that stay in its forward pass, by site.
+
+    They are all but the scalings; that of the selected site stays, too, where no norm lies before it.
+    """
+    half = quantized.sublayer.half
+    kept = None if half.norm else half.selected_site
+    return {site: t if site == kept else online(t) for site, t in quantized.transforms.items()}
+
+
 def scaling_of(transform: Transform) -> Tensor | None:
     """The scaling [size] of a transform, which folds into what lies before its site; None where it has none."""
     if isinstance(transform, Scaled):
@@ -147,16 +157,17 @@ def export_sublayer(
     for name, bias in fold_biases(quantized.transforms, quantized.sites, quantized.biases).items():
         rows = rows_before_down.get(name)
         tensors[f"{name}.bias"] = bias if rows is None else bias * rows
-    gain = norm_offset + quantized.sublayer.norm.weight.double()
-    if (scale := scalings[half.selected_site]) is not None:
-        gain = gain * scale.double()
-    tensors[f"{half.norm}.weight"] = (gain - norm_offset).float()
+    if half.norm:
+        gain = norm_offset + quantized.sublayer.norm.weight.double()
+        if (scale := scalings[half.selected_site]) is not None:
+            gain = gain * scale.double()
+        tensors[f"{half.norm}.weight"] = (gain - norm_offset).float()
     if half.output_norm:
         tensors[f"{half.output_norm}.weight"] = quantized.sublayer.output_norm.weight
     # What the module holds besides its projections: the norms of queries and keys.
     tensors |= {f"{half.module}.{name}": tensor for name, tensor in quantized.sublayer.module.named_parameters()}
-    for site, transform in quantized.transforms.items():
-        tensors |= {f"{site}.transform.{name}": part for name, part in store(online(transform))[1].items()}
+    for site, transform in online_transforms(quantized).items():
+        tensors |= {f"{site}.transform.{name}": part for name, part in store(transform)[1].items()}
     tensors |= {
         f"{name.partition('.')[2]}.clip": clip
         for name, clip in quantized.clipping_factors().items()

@@ -37,6 +37,7 @@ class ConfigFile(BaseModel):
     rope_theta: Positive | None = None
     rope_local_base_freq: Positive | None = None
     query_pre_attn_scalar: Positive | None = None
+    attn_logit_softcapping: Positive | None = None
     final_logit_softcapping: Positive | None = None
     embedding_multiplier: Positive | None = None
     attention_multiplier: Positive | None = None

@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 class Half:
     """Attention or feed-forward half of a block; its names are relative to the block.
 
+    norm: before the module; None where it reads the residual stream as it is.
+    output_norm: behind it; None where its output is added as it is.
     input_sites maps each site at the input of linear layers to the projections that share that input.
     output_multiplier: attribute of the block by which the half's output is multiplied before it is added to the stream.
     fused: linear layer whose rows are those of all readers one behind the other; each reader's name is below it.
     """
 
     module: str
-    norm: str
+    norm: str | None
     output_norm: str | None
     input_sites: dict[str, tuple[str, ...]]
     output_multiplier: str | None = None
@@ -29,7 +31,7 @@ class Half:
 
     @property
     def selected_site(self) -> str:
-        """The site whose transformation kind is selected per layer; it reads the norm's output."""
+        """The site whose transformation kind is selected per layer; it reads the residual stream, through the norm."""
         return next(iter(self.input_sites))
 
     @property
@@ -84,6 +86,11 @@ def _ffn(norm: str = "post_attention_layernorm", output_norm: str | None = None,
 
 
 _LLAMA_LIKE = Family(_attention(), _ffn())
+_GEMMA = Family(
+    _attention(output_norm="post_attention_layernorm"),
+    _ffn(norm="pre_feedforward_layernorm", output_norm="post_feedforward_layernorm"),
+    norm_offset=1.0,
+)
 
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA_LIKE,
@@ -103,10 +110,18 @@ FAMILIES: dict[str, Family] = {
         legacy_keys=("head_dim", "partial_rotary_factor"),
         rope_keys=("partial_rotary_factor",),
     ),
-    "gemma3_text": Family(
-        _attention(output_norm="post_attention_layernorm"),
-        _ffn(norm="pre_feedforward_layernorm", output_norm="post_feedforward_layernorm"),
-        norm_offset=1.0,
+    "olmo2": Family(
+        replace(_attention(output_norm="post_attention_layernorm"), norm=None),
+        replace(_ffn(output_norm="post_feedforward_layernorm"), norm=None),
+        legacy_keys=("head_dim",),
+    ),
+    "gemma2": replace(
+        _GEMMA,
+        unread_keys=("hidden_act", "sliding_window_size"),
+        ignored_options=("use_bidirectional_attention",),
+    ),
+    "gemma3_text": replace(
+        _GEMMA,
         legacy_keys=("rope_local_base_freq", "sliding_window_pattern"),
         ignored_options=("attn_logit_softcapping",),
     ),

@@ -5,7 +5,9 @@ pass through a joint after rotary embedding. Nothing else of a block is touched.
 """
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -66,7 +68,28 @@ def _attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, att
     joint: CacheJoint | None = getattr(module, "altq_cache_joint", None)
     if joint is not None:
         query, key, value = joint(query, key, value)
+    if kwargs.get("softcap") is not None:
+        return _capped_attention(query, key, value, attention_mask, **kwargs), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def _capped_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, softcap: float, scaling: float, **_: Any
+) -> Tensor:
+    """Attention with logits c tanh(q k^T s / c), which torch's own has not: [b, t, heads, d].
+
+    mask: what may be seen [b, 1, t, keys], or what is added to the logits; None as transformers leaves it out, for a
+    single query and for whole windows.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    logits = softcap * torch.tanh(query @ key.mT * (scaling / softcap))
+    if mask is None and query.shape[2] > 1:
+        mask = torch.ones(logits.shape[2:], dtype=torch.bool, device=logits.device).tril()
+    if mask is not None:
+        hidden = torch.finfo(logits.dtype).min
+        logits = logits.masked_fill(~mask, hidden) if mask.dtype == torch.bool else logits + mask
+    return (logits.softmax(-1) @ value).transpose(1, 2).contiguous()
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)

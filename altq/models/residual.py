@@ -64,6 +64,7 @@ def require_rotatable(family: Family) -> None:
 @torch.no_grad()
 def fold_gain(block: nn.Module, half: Half, norm_offset: float) -> None:
     """Fold the gain of a half's norm into the projections that read it, in place."""
+    assert half.norm is not None, "require_rotatable refuses a half without a norm"
     norm = block.get_submodule(half.norm)
     gain = norm_offset + norm.weight.double()
     for name in half.readers:

@@ -1,4 +1,4 @@
-"""A sublayer as transformers runs it: norm, attention or feed-forward module, optional norm and factor of its output."""
+"""A sublayer as transformers runs it: optional norm, attention or feed-forward module, optional norm and factor of its output."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ class Sublayer:
         self.name = half
         self.half: Half = family.half(half)
         self.block = block
-        self.norm = block.get_submodule(self.half.norm)
+        self.norm = _norm(block, self.half.norm)
         self.module = block.get_submodule(self.half.module)
-        self.output_norm = block.get_submodule(self.half.output_norm) if self.half.output_norm else nn.Identity()
+        self.output_norm = _norm(block, self.half.output_norm)
 
     def after_norm(self, normed: Tensor, arguments: dict[str, Any]) -> Tensor:
         """Output that is added to the residual stream, from the norm's output: [windows, length, hidden]."""
@@ -61,3 +61,7 @@ class Sublayer:
                 projections[name] = Projection(self.block.get_submodule(name), shared[site], **options)
                 self.block.set_submodule(name, projections[name])
         return projections
+
+
+def _norm(block: nn.Module, name: str | None) -> nn.Module:
+    return nn.Identity() if name is None else block.get_submodule(name)

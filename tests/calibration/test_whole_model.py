@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from models_for_tests import MODELS, logits, make_tokens, relative_error, save_tiny_model, transformers_model
+from models_for_tests import MODELS, ROTATABLE, logits, make_tokens, relative_error, save_tiny_model, transformers_model
 from transformers.models.granite.modeling_granite import GraniteRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
@@ -33,7 +33,6 @@ from altq.transforms.identity import Identity
 from altq.transforms.rotation import orthogonality_error, random_orthogonal
 from altq.transforms.scaling import Scaled, Scaling
 
-ROTATABLE = [name for name in MODELS if name != "gemma3_text"]
 NORMS = (
     GraniteRMSNorm, LlamaRMSNorm, MistralRMSNorm, Phi3RMSNorm, Qwen2RMSNorm, Qwen3RMSNorm, SmolLM3RMSNorm,
 )  # fmt: skip

@@ -29,6 +29,7 @@ from altq.calibration.subject import Subject
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.checkpoint.assembly import assemble
 from altq.checkpoint.format import CHECKPOINT_FILE
+from altq.checkpoint.packed_model import load_packed_model
 from altq.checkpoint.quantized_model import load_model
 from altq.checkpoint.rounding import Inputs, _hessian, round_sublayer, site_inputs
 from altq.checkpoint.scheme import Scheme
@@ -424,3 +425,19 @@ def test_at_full_precision_smollm2_stays_itself(project, tmp_path):
     scheme = Scheme(Selection.read(selection), setting=FULL_PRECISION, rounding=RTN, banks=banks)
     assemble(model, states, scheme, tmp_path / "checkpoint", fingerprint="test")
     assert relative_error(logits(load_model(tmp_path / "checkpoint"), tokens), expected) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "kind"), [("olmo2", "Scaled"), ("gemma2", "Affine")])
+def test_a_scaling_stays_online_where_no_norm_lies_before_the_site(workspaces, name, kind):
+    workspace = workspaces(name)
+    folder = workspace.checkpoint(Setting(4, 4, 4, 4), 4 * ["affine"], RTN, folder="online")
+    blocks = read_json(folder / "config.json")["quantization_config"]["blocks"]
+    kinds = [
+        block[half]["sites"][site]["type"]
+        for block in blocks
+        for half, site in (("attention", "qkv"), ("ffn", "gate_up"))
+    ]
+    assert kinds == 4 * [kind]
+    if name == "olmo2":
+        with pytest.raises(ValueError, match="packed kernels do not know the transform Scaled"):
+            load_packed_model(folder)

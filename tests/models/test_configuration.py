@@ -52,7 +52,13 @@ def test_keys_that_say_no_and_keys_of_other_people_are_passed_over(llama):
     assert not hasattr(config, "auto_map") and not config._name_or_path
 
 
-@pytest.mark.parametrize(("name", "keys"), [("smollm3", {"max_window_layers": 28, "pretraining_tp": 2})])
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("smollm3", {"max_window_layers": 28, "pretraining_tp": 2}),
+        ("gemma2", {"hidden_act": "relu", "sliding_window_size": 4}),
+    ],
+)
 def test_keys_of_published_models_that_nobody_reads_are_passed_over(name, keys, tmp_path):
     plain, folder = (save_tiny_model(name, tmp_path / part) for part in ("plain", "published"))
     changed(folder, **keys)

@@ -26,9 +26,13 @@ from altq.models.skeleton import Skeleton
 
 FAMILIES = {
     "llama": "llama_gqa", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3_text": "gemma3_text",
-    "smollm3": "smollm3", "granite": "granite", "phi3": "phi3",
+    "smollm3": "smollm3", "granite": "granite", "phi3": "phi3", "olmo2": "olmo2", "gemma2": "gemma2",
 }  # fmt: skip
 TOKENS = make_tokens(windows=2, length=24)
+
+
+QWEN_WINDOW = {"sliding_window": 5, "use_sliding_window": True, "max_window_layers": 1}
+QWEN_WINDOW_CHANGES = {"sliding_window": 9, "use_sliding_window": False, "max_window_layers": 0}
 
 
 def rope(kind, **parameters):
@@ -77,30 +81,31 @@ def phi3_cases(option, config):
 
 def cases(model_type, option, config):
     """Changes of the tiny configuration, with and without the option's effect; None where there is no case."""
-    sliding = {"sliding_window": 5}
-    if model_type.startswith("qwen"):
-        sliding |= {"use_sliding_window": True, "max_window_layers": 1}
     if model_type == "phi3" and (pairs := phi3_cases(option, config)):
         return pairs
-    if option == "layer_types" and model_type == "smollm3":
-        return [({}, {option: ["sliding_attention", "full_attention"]})]
+    nested = model_type == "gemma3_text"  # parameters of rotary embedding for each type of layer
+    if option == "rope_parameters" and nested:
+        plain = rope("default", rope_theta=500.0)
+        return [({}, {option: {"full_attention": case, "sliding_attention": plain}}) for case in rope_cases(config)]
+    if option == "rope_parameters":
+        return [({}, {option: case}) for case in rope_cases(config)]
+    if option == "max_position_embeddings":
+        dynamic = rope("dynamic", factor=2.0)
+        dynamic = {"full_attention": dynamic, "sliding_attention": dynamic} if nested else dynamic
+        return [({option: 100, "rope_parameters": dynamic}, {option: 8, "rope_parameters": dynamic})]
+    if model_type.startswith("qwen") and option in QWEN_WINDOW:
+        return [(QWEN_WINDOW, QWEN_WINDOW | {option: QWEN_WINDOW_CHANGES[option]})]
+    if option == "layer_types":
+        window = QWEN_WINDOW if model_type.startswith("qwen") else {"sliding_window": 5}
+        first = "full_attention" if model_type.startswith("gemma") else "sliding_attention"
+        second = "full_attention" if model_type == "smollm3" else "sliding_attention"
+        return [(window, window | {option: [first, second]})]
     if option == "no_rope_layer_interval":
         return [({"no_rope_layers": None}, {"no_rope_layers": None, option: 1})]
-    dynamic = rope("dynamic", factor=2.0)
-    if model_type == "gemma3_text":
-        if option == "rope_parameters":
-            plain = rope("default", rope_theta=500.0)
-            return [({}, {option: {"full_attention": case, "sliding_attention": plain}}) for case in rope_cases(config)]
-        dynamic = {"full_attention": dynamic, "sliding_attention": dynamic}
-    elif option == "rope_parameters":
-        return [({}, {option: case}) for case in rope_cases(config)]
-    if option == "sliding_window" and model_type.startswith("qwen"):
-        return [({**sliding, option: 9}, sliding)]
-    if option in sliding and model_type.startswith("qwen"):
-        return [({**sliding, option: 0 if option == "max_window_layers" else False}, sliding)]
-    if option == "layer_types":
-        types = ["full_attention" if model_type == "gemma3_text" else "sliding_attention", "sliding_attention"]
-        return [(sliding, sliding | {option: types})]
+    if option == "num_hidden_layers" and model_type.startswith("gemma"):
+        return [({}, {option: 1, "layer_types": ["full_attention"]})]
+    if option == "attn_logit_softcapping":
+        return [({}, {option: 0.5}), ({}, {option: None})]
     changes = {
         "vocab_size": 2 * VOCAB,
         "hidden_size": 2 * config.hidden_size,
@@ -126,10 +131,6 @@ def cases(model_type, option, config):
         "residual_multiplier": 1.5,
         "logits_scaling": 0.2,
     }
-    if option == "max_position_embeddings":
-        return [({option: 100, "rope_parameters": dynamic}, {option: 8, "rope_parameters": dynamic})]
-    if option == "num_hidden_layers" and model_type == "gemma3_text":
-        return [({}, {option: 1, "layer_types": ["full_attention"]})]
     return [({}, {option: changes[option]})] if option in changes else None
 
 
@@ -156,7 +157,7 @@ WITHOUT_EFFECT = {
 }
 """On the logits of a model that is not being trained, as transformers computes them; asserted below."""
 
-IGNORED = {("gemma3_text", "attn_logit_softcapping"): 2.0}
+IGNORED = {("gemma3_text", "attn_logit_softcapping"): 2.0, ("gemma2", "use_bidirectional_attention"): True}
 """What a class has and no forward pass heeds: refused."""
 
 OPTIONS = [

@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from models_for_tests import MODELS, save_tiny_model
+from models_for_tests import MODELS, ROTATABLE, save_tiny_model
 
 from altq.models.family import FAMILIES
 from altq.models.residual import ResidualRotation, fold_gain, rotate_projections
 from altq.models.skeleton import Skeleton
 from altq.transforms.rotation import random_orthogonal
-
-ROTATABLE = [name for name in MODELS if name != "gemma3_text"]
 
 
 def orthogonal(size, seed=0):
