@@ -49,12 +49,13 @@ def calibrate_bank(
         members = range(first, first + size)
         states = subject.states.fingerprint_of(members)
         fingerprints = [fingerprint_of(common | {"sublayer": s, "states": states}) for s in members]
-        entries = [
+        found = [
             finished_record(entry_path(folder, s), expected) for s, expected in zip(members, fingerprints, strict=True)
         ]
-        if None in entries:
-            entries = _calibrate_unit(subject, fitting, members, folder=Path(folder), fingerprints=fingerprints)
-        records += entries
+        finished = [record for record in found if record is not None]
+        if len(finished) < len(members):
+            finished = _calibrate_unit(subject, fitting, members, folder=Path(folder), fingerprints=fingerprints)
+        records += finished
     if shard == WHOLE:
         write_index(folder, common | {"entries": records})
 

@@ -21,7 +21,7 @@ class CayleySGD(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is ever evaluated here
         for group in self.param_groups:
             for x in group["params"]:
                 if x.grad is None:

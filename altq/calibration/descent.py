@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import geoopt
 import torch
@@ -79,8 +79,10 @@ class Descent(Generic[Outcome]):
             for optimiser in (*falling, *constant):
                 optimiser.zero_grad(set_to_none=True)
             objective.backward()
-            for stepped in (*falling, *constant, *schedules):
-                stepped.step()
+            for optimiser in (*falling, *constant):
+                optimiser.step()
+            for schedule in schedules:
+                schedule.step()
 
 
 def finite(loss: Tensor, step: int) -> Tensor:
@@ -97,7 +99,7 @@ def make_optimisers(fitted: nn.Module, recipe: Recipe, reduction: float) -> list
     transforms = [p for name, p in fitted.named_parameters() if "clip" not in name]
     rotations = [p for p in transforms if isinstance(p, geoopt.ManifoldParameter)]
     free = [p for p in transforms if not isinstance(p, geoopt.ManifoldParameter)]
-    groups = [{"params": free}, {"params": clips, "lr": rate * recipe.clip_rate_factor}]
+    groups: list[dict[str, Any]] = [{"params": free}, {"params": clips, "lr": rate * recipe.clip_rate_factor}]
     optimisers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(groups, lr=rate, betas=recipe.betas, weight_decay=recipe.weight_decay)
     ]

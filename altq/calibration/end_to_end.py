@@ -72,7 +72,7 @@ def calibrate_end_to_end(
         start_loss, losses = training.run(progress_name) if recipe.steps else (None, [])
         drift = _settle(whole)
         loss = training.evaluate() if recipe.steps else None
-        if loss is not None:
+        if start_loss is not None and loss is not None:
             if not math.isfinite(loss):
                 raise ValueError(f"the loss is {loss} after the last step; lower the recipe's rates")
             log.info("end to end at %s: loss %.4f -> %.4f", fitting.setting, start_loss, loss)

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 Item = TypeVar("Item")
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """The `number`th of `count` shards, counted from 1."""
 
     number: int

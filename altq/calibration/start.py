@@ -21,7 +21,6 @@ def start_sublayer(
     observed: see `altq.calibration.states.observe`. `balance` is at down, too. Where a moment is zero
     (`silent_sites`), nothing is balanced and no channel is scaled. Source: section 4.1.
     """
-    options = {"start": recipe.start, "generator": generator}
 
     def at_input(site: str, site_kind: str) -> Transform:
         return start_transform(
@@ -31,7 +30,8 @@ def start_sublayer(
             scale=_start_scale(sublayer, site, observed=observed, recipe=recipe),
             structure=recipe.structure,
             longest_run=recipe.longest_run,
-            **options,
+            start=recipe.start,
+            generator=generator,
         )
 
     selected = sublayer.half.selected_site
@@ -40,14 +40,18 @@ def start_sublayer(
         return transforms | {"down": at_input("down", "balance" if kind == "balance" else recipe.other_sites)}
     if recipe.other_sites == "scaling":
         return transforms | _scaled_heads(_start_scale(sublayer, "o", observed=observed, recipe=recipe), observed)
-    for site in ("key", "value"):
-        transforms[site] = start_heads(observed[f"{site}.moment"], observed[f"{site}.sensitivity"], **options)
-    value = transforms["value"]
+    key, value = (
+        start_heads(
+            observed[f"{site}.moment"], observed[f"{site}.sensitivity"], start=recipe.start, generator=generator
+        )
+        for site in ("key", "value")
+    )
     with torch.no_grad():
         moment = value.apply_grouped(value.apply_grouped(observed["o.moment"][0]).T)
         sensitivity = value.fold_grouped(value.fold_grouped(observed["o.sensitivity"][0]).T)
     heads = len(moment) // value.head_dim
-    return transforms | {"o": start_mixing(moment, sensitivity, heads, **options)}
+    mixing = start_mixing(moment, sensitivity, heads, start=recipe.start, generator=generator)
+    return transforms | {"key": key, "value": value, "o": mixing}
 
 
 def silent_sites(observed: dict[str, Tensor]) -> list[str]:

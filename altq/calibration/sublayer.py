@@ -1,7 +1,7 @@
 """A sublayer with transformed and quantized weights, inputs and cache: what calibration fits."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from altq.models.joints import SharedInput, attach_cache_joint
 from altq.models.sublayer import Sublayer
+from altq.models.typed_modules import TypedModuleDict
 from altq.quantizers.clipping import Clip
 from altq.quantizers.quantizer import Quantizers
 from altq.runtime.precision import reduced_linear
-from altq.transforms.heads import HeadAffine
+from altq.transforms.heads import HeadAffine, HeadTransform
 from altq.transforms.identity import Identity
 from altq.transforms.transform import Transform
 
@@ -28,27 +29,35 @@ class QuantizedSublayer(nn.Module):
     def __init__(
         self,
         sublayer: Sublayer,
-        transforms: dict[str, Transform],
+        transforms: Mapping[str, Transform],
         quantizers: Quantizers,
     ) -> None:
         super().__init__()
         self.quantizers = quantizers
-        self.transforms = nn.ModuleDict(transforms)
+        self.transforms = TypedModuleDict(transforms)
         half = sublayer.half
         self.sites = half.input_sites
         linears = sublayer.linears()
-        self.weights = {name: linear.weight.detach() for name, linear in linears.items()}
-        self.biases = {name: None if linear.bias is None else linear.bias.detach() for name, linear in linears.items()}
-        self.activation_clip = nn.ModuleDict({site: Clip(1) for site in self.sites})
-        self.weight_clip = nn.ModuleDict({module_key(name): Clip(len(w), 1) for name, w in self.weights.items()})
-        self.cache_clip = nn.ModuleDict()
+        self.weights: dict[str, Tensor] = {name: linear.weight.detach() for name, linear in linears.items()}
+        self.biases: dict[str, Tensor | None] = {
+            name: None if linear.bias is None else linear.bias.detach() for name, linear in linears.items()
+        }
+        self.activation_clip = TypedModuleDict({site: Clip(1) for site in self.sites})
+        self.weight_clip = TypedModuleDict({module_key(name): Clip(len(w), 1) for name, w in self.weights.items()})
+        self.cache_clip: TypedModuleDict[Clip] = TypedModuleDict()
         self._sublayer = (sublayer,)  # in a tuple, so that nn.Module does not register its modules as children
         # A weak reference avoids a cycle: weights are freed at once, not at the next garbage collection.
         us = weakref.proxy(self)
-        shared = {site: SharedInput(lambda x, site=site: us.read(site, x), len(n)) for site, n in self.sites.items()}
+
+        def reader(site: str) -> Callable[[Tensor], Tensor]:
+            return lambda x: us.read(site, x)
+
+        shared = {site: SharedInput(reader(site), len(names)) for site, names in self.sites.items()}
         self.projections = sublayer.install(shared, product=reduced_linear)
         if sublayer.name == "attention":
-            self.cache_clip.update({site: Clip(transforms[site].heads, 1, 2) for site in ("key", "value")})
+            self.cache_clip.update(
+                {site: Clip(_head_transform(transforms, site).heads, 1, 2) for site in ("key", "value")}
+            )
             attach_cache_joint(sublayer.module, lambda query, key, value: us.cache(query, key, value))
 
     @property
@@ -61,7 +70,7 @@ class QuantizedSublayer(nn.Module):
 
     def cache(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys in the key transform's basis, keys and values quantized; the value's basis is folded."""
-        transform = self.transforms["key"]
+        transform = _head_transform(self.transforms, "key")
         query, key = transform.apply_to_queries(query), transform.apply_to_keys(key)
         key = self.quantizers.keys.fake(key, self.cache_clip["key"]())
         return query, key, self.quantizers.values.fake(value, self.cache_clip["value"]())
@@ -89,7 +98,7 @@ class QuantizedSublayer(nn.Module):
     def transformed_moment(self, site: str, moment: Tensor) -> Tensor:
         """T^T M T: the second moment of a site's input behind its transform, [d, d]."""
         if site == "o":
-            value = self.transforms["value"]
+            value = _head_transform(self.transforms, "value")
             moment = value.apply_grouped(value.apply_grouped(moment).T)
         transform = self.transforms[site]
         return transform.apply_to(transform.apply_to(moment).T)
@@ -109,7 +118,7 @@ class QuantizedSublayer(nn.Module):
 
 
 def fold_weight(
-    transforms: Mapping[str, Transform], sites: dict[str, tuple[str, ...]], *, name: str, weight: Tensor
+    transforms: TypedModuleDict[Transform], sites: dict[str, tuple[str, ...]], *, name: str, weight: Tensor
 ) -> Tensor:
     """The weight [d_out, d_in] of a projection for its transformed input.
 
@@ -119,12 +128,12 @@ def fold_weight(
     if name == _value_projection(sites):
         weight = transforms["value"].apply_to(weight.T).T
     if site == "o":
-        weight = transforms["value"].fold_grouped(weight)
+        weight = _head_transform(transforms, "value").fold_grouped(weight)
     return transforms[site].fold(weight)
 
 
 def fold_biases(
-    transforms: Mapping[str, Transform], sites: dict[str, tuple[str, ...]], biases: dict[str, Tensor | None]
+    transforms: TypedModuleDict[Transform], sites: dict[str, tuple[str, ...]], biases: dict[str, Tensor | None]
 ) -> dict[str, Tensor]:
     """The biases [d_out] of the projections that have one; v's in the value's basis."""
     return {
@@ -137,11 +146,20 @@ def fold_biases(
 def identity_transforms(sublayer: Sublayer, kv_heads: int) -> dict[str, Transform]:
     """No transformation at any site: what round-to-nearest without calibration uses."""
     linears = sublayer.linears()
-    inputs = {site: Identity(linears[names[0]].in_features) for site, names in sublayer.half.input_sites.items()}
+    inputs: dict[str, Transform] = {
+        site: Identity(linears[names[0]].in_features) for site, names in sublayer.half.input_sites.items()
+    }
     if sublayer.name == "ffn":
         return inputs
     eye = torch.eye(sublayer.head_dim(kv_heads)).repeat(kv_heads, 1, 1)
     return inputs | {"key": HeadAffine(eye), "value": HeadAffine(eye.clone())}
+
+
+def _head_transform(transforms: TypedModuleDict[Transform] | Mapping[str, Transform], site: str) -> HeadTransform:
+    """The transform of keys or values."""
+    transform = transforms[site]
+    assert isinstance(transform, HeadTransform), f"{type(transform).__name__} at {site}"
+    return transform
 
 
 def _value_projection(sites: dict[str, tuple[str, ...]]) -> str | None:

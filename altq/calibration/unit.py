@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from altq.calibration.borders import Borders
 from altq.calibration.states import token_weights
 from altq.calibration.sublayer import QuantizedSublayer
+from altq.models.typed_modules import TypedModuleList
 from altq.quantizers.clipping import Clip
 
 
@@ -18,7 +19,7 @@ class Unit(nn.Module):
 
     def __init__(self, sublayers: Sequence[QuantizedSublayer], arguments: dict[str, Any]) -> None:
         super().__init__()
-        self.sublayers = nn.ModuleList(sublayers)
+        self.sublayers = TypedModuleList(sublayers)
         self.arguments = arguments
 
     def clips(self) -> Iterator[Clip]:
@@ -31,7 +32,7 @@ class Unit(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Run the unit: its addition to the residual stream [windows, length, hidden] that enters it."""
-        added = 0.0
+        added = states.new_zeros(())
         for quantized in self.sublayers:
             added = added + quantized(quantized.sublayer.norm(states + added), self.arguments)
         return added
@@ -50,7 +51,7 @@ class Problem:
         """Inputs and targets of consecutive sublayers, on the device of what runs there."""
         return cls(borders.state(members[0]), borders.state(members[-1] + 1), borders.states.loss)
 
-    def evaluate(self, unit: Unit, windows: Tensor) -> Tensor:
+    def evaluate(self, unit: nn.Module, windows: Tensor) -> Tensor:
         """The weighted mean squared error of what the quantized unit adds to the residual stream."""
         inputs, outputs = self.inputs[windows], self.outputs[windows]
         weights = token_weights(self.loss, outputs)  # [windows, length, 1]

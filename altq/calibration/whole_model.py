@@ -4,6 +4,7 @@ Weights are resident and stay as they are; each block folds the rotations into t
 backward pass (gradient checkpointing), so that memory is that of one block besides the weights.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -21,6 +22,7 @@ from altq.experiment.setting import FULL_PRECISION_BITS
 from altq.models.logits import make_logits
 from altq.models.residual import fold_gain, require_rotatable, rotate_projections
 from altq.models.sublayer import Sublayer
+from altq.models.typed_modules import TypedModuleList
 from altq.quantizers.quantizer import Quantizer, Quantizers
 from altq.runtime.precision import reduced_linear
 from altq.transforms.hadamard import randomized_hadamard
@@ -44,9 +46,9 @@ class WholeModel(nn.Module):
         generator = torch.Generator().manual_seed(fitting.seed)
         require_rotatable(family)
         self.quantizers = Quantizers.at(fitting.setting, signed=False, asymmetric=recipe.asymmetric)
-        masters = {"device": device, "dtype": torch.promote_types(skeleton.dtype, torch.float32)}
-        self.rotation = stiefel_parameter(randomized_hadamard(config.hidden_size, generator).to(**masters))
-        self.sublayers = nn.ModuleList()
+        dtype = torch.promote_types(skeleton.dtype, torch.float32)
+        self.rotation = stiefel_parameter(randomized_hadamard(config.hidden_size, generator).to(device, dtype))
+        self.sublayers: TypedModuleList[QuantizedSublayer] = TypedModuleList()
         for index in range(skeleton.num_blocks):
             block = skeleton.block(index).to(device)
             for name in HALVES:
@@ -55,9 +57,9 @@ class WholeModel(nn.Module):
                 transforms = start_rotated_sublayer(
                     sublayer, kv_heads=config.num_key_value_heads, recipe=recipe, generator=generator
                 )
-                transforms = {site: transform.to(**masters) for site, transform in transforms.items()}
+                transforms = {site: transform.to(device, dtype) for site, transform in transforms.items()}
                 quantizers = replace(self.quantizers, weights=Quantizer(FULL_PRECISION_BITS))
-                self.sublayers.append(QuantizedSublayer(sublayer, transforms, quantizers).to(**masters))
+                self.sublayers.append(QuantizedSublayer(sublayer, transforms, quantizers).to(device, dtype))
         self._weights = [(quantized.weights, quantized.biases) for quantized in self.sublayers]
         for quantized in self.sublayers:
             for clip in quantized.activation_clip.values():
@@ -67,14 +69,15 @@ class WholeModel(nn.Module):
         self._train_only(recipe.trained)
         self._arguments = send_to_device(subject.arguments, device)
         norm, head = skeleton.model.get_submodule(family.last_norm), skeleton.model.get_output_embeddings()
-        gain = family.norm_offset + norm.weight.double()
+        norm_weight = norm.get_parameter("weight")
+        gain = family.norm_offset + norm_weight.double()
         weight = (head.weight.double() * gain).to(device=device, dtype=skeleton.dtype)
         skeleton.model.set_output_embeddings(_ReducedHead(weight))
-        norm.weight.fill_(1 - family.norm_offset)
+        norm_weight.fill_(1 - family.norm_offset)
         # Kept in a tuple so that nn.Module does not register them as children.
         self._skeleton_and_norm = skeleton, norm.to(device)
 
-    def _train_only(self, trained: list[str]) -> None:
+    def _train_only(self, trained: Sequence[str]) -> None:
         self.requires_grad_(False)
         self.rotation.requires_grad_("residual" in trained)
         for module in self.modules():
@@ -111,11 +114,10 @@ class WholeModel(nn.Module):
     def rotate(self, s: int) -> None:
         """Give sublayer s its weights in the stream as it is rotated now."""
         quantized = self.sublayers[s]
-        weights, biases = (
-            {n: None if t is None else t.to(self.rotation.dtype) for n, t in tensors.items()}
-            for tensors in self._weights[s]
-        )
-        half = quantized.sublayer.half
+        weights, biases = self._weights[s]
+        dtype, half = self.rotation.dtype, quantized.sublayer.half
+        weights = {name: weight.to(dtype) for name, weight in weights.items()}
+        biases = {name: None if bias is None else bias.to(dtype) for name, bias in biases.items()}
         quantized.weights, quantized.biases = rotate_projections(half, weights, biases, self.rotation)
 
     def normed(self, hidden: Tensor) -> Tensor:
@@ -131,6 +133,8 @@ class WholeModel(nn.Module):
 
 class _ReducedHead(nn.Module):
     """A head [vocabulary, hidden] without bias, which multiplies as calibration does."""
+
+    weight: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()

@@ -158,12 +158,12 @@ def export_sublayer(
         rows = rows_before_down.get(name)
         tensors[f"{name}.bias"] = bias if rows is None else bias * rows
     if half.norm:
-        gain = norm_offset + quantized.sublayer.norm.weight.double()
+        gain = norm_offset + quantized.sublayer.norm.get_parameter("weight").double()
         if (scale := scalings[half.selected_site]) is not None:
             gain = gain * scale.double()
         tensors[f"{half.norm}.weight"] = (gain - norm_offset).float()
     if half.output_norm:
-        tensors[f"{half.output_norm}.weight"] = quantized.sublayer.output_norm.weight
+        tensors[f"{half.output_norm}.weight"] = quantized.sublayer.output_norm.get_parameter("weight")
     # What the module holds besides its projections: the norms of queries and keys.
     tensors |= {f"{half.module}.{name}": tensor for name, tensor in quantized.sublayer.module.named_parameters()}
     for site, transform in online_transforms(quantized).items():

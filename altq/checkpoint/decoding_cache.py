@@ -7,13 +7,19 @@ attention quantizes all of them each time it reads them: the same numbers, only 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
+from altq.models.joints import cache_joint
 
+IS_QUANTIZED = "altq_is_quantized"
+"""Attribute of keys that come from a cache which quantizes what is appended to it."""
+
+
+@runtime_checkable
 class CacheQuantizer(Protocol):
     """What transforms and quantizes keys and values [b, kv_heads, t, d], each token and head by itself."""
 
@@ -22,14 +28,14 @@ class CacheQuantizer(Protocol):
 
 def is_quantized(key: Tensor) -> bool:
     """Whether keys, and the values beside them, come from a cache that quantizes what is appended to it."""
-    return getattr(key, "altq_is_quantized", False)
+    return getattr(key, IS_QUANTIZED, False)
 
 
-def quantize_caches(model: nn.Module) -> None:
+def quantize_caches(model: PreTrainedModel) -> None:
     """Let every empty growing cache that a quantized model is called with quantize what is appended to it."""
-    decoder = model.get_decoder()
-    quantizers = [module.altq_cache_joint for module in model.modules() if hasattr(module, "altq_cache_joint")]
-    decoder.register_forward_pre_hook(partial(_prepare, quantizers), with_kwargs=True)
+    joints: list[object] = [cache_joint(module) for module in model.modules()]
+    quantizers = [joint for joint in joints if isinstance(joint, CacheQuantizer)]
+    model.get_decoder().register_forward_pre_hook(partial(_prepare, quantizers), with_kwargs=True)
 
 
 def _prepare(quantizers: list[CacheQuantizer], _: nn.Module, __: tuple[Any, ...], arguments: dict[str, Any]) -> None:
@@ -38,20 +44,22 @@ def _prepare(quantizers: list[CacheQuantizer], _: nn.Module, __: tuple[Any, ...]
     if type(cache) is not DynamicCache or cache.get_seq_length() or len(cache.layers) != len(quantizers):
         return
     for layer, quantizer in zip(cache.layers, quantizers, strict=True):
-        if not hasattr(layer, "altq_quantizer"):
-            layer.altq_quantizer = quantizer
-            layer.update = partial(_append, type(layer).update, layer)
+        if isinstance(layer, CacheLayerMixin) and "update" not in vars(layer):
+            append = partial(_append, type(layer).update, layer, quantizer)
+            layer.update = append  # type: ignore[method-assign]  # transformers' caches have no hook
 
 
 def _append(
     update: Callable[..., tuple[Tensor, Tensor]],
     layer: CacheLayerMixin,
+    quantizer: CacheQuantizer,
     key: Tensor,
     value: Tensor,
     *arguments: Any,
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """Append keys and values [b, kv_heads, t, d] to a layer of a cache, quantized; all that it has by then."""
-    key, value = update(layer, *layer.altq_quantizer.keys_and_values(key, value), *arguments, **options)
-    key.altq_is_quantized = True
+    key, value = quantizer.keys_and_values(key, value)
+    key, value = update(layer, key, value, *arguments, **options)
+    setattr(key, IS_QUANTIZED, True)
     return key, value

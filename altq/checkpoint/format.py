@@ -85,14 +85,11 @@ class CheckpointWeights(ModelWeights):
     """The tensors of a checkpoint."""
 
     def __init__(self, folder: str | Path) -> None:
-        super().__init__(folder)
+        super().__init__(checkpoint_folder(folder))
         where = f"{self.source.display_name(CONFIG_FILE)}: quantization_config"
         self.description = described(self.config.quantization_config, Description, where, REMEDY)
         if (seen := len(self.description.blocks)) != self.num_blocks:
             raise ValueError(f"{where} describes {seen} blocks of {self.num_blocks}; {REMEDY}")
-
-    def _describe(self, folder: str | Path) -> ModelFolder:
-        return checkpoint_folder(folder)
 
     def _check_tensors(self) -> None:
         """None: a projection has codes, or at 16 bits a weight, and what is missing is named when it is read."""

@@ -1,6 +1,7 @@
 """The embedding and the output head in bfloat16: half their memory, and rounding that the method does not have."""
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from kernels.cpu import HalfLinear
 
@@ -15,7 +16,7 @@ class _HalfHead(nn.Module):
         return self.linear(x)
 
 
-def halve_embedding(model: nn.Module) -> None:
+def halve_embedding(model: PreTrainedModel) -> None:
     """Keep embedding and head in bfloat16, one tensor where they are tied; all sums stay in float32.
 
     ValueError where the head has a bias, which no family here has.
@@ -24,7 +25,7 @@ def halve_embedding(model: nn.Module) -> None:
     if head.bias is not None:
         raise ValueError("a head with a bias is not known")
     is_tied = head.weight is embedding.weight
-    weight = embedding.weight.detach().bfloat16()
+    weight = embedding.get_parameter("weight").detach().bfloat16()
     del embedding.weight
     embedding.register_buffer("weight", weight)
     embedding.register_forward_hook(lambda module, inputs, output: output.float())

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from altq.checkpoint.cpu_products import PackedCacheReader, cpu_products
 from altq.checkpoint.format import is_checkpoint
@@ -44,7 +45,7 @@ def open_packed_model(folder: str | Path, variant: str | None = None) -> Quantiz
     return QuantizedSkeleton(folder, *packed_joints(variant))
 
 
-def load_packed_model(folder: str | Path, variant: str | None = None) -> nn.Module:
+def load_packed_model(folder: str | Path, variant: str | None = None) -> PreTrainedModel:
     """The same with all its blocks in memory."""
     return open_packed_model(folder, variant).fill()
 
@@ -90,7 +91,7 @@ class WeightMemory:
     rest: int
 
 
-def weight_memory(model: nn.Module) -> WeightMemory:
+def weight_memory(model: PreTrainedModel) -> WeightMemory:
     """The memory of a model, packed or not; a tensor that is shared (tied) counts once."""
     projections = [module for module in model.modules() if isinstance(module, Projection)]
     rest = {id(tensor): tensor.nbytes for tensor in model.state_dict(keep_vars=True).values()}

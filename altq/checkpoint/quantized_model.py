@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from altq.checkpoint.decoding_cache import is_quantized, quantize_caches
 from altq.checkpoint.format import CheckpointWeights, Structure, is_checkpoint
@@ -29,7 +30,7 @@ def open_model(folder: str | Path) -> Skeleton:
     return QuantizedSkeleton(folder) if is_checkpoint(folder) else Skeleton(folder)
 
 
-def load_model(folder: str | Path) -> nn.Module:
+def load_model(folder: str | Path) -> PreTrainedModel:
     """The same with all its blocks in memory, ready for a forward pass."""
     return open_model(folder).fill()
 
@@ -180,6 +181,8 @@ def _quantize(
 class QuantizedSkeleton(Skeleton):
     """A checkpoint driven block by block: transformers' blocks with our joints in them, as `quantize_block` makes them."""
 
+    weights: CheckpointWeights
+
     def __init__(
         self,
         folder: str | Path,
@@ -202,9 +205,9 @@ class QuantizedSkeleton(Skeleton):
         quantize_block(module, self.weights, block, self._products, self._cache_reader)
         return module
 
-    def fill(self) -> nn.Module:
+    def fill(self) -> PreTrainedModel:
         """The whole model with all its blocks resident, whose caches are quantized as they grow, and which can be saved."""
         model = super().fill()
         quantize_caches(model)
-        model.save_pretrained = partial(save_checkpoint, model, self.weights)
+        model.save_pretrained = partial(save_checkpoint, model, self.weights)  # type: ignore[method-assign]  # for this model alone
         return model

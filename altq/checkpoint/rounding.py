@@ -110,13 +110,14 @@ def site_inputs(quantized: QuantizedSublayer, site: str, inputs: Inputs) -> list
 
 def _hessian(inputs: list[Codes | Tensor], weights: Tensor) -> Tensor:
     """sum_t w_t x_t^T x_t over the quantized inputs of a site, [d, d]."""
-    total = None
+    total: Tensor | None = None
     for x, token_weight in zip(inputs, weights.split(WINDOWS_PER_BATCH), strict=True):
         rows = (dequantized(x) * token_weight.sqrt()).flatten(0, 1)
         with reduced_products():
             batch_sum = rows.T @ rows
         total = batch_sum if total is None else total.add_(batch_sum)
         del batch_sum  # not while that of the next batch is computed
+    assert total is not None, "a Hessian of no window"
     return total
 
 

@@ -3,11 +3,13 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
+    GenerationMixin,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
@@ -43,7 +45,7 @@ class Sampling:
         if self.temperature == 0 and (self.top_k, self.top_p) != (None, None):
             raise ValueError("at temperature 0 the likeliest token is taken; leave top-k and top-p out")
 
-    def options(self, own: GenerationConfig) -> dict[str, bool | float | int]:
+    def options(self, own: GenerationConfig) -> dict[str, Any]:
         """What `generate` is told besides what the model's own configuration says."""
         if self.temperature == 0:
             return {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}  # the last three unheeded
@@ -103,11 +105,12 @@ def generate_text(
     if not prompt:
         raise ValueError("the prompt has no tokens")
     require_causal(model)
+    assert isinstance(model, GenerationMixin), "transformers' models for causal language modelling generate"
     own, tokens, streamer = model.generation_config, torch.tensor([prompt]), _TimedStreamer(tokenizer)
     if own.pad_token_id is None:
         own.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     with torch.inference_mode():
-        model.generate(
+        model.generate(  # type: ignore[misc]  # its protocol for `self` asks for more than its own models declare
             tokens,
             attention_mask=torch.ones_like(tokens),
             max_new_tokens=max_new_tokens,

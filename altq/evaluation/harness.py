@@ -89,7 +89,10 @@ class HarnessModel(HFLM):
         """What the harness asks, in tokens."""
         # The base class encodes pairs of texts and hands them to `_loglikelihood_tokens`, which gives them back.
         pairs = super().loglikelihood(instances, disable_tqdm=True)
-        return [Request(instance.doc_id, *pair) for instance, pair in zip(instances, pairs, strict=True)]
+        return [
+            Request(item=instance.doc_id, context=context, continuation=continuation)
+            for instance, (context, continuation) in zip(instances, pairs, strict=True)
+        ]
 
     def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[Likelihood]:
         """The log-likelihood of each continuation, and whether it is the greedy one."""
@@ -97,7 +100,8 @@ class HarnessModel(HFLM):
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of each whole text, in windows of the model's length that predict each token once."""
-        windows, texts = [], []
+        windows: list[Request] = []
+        texts: list[int] = []
         for text, instance in enumerate(requests):
             rolling = get_rolling_token_windows(
                 token_list=self.tok_encode(instance.args[0]),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from altq.evaluation.perplexity import TOKENS_OF_LOGITS
 from altq.models.configuration import rope_parameters
@@ -111,7 +112,7 @@ def plan_batches(requests: Sequence[Request], max_length: int) -> list[list[Row]
 
 
 @torch.no_grad()
-def score_batch(model: nn.Module, rows: Sequence[Row]) -> dict[int, Likelihood]:
+def score_batch(model: PreTrainedModel, rows: Sequence[Row]) -> dict[int, Likelihood]:
     """The likelihood of every request of a batch, by its index; ValueError where one is not finite."""
     require_causal(model)
     tokens, positions = _padded([row.tokens for row in rows], 0), _padded([row.positions for row in rows], 0)
@@ -146,7 +147,7 @@ def _visible(branches: Tensor) -> Tensor:
     return (same | shared).tril().unsqueeze(1)
 
 
-def require_causal(model: nn.Module) -> None:
+def require_causal(model: PreTrainedModel) -> None:
     """ValueError for a model whose tokens see later ones: it predicts nothing token by token."""
     if getattr(model.config, "use_bidirectional_attention", False):
         raise ValueError(
@@ -155,7 +156,7 @@ def require_causal(model: nn.Module) -> None:
         )
 
 
-def _check_lengths(model: nn.Module, positions: Tensor) -> None:
+def _check_lengths(model: PreTrainedModel, positions: Tensor) -> None:
     """ValueError for a request that would be computed otherwise in a batch than alone."""
     length = int(positions.max()) + 1
     window = getattr(model.config, "sliding_window", None)
@@ -178,7 +179,7 @@ def _check_lengths(model: nn.Module, positions: Tensor) -> None:
             )
 
 
-def _predict(hidden: Tensor, model: nn.Module, places: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _predict(hidden: Tensor, model: PreTrainedModel, places: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The log-probability of each target at its place, and whether it is the likeliest: [n] each.
 
     hidden: [places, hidden]; logits are made once for each place, TOKENS_OF_LOGITS places at a time.

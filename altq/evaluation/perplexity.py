@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from altq.models.logits import make_logits
 from altq.models.residual_stream import ResidualStream
@@ -52,7 +53,7 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: Scratch) -> l
     return losses
 
 
-def _losses(hidden: Tensor, windows: Tensor, model: nn.Module) -> list[float]:
+def _losses(hidden: Tensor, windows: Tensor, model: PreTrainedModel) -> list[float]:
     """Of some windows, from what the head reads: [windows, length, hidden]."""
     rows, targets = hidden[:, :-1].flatten(0, 1), windows[:, 1:].flatten()
     pieces = zip(rows.split(TOKENS_OF_LOGITS), targets.split(TOKENS_OF_LOGITS), strict=True)

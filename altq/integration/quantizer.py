@@ -109,7 +109,7 @@ class AltqQuantizer(HfQuantizer):
         # transformers is not to report the tensors of blocks as those that it had no place for.
         ignored = model._keys_to_ignore_on_load_unexpected or set()
         model._keys_to_ignore_on_load_unexpected = {*ignored, rf"^{re.escape(prefix)}"}
-        model.save_pretrained = partial(save_checkpoint, model, weights)  # type: ignore[method-assign]
+        model.save_pretrained = partial(save_checkpoint, model, weights)  # type: ignore[method-assign]  # for this model alone
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         quantize_caches(model)

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from altq.experiment.shape import Shape
 from altq.models.model_folder import ModelFolder
-from altq.runtime.documents import described, read_json
+from altq.runtime.documents import described
+from altq.runtime.files import read_json
 
 CONFIG_FILE = "config.json"
 

@@ -15,6 +15,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 ATTENTION = "altq"
+CACHE_JOINT = "altq_cache_joint"
+"""Attribute of an attention module that holds its joint."""
 
 CacheJoint = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """(queries [b, heads, t, d], keys, values [b, kv_heads, t, d]) -> the same, transformed and quantized."""
@@ -23,37 +25,39 @@ CacheJoint = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 class SharedInput:
     """Applies `function` once to an input that several projections read in turn."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor], num_readers: int) -> None:
+    def __init__(self, function: Callable[[Tensor], object], num_readers: int) -> None:
         self.function = function
         self.num_readers = num_readers
         self._reads_left = 0
-        self._input: Tensor | None = None
-        self._output: Tensor | None = None
+        self._kept: tuple[Tensor, object] | None = None  # an input and its output
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._input is not x:
-            self._input, self._output, self._reads_left = x, self.function(x), self.num_readers
-        output = self._output
+    def __call__(self, x: Tensor) -> object:
+        if self._kept is None or self._kept[0] is not x:
+            self._kept, self._reads_left = (x, self.function(x)), self.num_readers
+        _, output = self._kept
         self._reads_left -= 1
         if not self._reads_left:
-            self._input = self._output = None
+            self._kept = None
         return output
 
 
 class Projection(nn.Module):
-    """y = f(x) W^T + b, in place of a block's nn.Linear. `weight` may be any tensor, also one with a graph."""
+    """y = f(x) W^T + b, in place of a block's nn.Linear.
 
-    def __init__(self, linear: nn.Linear, shared: SharedInput, product: Callable[[Tensor, Tensor], Tensor] = F.linear):
+    `weight` is whatever `product` takes besides f(x): a tensor, also one with a graph, codes, a slice.
+    """
+
+    def __init__(self, linear: nn.Linear, shared: SharedInput, product: Callable[[Any, Any], Tensor] = F.linear):
         super().__init__()
         self.shared = shared
         self.product = product
-        self.weight = linear.weight.detach()
-        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.weight: object = linear.weight.detach()
+        self.bias: Tensor | None = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.shared(x))
 
-    def project(self, inputs: Tensor) -> Tensor:
+    def project(self, inputs: object) -> Tensor:
         """Multiply inputs f(x) [..., d_in] by the weight and add the bias: [..., d_out]."""
         y = self.product(inputs, self.weight)
         return y if self.bias is None else y + self.bias
@@ -61,11 +65,18 @@ class Projection(nn.Module):
 
 def attach_cache_joint(attention: nn.Module, joint: CacheJoint) -> None:
     """Let queries, keys and values of this attention module pass through `joint`."""
-    attention.altq_cache_joint = joint
+    setattr(attention, CACHE_JOINT, joint)
 
 
-def _attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs):
-    joint: CacheJoint | None = getattr(module, "altq_cache_joint", None)
+def cache_joint(module: nn.Module) -> CacheJoint | None:
+    """The joint of an attention module, None for any other module and where none is attached."""
+    return getattr(module, CACHE_JOINT, None)
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    joint = cache_joint(module)
     if joint is not None:
         query, key, value = joint(query, key, value)
     if kwargs.get("softcap") is not None:

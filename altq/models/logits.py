@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
@@ -13,7 +14,7 @@ class _DecoderOutput(nn.Module):
         return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
 
 
-def make_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+def make_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Logits from the last norm's output, [tokens, hidden] -> [tokens, vocabulary].
 
     transformers' own forward pass runs with nothing in it but what follows the decoder, so that whatever a family does

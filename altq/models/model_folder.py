@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 SOURCE_FILE = "source.json"
 """Record that `altq fetch-model` writes last of all: a folder with it is a copy that can be fetched again."""
@@ -25,7 +24,7 @@ class ModelFolder:
     index_file: str = INDEX_FILE
 
     @classmethod
-    def at(cls, path: "str | Path | ModelFolder") -> Self:
+    def at(cls, path: "str | Path | ModelFolder") -> "ModelFolder":
         """The folder at a path, which is its name: one that was fetched, or one of the user's own."""
         if isinstance(path, ModelFolder):
             return path

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from altq.models.family import Family, Half
+from altq.models.typed_modules import linear_layers
 from altq.runtime.precision import reduced_linear
 
 
@@ -28,14 +29,16 @@ class ResidualRotation:
         rotation = self.matrix.double()
         for half in (self.family.attention, self.family.ffn):
             fold_gain(block, half, self.family.norm_offset)
-            linears = {name: block.get_submodule(name) for name in half.readers + half.writers}
-            weights = {name: linear.weight.double() for name, linear in linears.items()}
-            biases = {name: None if linear.bias is None else linear.bias.double() for name, linear in linears.items()}
+            linears = linear_layers(block, half.readers + half.writers)
+            weights: dict[str, Tensor] = {name: linear.weight.double() for name, linear in linears.items()}
+            biases: dict[str, Tensor | None] = {
+                name: None if linear.bias is None else linear.bias.double() for name, linear in linears.items()
+            }
             weights, biases = rotate_projections(half, weights, biases, rotation)
             for name, linear in linears.items():
                 linear.weight.copy_(weights[name])
-                if linear.bias is not None:
-                    linear.bias.copy_(biases[name])
+                if (bias := biases[name]) is not None:
+                    linear.bias.copy_(bias)
 
     @torch.no_grad()
     def fold_outer(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -65,12 +68,11 @@ def require_rotatable(family: Family) -> None:
 def fold_gain(block: nn.Module, half: Half, norm_offset: float) -> None:
     """Fold the gain of a half's norm into the projections that read it, in place."""
     assert half.norm is not None, "require_rotatable refuses a half without a norm"
-    norm = block.get_submodule(half.norm)
-    gain = norm_offset + norm.weight.double()
-    for name in half.readers:
-        weight = block.get_submodule(name).weight
-        weight.copy_(weight.double() * gain)
-    norm.weight.fill_(1 - norm_offset)
+    norm_weight = block.get_parameter(f"{half.norm}.weight")
+    gain = norm_offset + norm_weight.double()
+    for linear in linear_layers(block, half.readers).values():
+        linear.weight.copy_(linear.weight.double() * gain)
+    norm_weight.fill_(1 - norm_offset)
 
 
 def rotate_projections(
@@ -82,5 +84,5 @@ def rotate_projections(
     """
     reader_weights = {name: reduced_linear(weights[name], rotation.T) for name in half.readers}
     writer_weights = {name: reduced_linear(weights[name].T, rotation.T).T for name in half.writers}
-    writer_biases = {name: biases[name] @ rotation for name in half.writers if biases[name] is not None}
+    writer_biases = {name: bias @ rotation for name in half.writers if (bias := biases[name]) is not None}
     return weights | reader_weights | writer_weights, biases | writer_biases

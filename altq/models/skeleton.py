@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from altq.models.configuration import empty_model
 from altq.models.family import Family
@@ -43,7 +44,9 @@ class Skeleton:
         self.model = empty_model(self.weights.source, dtype, with_buffers=True)
         self.config = self.model.config
         refuse_overflow_in_norms(self.model, self.weights.source.name)
-        self._blocks: nn.ModuleList = self.model.get_submodule(self.family.blocks)
+        blocks = self.model.get_submodule(self.family.blocks)
+        assert isinstance(blocks, nn.ModuleList), self.family.blocks
+        self._blocks = blocks
         self._resident: tuple[int, nn.Module] | None = None
         self._require_tensors()
         self.outer_tensors = self._load_outer_tensors()
@@ -128,7 +131,7 @@ class Skeleton:
         """Apply the last norm, whose output the head reads; the shape [windows, length, hidden] stays."""
         return self.model.get_submodule(self.family.last_norm)(states)
 
-    def fill(self) -> nn.Module:
+    def fill(self) -> PreTrainedModel:
         """The whole model with all its blocks resident, which makes text as its folder's generation_config.json says."""
         if (generation := load_generation_config(self.weights.source)) is not None:
             self.model.generation_config = generation

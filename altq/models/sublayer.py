@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from altq.models.family import Family, Half
 from altq.models.joints import Projection, SharedInput
+from altq.models.typed_modules import linear_layers
 
 
 class Sublayer:
@@ -50,15 +51,16 @@ class Sublayer:
         _, key, _ = self.half.input_sites["qkv"]
         return self.linears()[key].out_features // kv_heads
 
-    def linears(self) -> dict[str, nn.Module]:
-        return {name: self.block.get_submodule(name) for name in self.half.projections}
+    def linears(self) -> dict[str, nn.Linear]:
+        """The linear layers that `install` replaces, by their names relative to the block."""
+        return linear_layers(self.block, self.half.projections)
 
     def install(self, shared: dict[str, SharedInput], **options: Any) -> dict[str, Projection]:
         """Put a Projection in place of each linear layer; `shared` has the joint of each input site."""
         projections = {}
         for site, names in self.half.input_sites.items():
-            for name in names:
-                projections[name] = Projection(self.block.get_submodule(name), shared[site], **options)
+            for name, linear in linear_layers(self.block, names).items():
+                projections[name] = Projection(linear, shared[site], **options)
                 self.block.set_submodule(name, projections[name])
         return projections
 

@@ -115,7 +115,7 @@ def _first_cut_tensor(path: Path) -> str:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(min(length, size)))
             ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
-            cut = [name for name in sorted(ends, key=ends.get) if 8 + length + ends[name] > size]
+            cut = [name for name in sorted(ends, key=ends.__getitem__) if 8 + length + ends[name] > size]
         except (struct.error, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return "its header is not readable, so none of its tensors is"
     return f"the first tensor that is not whole is {cut[0]}" if cut else "its header disagrees with its data"

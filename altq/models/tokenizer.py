@@ -35,13 +35,15 @@ def write_out(tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, A
     if not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template to write conversations out by; give plain text")
     try:
-        return tokenizer.apply_chat_template(conversation, tokenize=False)
+        text = tokenizer.apply_chat_template(conversation, tokenize=False)
     # A template raises what its author likes, and trips over whatever it does not expect.
     except Exception as error:
         raise ValueError(
             f"{place}: the chat template does not take this conversation ({' '.join(str(error).split())}); correct or "
             "remove it"
         ) from error
+    assert isinstance(text, str), "a template without tokenizing gives text"
+    return text
 
 
 def _refuse_code(folder: ModelFolder, remedy: str) -> None:

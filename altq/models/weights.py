@@ -7,7 +7,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from altq.models.config_file import CONFIG_FILE, ConfigFile, read_config_file
 from altq.models.family import Family, family_of
@@ -25,7 +26,7 @@ class ModelWeights:
     """
 
     def __init__(self, folder: str | Path | ModelFolder) -> None:
-        self.source = self._describe(folder)
+        self.source = ModelFolder.at(folder)
         self.config: ConfigFile = read_config_file(self.source)
         self.family: Family = family_of(self.config.model_type)
         self.num_blocks: int = self.config.num_hidden_layers
@@ -84,7 +85,7 @@ class ModelWeights:
             for start in range(first, end, step):
                 yield rows[start : min(start + step, end)]
 
-    def require_tensors_of(self, model: nn.Module) -> None:
+    def require_tensors_of(self, model: PreTrainedModel) -> None:
         """ValueError unless the tensors are those of transformers' model, each of its shape, and no other.
 
         Of two that are tied one may be missing, as when transformers loads them.
@@ -109,9 +110,6 @@ class ModelWeights:
                     f"{self.place(name)} has shape {list(entry.shape)}, but {CONFIG_FILE} makes it "
                     f"{list(shapes[name])}; correct either"
                 )
-
-    def _describe(self, folder: str | Path | ModelFolder) -> ModelFolder:
-        return ModelFolder.at(folder)
 
     @contextmanager
     def _open(self, name: str) -> Iterator[Any]:

@@ -3,6 +3,8 @@
 Symmetric: codes in [-2^(b-1), 2^(b-1) - 1], a scale for each token (activations) or output channel (weights).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,13 +20,13 @@ class _Peak(torch.autograd.Function):
     """The signed entry of largest magnitude of each row, [..., d] -> [..., 1]; its gradient goes to that entry."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         peak = reference.signed_peak(x)
         ctx.save_for_backward(x, peak)
         return peak
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         x, peak = ctx.saved_tensors
         return torch.where(x == peak, grad, 0.0)
 
@@ -52,13 +54,13 @@ class _FakeQuantize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
         ctx.save_for_backward(x, scale, zero)
         ctx.range = low, high
         return _clamp((x / scale).round_(), zero, low, high).mul_(scale)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         x, scale, zero = ctx.saved_tensors
         ratio = x / scale
         codes = _clamp(ratio.round(), zero, *ctx.range)

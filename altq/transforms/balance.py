@@ -78,6 +78,9 @@ class Balance(Transform):
     Its online cost is that of a Kronecker product of the same sizes, with a matrix of its own for each run.
     """
 
+    runs: Tensor
+    left: Tensor
+
     def __init__(self, runs: Tensor, left: Tensor) -> None:
         super().__init__(runs.shape[0] * runs.shape[1])
         self.register_buffer("runs", runs.contiguous())
@@ -87,11 +90,11 @@ class Balance(Transform):
     def from_moments(cls, moment_x: Tensor, moment_w: Tensor, left: Tensor, right: Tensor) -> "Balance":
         """Balance runs of len(right) channels of [d, d] moments, then spread by orthogonal factors."""
         size = len(right)
-        runs = [
+        runs_x, runs_w = (
             torch.stack([moment[i : i + size, i : i + size] for i in range(0, len(moment), size)])
             for moment in (moment_x, moment_w)
-        ]
-        return cls(balance_matrix(*runs) @ right, left)
+        )
+        return cls(balance_matrix(runs_x, runs_w) @ right, left)
 
     def apply_to(self, x: Tensor) -> Tensor:
         return apply_kronecker(multiply_runs(x, self.runs), self.left, None)

@@ -57,7 +57,8 @@ class Hadamard(Kronecker):
         """Hadamard transform with factors as close in size as possible, of orders with a Hadamard matrix if any are."""
         pairs = [(d, size // d) for d in range(1, math.isqrt(size) + 1) if size % d == 0]
         constructed = [pair for pair in pairs if all(map(has_hadamard, pair))]
-        return cls(*(hadamard_factor(factor, generator) for factor in (constructed or pairs)[-1]))
+        left, right = (constructed or pairs)[-1]
+        return cls(hadamard_factor(left, generator), hadamard_factor(right, generator))
 
     def fold(self, weight: Tensor) -> Tensor:
         return self.apply_to(weight)

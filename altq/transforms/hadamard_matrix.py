@@ -132,7 +132,9 @@ def _jacobsthal(field_size: int) -> Tensor:
 
     Element number sum of c_i p^i stands for the polynomial sum of c_i X^i over the integers modulo p.
     """
-    prime, degree = _prime_power(field_size)
+    power = _prime_power(field_size)
+    assert power is not None, f"no field has {field_size} elements"
+    prime, degree = power
     character = torch.zeros(field_size, dtype=torch.int8)
     powers = _powers_of_generator(prime, degree)
     character[powers[0::2]] = 1
@@ -153,7 +155,8 @@ def _powers_of_generator(prime: int, degree: int) -> list[int]:
     num_powers = prime**degree - 1
     one = (1,) + (degree - 1) * (0,)
     for tail in product(range(prime), repeat=degree):  # X^degree = tail[0] + tail[1] X + ...
-        powers, element = [], one
+        powers: list[int] = []
+        element = one
         while len(powers) < num_powers:
             powers.append(sum(digit * prime**i for i, digit in enumerate(element)))
             top = element[-1]

@@ -1,5 +1,7 @@
 """Transformations laid out by attention heads: one matrix within each head, or one that mixes the heads."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -15,8 +17,12 @@ class HeadTransform(Transform):
     Subclasses have `factors` and `dual_factors`: A and A^-T, [heads, head_dim, head_dim].
     """
 
-    factors: Tensor
-    dual_factors: Tensor
+    if TYPE_CHECKING:
+        # A subclass may hold them as a parameter, which a property here would hide.
+        @property
+        def factors(self) -> Tensor: ...
+        @property
+        def dual_factors(self) -> Tensor: ...
 
     def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__(heads * head_dim)
@@ -51,8 +57,11 @@ class HeadTransform(Transform):
 class HeadAffine(HeadTransform):
     """Free invertible factors [heads, head_dim, head_dim]."""
 
+    factors: Tensor
+
     def __init__(self, factors: Tensor) -> None:
-        super().__init__(*factors.shape[:2])
+        heads, head_dim, _ = factors.shape
+        super().__init__(heads, head_dim)
         self.factors = nn.Parameter(factors.contiguous())
 
     @property
@@ -67,7 +76,8 @@ class HeadRotation(HeadTransform):
     """
 
     def __init__(self, rotation: Tensor, scale: Tensor) -> None:
-        super().__init__(*scale.shape)
+        heads, head_dim = scale.shape
+        super().__init__(heads, head_dim)
         self.rotation = stiefel_parameter(rotation)
         self.log_scale = nn.Parameter(scale.log())
 

@@ -92,15 +92,15 @@ def _online(
         sizes = 1, size
     if kind == "balance":
         sizes = run_sizes(size, longest_run)
-    spread = [spreading_factor(start, d, generator) for d in sizes]
+    left, right = (spreading_factor(start, d, generator) for d in sizes)
     if kind == "rotation":
-        return Rotation(*spread)
+        return Rotation(left, right)
     if kind == "balance":
-        return Balance.from_moments(moment_x, moment_w, *spread)
+        return Balance.from_moments(moment_x, moment_w, left, right)
     if start == "balance":
-        balanced = balance_factors(moment_x, moment_w, sizes)
-        spread = [factor @ hadamard for factor, hadamard in zip(balanced, spread, strict=True)]
-    return Affine(*spread)
+        balanced_left, balanced_right = balance_factors(moment_x, moment_w, sizes)
+        left, right = balanced_left @ left, balanced_right @ right
+    return Affine(left, right)
 
 
 def start_heads(moment_x: Tensor, moment_w: Tensor, *, start: str, generator: torch.Generator) -> HeadAffine:
@@ -112,14 +112,16 @@ def start_heads(moment_x: Tensor, moment_w: Tensor, *, start: str, generator: to
     return HeadAffine(factors).float()
 
 
-def start_mixing(moment_x: Tensor, moment_w: Tensor, heads: int, *, start: str, generator) -> HeadMixing:
+def start_mixing(
+    moment_x: Tensor, moment_w: Tensor, heads: int, *, start: str, generator: torch.Generator
+) -> HeadMixing:
     """The transformation that mixes the heads of o's input, from [heads * d, heads * d] moments after the value's."""
     head_dim = len(moment_x) // heads
     mixing = spreading_factor(start, heads, generator)
     if start == "balance":
-        over_dims = [
+        over_dims_x, over_dims_w = (
             m.double().view(heads, head_dim, heads, head_dim).diagonal(dim1=1, dim2=3).sum(-1)
             for m in (moment_x, moment_w)
-        ]
-        mixing = balance_matrix(*over_dims) @ mixing
+        )
+        mixing = balance_matrix(over_dims_x, over_dims_w) @ mixing
     return HeadMixing(mixing, len(moment_x)).float()

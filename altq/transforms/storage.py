@@ -1,5 +1,6 @@
 """Transforms as tensors: a short description of the structure, and the tensors that its constructor takes."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +14,9 @@ from altq.transforms.rotation import Rotation
 from altq.transforms.scaling import Scaled, Scaling
 from altq.transforms.transform import Transform
 
-_CLASSES = {c.__name__: c for c in (Affine, Balance, Hadamard, HeadAffine, HeadMixing, Identity, Rotation, Scaling)}
+_CLASSES: dict[str, Callable[..., Transform]] = {
+    c.__name__: c for c in (Affine, Balance, Hadamard, HeadAffine, HeadMixing, Identity, Rotation, Scaling)
+}
 
 
 def store(transform: Transform) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -13,7 +13,7 @@ def test_shards_are_a_partition_of_nearly_equal_parts(number, count):
 
 
 def test_it_is_written_as_it_is_read():
-    assert Shard.parse("2/8") == (2, 8) and str(Shard(2, 8)) == "2/8"
+    assert Shard.parse("2/8") == Shard(2, 8) and str(Shard(2, 8)) == "2/8"
     assert Shard.parse("1/1") == WHOLE and WHOLE.of("abc") == "abc"
 
 

@@ -23,7 +23,7 @@ def test_an_input_is_computed_once_for_all_its_readers():
     x = torch.zeros(2)
     outputs = [shared(x) for _ in range(3)]
     assert len(function.seen) == 1 and all(output is outputs[0] for output in outputs)
-    assert shared._input is None and shared._output is None  # nothing is held once all have read
+    assert shared._kept is None  # nothing is held once all have read
 
 
 def test_the_same_tensor_is_computed_anew_once_all_have_read_it():
