@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib import util as import_util
 from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 from altq.commands.outputs import refuse_collisions
 from altq.runtime.code_hash import command_module, function_of
@@ -133,10 +134,14 @@ def overview() -> str:
 
 def help_of(command: str) -> str:
     """The help of a command: the docstring of its function, read from its file."""
-    file = Path(import_util.find_spec(command_module(command)).origin)
+    spec = import_util.find_spec(command_module(command))
+    assert spec is not None and spec.origin is not None, f"{command} is defined in a file"
+    file = Path(spec.origin)
     for statement in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(statement, ast.FunctionDef) and statement.name == function_of(command):
-            return ast.get_docstring(statement)
+            docstring = ast.get_docstring(statement)
+            assert docstring is not None, f"{file} does not describe {command}"
+            return docstring
     raise ValueError(f"{file} does not define {command}")
 
 
@@ -170,7 +175,14 @@ def _positive(text: str) -> int:
     return value
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     if category is UserWarning:
         print(f"altq: warning: {message}", file=sys.stderr)
     else:

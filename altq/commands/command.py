@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from altq.commands.outputs import refuse_overwriting
 from altq.experiment.kinds import KINDS
 from altq.experiment.section import problems_of
+from altq.experiment.sources import CorpusDescription, ModelDescription, TaskDescription
 from altq.experiment.tasks import TASKS, checked_task
 from altq.runtime.documents import parse_yaml
 
@@ -82,9 +83,9 @@ def add_source(parser: argparse.ArgumentParser, kind: str) -> None:
     )
 
 
-def refuse_own_source(output: Path, description: BaseModel) -> None:
+def refuse_own_source(output: Path, description: ModelDescription | CorpusDescription | TaskDescription) -> None:
     """ValueError where a source's local files are those that are to be written: fetching would delete them."""
-    paths = getattr(description, "paths", None)
+    paths = description.paths if isinstance(description, CorpusDescription) else None
     local = [description.path, *(paths.model_dump().values() if paths else [])]
     refuse_overwriting([output], [Path(path) for path in local if path])
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers import BatchEncoding
 from transformers.utils.logging import disable_progress_bar
 
 from altq.checkpoint.half_embedding import halve_embedding
@@ -54,7 +55,9 @@ def generate(arguments: argparse.Namespace) -> None:
         prompt = tokenizer(arguments.prompt)["input_ids"]
     elif tokenizer.chat_template:
         turns = [{"role": "user", "content": arguments.prompt}]
-        prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+        encoded = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)
+        assert isinstance(encoded, BatchEncoding), "what return_dict asks for"
+        prompt = encoded["input_ids"]
     else:
         raise ValueError(f"the tokenizer of {arguments.folder} has no chat template; leave --chat out")
     torch.manual_seed(arguments.seed)

@@ -203,7 +203,8 @@ def check_block(folder: Path, length: int) -> Check:
         output.square().mean().backward()
     except (torch.OutOfMemoryError, MemoryError) as error:
         return Check(name, MISSING, f"does not fit ({error})", "run on a larger machine (profiles/slurm)")
-    finite = all(torch.isfinite(parameter.grad).all() for parameter in block.parameters())
+    gradients = [parameter.grad for parameter in block.parameters()]
+    finite = all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     finding = f"forward and backward on {device} in {time.monotonic() - began:.1f} s, {peak / 1e9:.1f} GB at the peak"
     return Check(name, OK, finding) if finite else Check(name, MISSING, f"{finding}, but its gradients are not finite")

@@ -51,7 +51,9 @@ def list_jobs(
 
 def parse_jobs(text: str) -> list[Job]:
     """The jobs in the output of a dry run."""
-    jobs, rule, fields = [], None, {}
+    jobs: list[Job] = []
+    rule: str | None = None
+    fields: dict[str, str] = {}
     for line in [*text.splitlines(), ""]:
         if match := JOB.match(line):
             rule, fields = match[1], {}

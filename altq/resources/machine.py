@@ -4,8 +4,7 @@ Those of the processor are fitted to the default experiment on one thread of a X
 the GPU are assumptions about an H100, not measurements of this code.
 """
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -28,25 +27,30 @@ class Work:
     bytes_written: float = 0.0
     light: bool = False
 
-    def __add__(self, other: Self) -> Self:
+    def __add__(self, other: "Work") -> "Work":
         """Work of two jobs in sequence: operations add up, and the higher peak of memory counts."""
         return Work(
-            self.products + other.products,
-            self.elements + other.elements,
-            self.solving + other.solving,
-            self.seconds + other.seconds,
-            max(self.memory, other.memory),
-            max(self.on_gpu, other.on_gpu),
-            self.bytes_read + other.bytes_read,
-            self.bytes_written + other.bytes_written,
-            self.light and other.light,
+            products=self.products + other.products,
+            elements=self.elements + other.elements,
+            solving=self.solving + other.solving,
+            seconds=self.seconds + other.seconds,
+            memory=max(self.memory, other.memory),
+            on_gpu=max(self.on_gpu, other.on_gpu),
+            bytes_read=self.bytes_read + other.bytes_read,
+            bytes_written=self.bytes_written + other.bytes_written,
+            light=self.light and other.light,
         )
 
-    def times(self, count: float) -> Self:
+    def times(self, count: float) -> "Work":
         """Work of `count` repetitions; memory stays."""
-        operations = (count * amount for amount in (self.products, self.elements, self.solving, self.seconds))
-        return Work(
-            *operations, self.memory, self.on_gpu, count * self.bytes_read, count * self.bytes_written, self.light
+        return replace(
+            self,
+            products=count * self.products,
+            elements=count * self.elements,
+            solving=count * self.solving,
+            seconds=count * self.seconds,
+            bytes_read=count * self.bytes_read,
+            bytes_written=count * self.bytes_written,
         )
 
 

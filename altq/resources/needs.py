@@ -97,24 +97,26 @@ class Needs:
         def cost(rule: str, wildcards: tuple[tuple[str, str], ...], threads: int) -> Cost:
             return self.cost(rule, dict(wildcards), threads)
 
-        def of_job(rulename, wildcards, threads: int) -> Cost:
+        def of_job(rulename: str, wildcards: Mapping[str, str], threads: int) -> Cost:
             return cost(rulename, tuple(sorted(dict(wildcards).items())), threads)
 
-        def mem_mb(wildcards, threads, attempt, rulename):
+        def mem_mb(wildcards: Mapping[str, str], threads: int, attempt: int, rulename: str) -> int:
             memory = MEMORY_HEADROOM * of_job(rulename, wildcards, threads).memory * MEMORY_GROWTH ** (attempt - 1)
             return 100 * math.ceil(memory / 1e8)
 
-        def runtime(wildcards, threads, attempt, rulename):
+        def runtime(wildcards: Mapping[str, str], threads: int, attempt: int, rulename: str) -> int:
             seconds = of_job(rulename, wildcards, threads).seconds
             return math.ceil(LEAST_MINUTES + attempt * TIME_HEADROOM * seconds / 60)
 
-        def disk_mb(wildcards, threads, rulename):
+        def disk_mb(wildcards: Mapping[str, str], threads: int, rulename: str) -> int:
             return 100 + math.ceil(MEMORY_HEADROOM * of_job(rulename, wildcards, threads).disk / 1e6)
 
-        def gpu(wildcards, rulename):
+        def gpu(wildcards: Mapping[str, str], rulename: str) -> int | None:
             return 1 if self.on_gpu(rulename) else None
 
-        functions = {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": disk_mb} | ({"gpu": gpu} if self.gpus else {})
+        functions: dict[str, Callable[..., int | None]] = {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": disk_mb}
+        if self.gpus:
+            functions["gpu"] = gpu
         for function in functions.values():
             _keep_signature(function)
         return functions
@@ -123,7 +125,7 @@ class Needs:
     def threads_of_job(self) -> Callable[..., int]:
         """The `threads:` of every rule, as a function that Snakemake calls for each job with the rule's name."""
 
-        def threads(wildcards, rulename):
+        def threads(wildcards: Mapping[str, str], rulename: str) -> int:
             return self.threads(rulename, dict(wildcards))
 
         _keep_signature(threads)
@@ -132,7 +134,7 @@ class Needs:
 
 def _keep_signature(function: Callable[..., int | None]) -> None:
     """Store the signature of a function, which Snakemake otherwise computes several times for each job."""
-    function.__signature__ = inspect.signature(function)
+    function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]  # where inspect looks first
 
 
 NUMERIC = frozenset(

@@ -35,7 +35,7 @@ def depths(jobs: Sequence[Planned]) -> list[int]:
 def critical_path(jobs: Sequence[Planned]) -> list[int]:
     """Positions of the jobs on the critical path, the chain of jobs with the most seconds, first to last."""
     preceding = predecessors(jobs)
-    ends: list[float | None] = [None] * len(jobs)
+    ends = [0.0] * len(jobs)
     for position in _in_order(preceding):
         ends[position] = jobs[position].cost.seconds + max((ends[b] for b in preceding[position]), default=0.0)
     path: list[int] = []

@@ -7,8 +7,10 @@ an error, so that a new rule cannot go without an estimate.
 from collections.abc import Callable, Mapping
 
 from altq.experiment.border_spacing import FLOAT, bytes_of_states, moment_elements, spacing
+from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.experiment import Experiment
 from altq.experiment.methods import BANKS
+from altq.experiment.recipe import Recipe
 from altq.experiment.setting import Setting
 from altq.experiment.shape import Sizes
 from altq.resources.block_work import (
@@ -124,6 +126,7 @@ class Stages:
 
     def _fitting(self, wildcards: Mapping[str, str]) -> Work:
         sizes, recipe = self.sizes[wildcards["model"]], self.experiment.recipe_of(wildcards["bank"])
+        assert isinstance(recipe, Recipe), "a bank that is fitted unit by unit"
         block, past = calibration(sizes, recipe, *self._calibration()), self._past_borders(sizes)
         return (
             block.times(sizes.num_blocks)
@@ -148,6 +151,7 @@ class Stages:
 
     def calibrate_end_to_end(self, wildcards: Mapping[str, str]) -> Work:
         sizes, recipe = self.sizes[wildcards["model"]], self.experiment.recipe_of(wildcards["bank"])
+        assert isinstance(recipe, EndToEndRecipe), "a bank that is fitted end to end"
         windows, length = self._calibration()
         tokens = min(recipe.windows_per_step, windows) * length
         in_memory = min(recipe.windows_in_memory, recipe.windows_per_step) * length

@@ -37,13 +37,15 @@ def stage_modules(entry: str) -> dict[str, Path]:
     Of the file that defines a command only what its function uses counts: other commands beside it do not matter.
     ValueError if there is no such command or module.
     """
+    paths: dict[str, Path] = {}
     if "." in entry:
         if _file_of(entry) is None:
             raise ValueError(f"there is no module {entry} under {ROOT}")
-        paths, waiting = {}, [entry]
+        waiting = [entry]
     else:
         module = command_module(entry)
-        paths, waiting = {module: _file_of(module)}, [*_command(entry).modules]
+        paths[module] = _source_of(module)
+        waiting = [*_command(entry).modules]
     while waiting:
         module = waiting.pop()
         path = _file_of(module)
@@ -79,9 +81,10 @@ class _Command(NamedTuple):
 
 @cache
 def _command(command: str) -> _Command:
-    path = _file_of(command_module(command))
-    definitions = _definitions(path)
-    waiting, statements, modules = [function_of(command), f"{function_of(command)}_flags"], {}, set()
+    definitions = _definitions(_source_of(command_module(command)))
+    waiting = [function_of(command), f"{function_of(command)}_flags"]
+    statements: dict[str, ast.stmt] = {}
+    modules: set[str] = set()
     while waiting:
         name = waiting.pop()
         statement = definitions.get(name)
@@ -89,6 +92,7 @@ def _command(command: str) -> _Command:
             continue
         statements[name] = statement
         if isinstance(statement, ast.ImportFrom):
+            assert statement.module is not None, "a command imports by full names"
             origins = {alias.asname or alias.name: alias.name for alias in statement.names}
             modules |= {statement.module, f"{statement.module}.{origins[name]}"}
         else:
@@ -109,15 +113,15 @@ def _definitions(path: Path) -> dict[str, ast.stmt]:
                 definitions |= {alias.asname or alias.name: statement for alias in statement.names}
             case ast.Assign():
                 definitions |= {target.id: statement for target in statement.targets if isinstance(target, ast.Name)}
-            case ast.AnnAssign(target=ast.Name()):
-                definitions[statement.target.id] = statement
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                definitions[name] = statement
     return definitions
 
 
 @cache
 def imported_modules(module: str) -> tuple[str, ...]:
     """The modules of altq and of kernels that the file of `module` itself imports."""
-    path = _file_of(module)
+    path = _source_of(module)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names = set()
     for node in ast.walk(_tree(path)):
@@ -157,6 +161,13 @@ def _file_of(module: str) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
+
+
+def _source_of(module: str) -> Path:
+    """The file of a module that exists."""
+    path = _file_of(module)
+    assert path is not None, f"there is no module {module}"
+    return path
 
 
 def _tree(path: Path) -> ast.Module:

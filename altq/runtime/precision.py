@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ def reduced_products() -> Iterator[None]:
     if not _has_fast_bfloat16():
         yield
         return
-    backend = torch.backends.mkldnn.matmul
+    backend = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch replaces the module by an object
     precision = backend.fp32_precision
     backend.fp32_precision = "bf16"
     try:
@@ -47,12 +48,12 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 class _ReducedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, inputs: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(inputs, weight)
         return _product(inputs, weight.T)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         inputs, weight = ctx.saved_tensors
         grad_inputs = _product(grad, weight) if ctx.needs_input_grad[0] else None
         grad_weight = _product(grad.flatten(0, -2).T, inputs.flatten(0, -2)) if ctx.needs_input_grad[1] else None

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from altq.runtime.stopping import stop_if_asked
 
@@ -41,17 +41,21 @@ class LinesFromBars:
         os.environ.setdefault("TQDM_MININTERVAL", str(SECONDS_BETWEEN_LINES))
         os.environ.setdefault("TQDM_NCOLS", "100")
 
-    def write(self, text: str) -> None:
-        """Write `text`; what begins with a carriage return is a bar and becomes a line of its own."""
-        is_bar = text.startswith("\r")
+    def write(self, text: str, /) -> int:
+        """Write `text` and return its length; what begins with a carriage return is a bar and becomes a line of its own."""
+        length, is_bar = len(text), text.startswith("\r")
         if is_bar:
             text = text.strip() + "\n" if text.strip() else ""
         elif self._after_bar and text == "\n":
             text = ""
         self._after_bar = is_bar
         self._stream.write(text)
+        return length
 
-    def __getattr__(self, name: str):
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 

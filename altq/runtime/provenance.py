@@ -37,7 +37,8 @@ def provenance(command: str, options: Mapping[str, Any], inputs: Iterable[str | 
     options: what the command was asked to do. inputs: files, or folders of a model, corpus, bank, checkpoint and so
     on, recorded as `recorded_path` has them. Times are seconds, memory is bytes at its peak.
     """
-    hashes, upstream = {}, {}
+    hashes: dict[str, str] = {}
+    upstream: dict[str, Any] = {}
     for path in map(Path, inputs):
         name = recorded_path(path)
         hashes[name] = _hash_of(path)

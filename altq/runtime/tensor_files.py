@@ -18,7 +18,7 @@ from torch import Tensor
 from altq.runtime.files import atomic
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file.
 
     OSError where the disk is full or cannot be written; ValueError names a tensor that holds NaN or infinity.

@@ -70,7 +70,11 @@ def share_of(share: float, count: int) -> int:
 
 def num_rotations(options: TailOptions, num_layers: int, model: str) -> int:
     """L, the number of rotated layers of one half; ValueError if more are asked for than the model has."""
-    count = share_of(options.share, num_layers) if options.count is None else options.count
+    if options.count is not None:
+        count = options.count
+    else:
+        assert options.share is not None, "one of the two is given"
+        count = share_of(options.share, num_layers)
     if count > num_layers:
         raise ValueError(
             f"model {model!r} has n = {num_layers} layers of a kind, but the heuristic is to rotate L = {count} of "

@@ -27,6 +27,7 @@ from altq.experiment.kinds import sublayer_name
 from altq.experiment.policies import SearchOptions
 from altq.experiment.recipe import Recipe
 from altq.experiment.windows import require_windows
+from altq.models.typed_modules import TypedModuleList
 from altq.runtime.files import read_json
 from altq.runtime.progress import progress
 from altq.runtime.resume import fingerprint_of, read_unit, write_unit
@@ -41,7 +42,7 @@ class Mixture(nn.Module):
 
     def __init__(self, candidates: Sequence[Unit]) -> None:
         super().__init__()
-        self.candidates = nn.ModuleList(candidates)
+        self.candidates = TypedModuleList(candidates)
         self.alpha = nn.Parameter(torch.zeros(len(candidates)))
 
     def prepare(self) -> None:

@@ -75,7 +75,7 @@ def best_selection(policy: str, scores: Scores) -> Selection:
     """
     decisions = []
     for sublayer, by_kind in enumerate(scores.values):
-        ranked = sorted(by_kind, key=by_kind.get, reverse=not scores.lower_is_better)
+        ranked = sorted(by_kind, key=by_kind.__getitem__, reverse=not scores.lower_is_better)
         best = ranked[0]
         if scores.lower_is_better and not any(by_kind.values()):
             decisions.append(Decision(sublayer, scores.kinds[0], f"{scores.quantity}: 0 for every kind", score=0.0))

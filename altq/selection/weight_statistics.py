@@ -27,7 +27,7 @@ def weight_statistics(model_folder: str | Path) -> dict[str, Any]:
     non-finite weights, naming the tensor. Source: Eq. 8.
     """
     weights = ModelWeights(model_folder)
-    sublayers = []
+    sublayers: list[dict[str, Any]] = []
     for block in range(weights.num_blocks):
         for half_name in ("attention", "ffn"):
             half = weights.family.half(half_name)

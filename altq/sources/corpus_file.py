@@ -83,7 +83,7 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
         table = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no CSV that can be read ({error}); {REMEDY}") from error
-    return table.to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _document(row: Any, fields: Fields, title: Any, place: str) -> Document:

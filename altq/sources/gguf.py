@@ -207,12 +207,13 @@ def _load(gguf: Path, config: "PretrainedConfig") -> tuple["PreTrainedModel", An
     """The model and its tokenizer; a bias that the file lacks is zero."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, "local_files_only": True}
+    source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
-        model, report = AutoModelForCausalLM.from_pretrained(
-            **source, config=config, dtype="float32", trust_remote_code=False, output_loading_info=True
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, **source, config=config, dtype="float32", output_loading_info=True
         )
+        model, report = loaded
     # transformers has no common exception for a malformed tensor or vocabulary.
     except Exception as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error

@@ -49,7 +49,9 @@ class GgufHeader:
         from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
         from transformers.integrations.gguf import GGUF_TOKENIZER_MAPPING
 
-        model = {key for key, name in GGUF_CONFIG_MAPPING[self.architecture].items() if name} | {*CARRIED}
+        names = GGUF_CONFIG_MAPPING[self.architecture]
+        assert isinstance(names, dict), f"{self.architecture} is a family"
+        model = {key for key, name in names.items() if name} | {*CARRIED}
         tokenizer = {key for keys in GGUF_TOKENIZER_MAPPING.values() for key in keys}
         heeded = {f"{self.architecture}.{key}" for key in model} | {f"tokenizer.{key}" for key in tokenizer}
         return (

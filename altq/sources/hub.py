@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from altq.experiment.sources import CorpusDescription, TaskDescription, split_address
 from altq.runtime import files
@@ -44,12 +44,13 @@ def read_split(description: CorpusDescription, split: str) -> list[str]:
 
     Raises ValueError for a data set, revision or text field that does not exist, ConnectionError when offline.
     """
+    address = _address_of(description)
     data_files = None
     if description.files:
         name = split.split("[")[0]
         data_files = {name: description.files[name]}
-    with _explained("corpus", description.hub):
-        rows = _load(description.hub, description.subset, split, data_files)
+    with _explained("corpus", address):
+        rows = _load(address, description.subset, split, data_files)
     field = description.messages_field or description.text_field
     if field not in rows.column_names:
         key = "messages_field" if description.messages_field else "text_field"
@@ -68,8 +69,14 @@ def read_split(description: CorpusDescription, split: str) -> list[str]:
 
 def read_items(description: TaskDescription, split: str) -> "pyarrow.Table":
     """The rows of one split of a hub data set. Raises as `read_split` does, and for a split that is not there."""
-    with _explained("task", description.hub):
-        return _load(description.hub, description.subset, split).data.table
+    address = _address_of(description)
+    with _explained("task", address):
+        return _load(address, description.subset, split).data.table
+
+
+def _address_of(description: CorpusDescription | TaskDescription) -> str:
+    assert description.hub is not None, "a source on the hub"
+    return description.hub
 
 
 def _load(address: str, subset: str | None, split: str, data_files: dict[str, str] | None = None) -> "datasets.Dataset":
@@ -91,7 +98,8 @@ def _snapshot(address: str, folder: Path, patterns: list[str]) -> None:
     from huggingface_hub import snapshot_download
 
     repository, revision = split_address(address)
-    arguments = {"repo_id": repository, "revision": revision, "local_dir": folder, "allow_patterns": patterns}
+    arguments: dict[str, Any] = {"repo_id": repository, "revision": revision, "local_dir": folder}
+    arguments["allow_patterns"] = patterns
     arguments["ignore_patterns"] = CODE_FILES
     with _explained("model", address):
         planned = snapshot_download(**arguments, dry_run=True)

@@ -102,7 +102,9 @@ class Request(Item):
 def check_items(name: str, rows: list[Any], source: str) -> None:
     """ValueError with file, row and field unless every row has what the task reads."""
     remedy = f"give the rows of {name} as its hub data set has them"
-    described({f"row {number}": row for number, row in enumerate(rows)}, dict[str, ITEMS[name]], source, remedy)
+    row_type = ITEMS[name]
+    by_row = {f"row {number}": row for number, row in enumerate(rows)}
+    described(by_row, dict[str, row_type], source, remedy)  # type: ignore[valid-type]  # pydantic reads it at run time
 
 
 def rows_of_requests(name: str, requests: list[Any], source: str) -> list[dict[str, Any]]:

