@@ -91,6 +91,12 @@ def workspaces(tmp_path_factory):
 
 
 @pytest.fixture
+def full_products(monkeypatch):
+    """No reduced-precision products, which would hide errors of 1e-4."""
+    monkeypatch.setattr("altq.runtime.precision._has_fast_bfloat16", lambda: False)
+
+
+@pytest.fixture
 def double_transforms(monkeypatch):
     """Transforms stay in float64, in which their starts are computed."""
     from altq.transforms.transform import Transform

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from altq.calibration.by_unit import calibrate_bank
+from altq.calibration.end_to_end import calibrate_end_to_end
 from altq.calibration.fitting import Fitting
 from altq.calibration.recording import record_states
 from altq.calibration.subject import Subject
@@ -33,7 +34,9 @@ from altq.checkpoint.assembly import assemble
 from altq.checkpoint.quantized_model import load_model
 from altq.checkpoint.scheme import Scheme
 from altq.evaluation.perplexity import window_losses
+from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.recipe import Recipe
+from altq.experiment.setting import Setting
 from altq.models.family import family_of
 from altq.models.skeleton import Skeleton
 from altq.runtime.resume import Scratch
@@ -41,6 +44,7 @@ from altq.selection.selection import Decision, Selection
 
 KINDS = ("identity", "scaling", "hadamard", "rotation", "affine", "balance")
 VOCAB = 48
+W4A4K4V4 = Setting(4, 4, 4, 4)
 NUM_BLOCKS = 2
 
 # Sizes of every sort: 6, 10, 26 and 30 have no Hadamard matrix, 13 and 29 are prime, 36 splits into 6 x 6.
@@ -202,6 +206,12 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
+def share_of_equal_tokens(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Rounding noise moves a few values over the border of a code: those tokens differ by a step, others by noise."""
+    errors = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+    return (errors < 1e-4).float().mean().item()
+
+
 def recipe(**options) -> Recipe:
     """Every field given here: tests do not follow the defaults, which are tuned."""
     given = {
@@ -264,6 +274,15 @@ class Workspace:
         fitting = Fitting(setting, kind=kind, seed=seed, recipe=recipe(**options))
         calibrate_bank(self.subject(), fitting, path, fingerprint=code)
         return path
+
+    def rotated_bank(self, name: str, *, setting: Setting = W4A4K4V4, seed: int = 0, **options) -> Path:
+        """A bank that stands in a rotated residual stream."""
+        folder = self.folder / "rotated" / str(setting) / name
+        if not (folder / "index.json").exists():
+            options = {"steps": 0, "trained": [], "asymmetric": True} | options
+            fitting = Fitting.end_to_end(setting=setting, seed=seed, recipe=EndToEndRecipe(**options))
+            calibrate_end_to_end(self.model, self.states, fitting, folder, fingerprint="code")
+        return folder
 
     def checkpoint(self, setting, kinds: list[str], rounding, *, folder: str = "checkpoint", **options) -> Path:
         banks = {kind: self.bank(setting, kind, **options) for kind in sorted(set(kinds) - {"identity"})}

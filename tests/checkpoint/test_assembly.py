@@ -1,6 +1,5 @@
 """From a bank to a checkpoint that runs alone: invariance at 16 bits, and the same quantization as calibration's."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,14 @@ from models_for_tests import (
     read_checkpoint,
     recipe,
     relative_error,
+    share_of_equal_tokens,
     transformers_model,
     write_selection,
 )  # fmt: skip
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from altq.calibration.bank import RESIDUAL_FILE, entry_path, read_entry, read_residual
+from altq.calibration.bank import read_entry
 from altq.calibration.by_unit import calibrate_bank
-from altq.calibration.end_to_end import calibrate_end_to_end
 from altq.calibration.fitting import Fitting
 from altq.calibration.recording import record_states
 from altq.calibration.states import States, run_sublayer, token_weights
@@ -33,7 +31,6 @@ from altq.checkpoint.packed_model import load_packed_model
 from altq.checkpoint.quantized_model import load_model
 from altq.checkpoint.rounding import Inputs, _hessian, round_sublayer, site_inputs
 from altq.checkpoint.scheme import Scheme
-from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.kinds import HALVES, KINDS
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import FULL_PRECISION, Setting
@@ -41,7 +38,6 @@ from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
 from altq.quantizers.packing import packed_length
 from altq.quantizers.quantizer import Quantizers
-from altq.runtime import precision
 from altq.runtime.files import read_json
 from altq.selection.selection import Selection
 
@@ -49,12 +45,6 @@ RTN, GPTQ = (RoundingOptions(weights=weights, windows=4, block_size=16) for weig
 MIXTURE = ["affine", "rotation", "rotation", "affine"]
 W4A4K4V4 = Setting(4, 4, 4, 4)
 SETTINGS = ["W4A4K4V4", "W3A3K2V2", "W4A16K16V16", "W16A4K4V4", "W8A8K16V4"]
-
-
-@pytest.fixture
-def full_products(monkeypatch):
-    """No reduced-precision products, which would hide errors of 1e-4."""
-    monkeypatch.setattr(precision, "_has_fast_bfloat16", lambda: False)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -95,12 +85,6 @@ def fake_quantized_states(workspace, setting, kinds, rounding):
         round_sublayer(quantized, inputs, outputs=torch.empty_like(hidden), rounding=rounding, name="a sublayer")
         hidden = run_sublayer(quantized.sublayer, hidden, arguments[s // 2])
     return hidden
-
-
-def share_of_equal_tokens(found, expected):
-    """Rounding noise moves a few values over the border of a code: those tokens differ by a step, others by noise."""
-    errors = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
-    return (errors < 1e-4).float().mean().item()
 
 
 @pytest.mark.parametrize(
@@ -221,186 +205,6 @@ def test_two_assemblies_have_the_same_bytes(workspaces):
         folder = workspace.checkpoint(setting, MIXTURE, GPTQ)
         contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert contents[0] == contents[1]
-
-
-def refused(workspace, match, *, kinds=MIXTURE, banks=None, folder="refused", selection=None):
-    setting = Setting(4, 4, 4, 4)
-    if banks is None:
-        banks = {kind: workspace.bank(setting, kind) for kind in set(kinds) - {"identity"}}
-    selection = selection or write_selection(kinds, workspace.folder / "refused.json")
-    with pytest.raises(ValueError, match=match):
-        scheme = Scheme(Selection.read(selection), setting=setting, rounding=RTN, banks=banks)
-        assemble(workspace.model, workspace.states, scheme, workspace.folder / folder, fingerprint="test")
-    assert not (workspace.folder / folder / CHECKPOINT_FILE).exists()
-
-
-def test_a_selection_of_another_model_is_refused(workspaces):
-    workspace = workspaces("llama_gqa")
-    other = write_selection(6 * ["identity"], workspace.folder / "other.json", model="giant")
-    refused(workspace, "selection is of 'giant' with 3 blocks, but the model has 2", selection=other)
-
-
-def test_a_kind_without_a_bank_is_refused(workspaces):
-    refused(workspaces("llama_gqa"), "names affine, rotation, but no such bank", banks={})
-
-
-def test_a_singular_bank_entry_is_refused(workspaces, tmp_path):
-    workspace = Workspace("llama_gqa", tmp_path)
-    bank = workspace.bank(Setting(4, 4, 4, 4), "affine")
-    path = entry_path(bank, 1)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
-    tensors["transform.gate_up.left"].zero_()
-    save_file(tensors, path, metadata=metadata)
-    given = {"kinds": 4 * ["affine"], "banks": {"affine": bank}}
-    refused(workspace, "bank entry of block 0 ffn, site gate_up: .*calibrate it again", **given)
-    path.write_bytes(path.read_bytes()[:200])
-    refused(workspace, "sublayer_001.safetensors cannot be read", **given)
-
-
-def rotated_bank(workspace, name, *, setting=W4A4K4V4, seed=0, **options):
-    """A bank that stands in a rotated residual stream."""
-    folder = workspace.folder / "rotated" / str(setting) / name
-    if not (folder / "index.json").exists():
-        recipe = EndToEndRecipe(**{"steps": 0, "trained": [], "asymmetric": True} | options)
-        fitting = Fitting.end_to_end(setting=setting, seed=seed, recipe=recipe)
-        calibrate_end_to_end(workspace.model, workspace.states, fitting, folder, fingerprint="code")
-    return folder
-
-
-def test_banks_of_different_streams_are_refused(workspaces):
-    workspace, setting = workspaces("llama_gqa"), Setting(4, 4, 4, 4)
-    first, other = (rotated_bank(workspace, f"seed{seed}", seed=seed) for seed in (0, 1))
-    message = r"bank .*{} stands in another rotation of the residual stream; it cannot be mixed in"
-    kinds = ["identity", "scaling", "identity", "scaling"]
-    refused(workspace, message.format("seed1"), kinds=kinds, banks={"identity": first, "scaling": other})
-    # One with and one without, whichever comes first; also where the selection does not name it.
-    plain, message = workspace.bank(setting, "affine"), message.format("affine")
-    kinds = ["identity", "affine", "identity", "affine"]
-    refused(workspace, message, kinds=kinds, banks={"identity": first, "affine": plain})
-    refused(workspace, message, kinds=kinds, banks={"affine": plain, "identity": first})
-    refused(workspace, message, kinds=4 * ["identity"], banks={"affine": plain, "identity": first})
-
-
-def test_a_bank_of_another_kind_is_refused(workspaces):
-    workspace, setting = workspaces("llama_gqa"), Setting(4, 4, 4, 4)
-    bank = workspace.bank(setting, "rotation")
-    message = rf"{re.escape(str(bank))} do not go together: the kind of the first is affine, of the second rotation"
-    refused(workspace, message, kinds=4 * ["affine"], banks={"affine": bank})
-    # Also where the other kind is given as itself beside it.
-    refused(workspace, message, banks={"rotation": bank, "affine": bank})
-    scaled = rotated_bank(workspace, "of-scalings", trained=["scaling"])
-    refused(
-        workspace,
-        "kind of the first is identity, of the second scaling",
-        kinds=4 * ["identity"],
-        banks={"identity": scaled},
-    )
-    plain = rotated_bank(workspace, "of-nothing")
-    refused(
-        workspace,
-        "kind of the first is scaling, of the second identity",
-        kinds=4 * ["scaling"],
-        banks={"scaling": plain},
-    )
-
-
-def test_banks_of_one_stream_are_mixed(workspaces):
-    # Seed by seed the start is the same: QuaRot's and, without a step, OSTQuant's are of one stream.
-    workspace = workspaces("llama_gqa")
-    banks = {
-        "identity": rotated_bank(workspace, "plain", setting=FULL_PRECISION),
-        "scaling": rotated_bank(workspace, "scaled", setting=FULL_PRECISION, trained=["scaling"]),
-    }
-    assert torch.equal(*map(read_residual, banks.values()))
-    selection = write_selection(["identity", "scaling", "scaling", "identity"], workspace.folder / "mixed.json")
-    folder = workspace.folder / "mixed"
-    scheme = Scheme(Selection.read(selection), setting=FULL_PRECISION, rounding=RTN, banks=banks)
-    assemble(workspace.model, workspace.states, scheme, folder, fingerprint="test")
-    expected = logits(transformers_model(workspace.model), workspace.tokens)
-    assert relative_error(logits(load_model(folder), workspace.tokens), expected) < 1e-4
-
-
-def test_a_rotation_of_the_stream_unties_the_head(workspaces):
-    workspace = workspaces("llama_tied")
-    bank = rotated_bank(workspace, "tied", setting=FULL_PRECISION)
-    selection = write_selection(4 * ["identity"], workspace.folder / "tied.json")
-    folder = workspace.folder / "untied"
-    scheme = Scheme(Selection.read(selection), setting=FULL_PRECISION, rounding=RTN, banks={"identity": bank})
-    assemble(workspace.model, workspace.states, scheme, folder, fingerprint="test")
-    assert read_json(workspace.model / "config.json")["tie_word_embeddings"] is True
-    assert read_json(folder / "config.json")["tie_word_embeddings"] is False
-    tensors, original = read_checkpoint(folder), load_file(workspace.model / "model.safetensors")
-    embedding, gain = (original[f"model.{name}.weight"].double() for name in ("embed_tokens", "norm"))
-    rotation = read_residual(bank).double()
-    assert "lm_head.weight" not in original
-    for name, expected in {
-        "lm_head.weight": embedding * gain @ rotation,
-        "model.embed_tokens.weight": embedding @ rotation,
-        "model.norm.weight": torch.ones(32).double(),
-    }.items():
-        torch.testing.assert_close(tensors[name].double(), expected, rtol=1e-6, atol=1e-6)
-    model = load_model(folder)
-    assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
-    expected = logits(transformers_model(workspace.model), workspace.tokens)
-    assert relative_error(logits(model, workspace.tokens), expected) < 1e-4
-    # Without one it stays tied, and untied stays untied.
-    kept = workspace.checkpoint(FULL_PRECISION, 4 * ["affine"], RTN, folder="kept")
-    assert read_json(kept / "config.json")["tie_word_embeddings"] is True
-    assert "lm_head.weight" not in read_checkpoint(kept)
-    model = load_model(kept)
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    other = workspaces("llama_gqa")
-    kept = other.checkpoint(FULL_PRECISION, 4 * ["affine"], RTN, folder="kept")
-    assert read_json(kept / "config.json")["tie_word_embeddings"] is False
-
-
-def test_without_its_rotation_a_bank_is_still_the_model_but_rotations_are_not_lost(workspaces, tmp_path):
-    # Entries are of a stream only in what they quantize; what assembly reads beside them decides on the stream.
-    workspace = Workspace("llama_gqa", tmp_path)
-    bank = rotated_bank(workspace, "bank")
-    selection = write_selection(4 * ["identity"], tmp_path / "selection.json")
-    folders = [tmp_path / "with", tmp_path / "without"]
-    scheme = Scheme(Selection.read(selection), setting=Setting(4, 4, 4, 4), rounding=RTN, banks={"identity": bank})
-    assemble(workspace.model, workspace.states, scheme, folders[0], fingerprint="test")
-    (bank / RESIDUAL_FILE).unlink()
-    scheme = Scheme(Selection.read(selection), setting=Setting(4, 4, 4, 4), rounding=RTN, banks={"identity": bank})
-    assemble(workspace.model, workspace.states, scheme, folders[1], fingerprint="test")
-    found = [logits(load_model(folder), workspace.tokens) for folder in folders]
-    assert relative_error(*found) > 0.01
-
-
-@pytest.mark.parametrize("options", [{}, {"trained": ["scaling"]}, {"asymmetric": False}], ids=str)
-@pytest.mark.parametrize("rounding", [RTN, GPTQ], ids=["rtn", "gptq"])
-def test_a_rotated_checkpoint_computes_what_calibration_computes(workspaces, full_products, options, rounding):
-    workspace, setting = workspaces("llama_biases"), Setting(4, 4, 4, 4)
-    bank = rotated_bank(workspace, f"computes-{'-'.join(options)}", **options)
-    kind = "scaling" if "trained" in options else "identity"
-    selection = write_selection(4 * [kind], workspace.folder / "selection.json")
-    folder = workspace.folder / "computes"
-    scheme = Scheme(Selection.read(selection), setting=setting, rounding=rounding, banks={kind: bank})
-    assemble(workspace.model, workspace.states, scheme, folder, fingerprint="test")
-    skeleton, states = Skeleton(workspace.model, rotation=read_residual(bank)), States(workspace.states)
-    hidden, arguments = skeleton.embed(states.tokens()), skeleton.block_arguments(states.length)
-    for s in range(4):
-        sublayer = Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
-        entry = read_entry(bank, s)
-        assert entry.asymmetric == options.get("asymmetric", True)
-        kept = {"signed": entry.signed, "asymmetric": entry.asymmetric}
-        quantized = QuantizedSublayer(sublayer, entry.transforms, Quantizers.at(setting, **kept))
-        quantized.load_clipping_factors(entry.clips)
-        weights = token_weights(states.loss, states.state(s + 1))
-        inputs = Inputs(hidden, weights, arguments[s // 2])
-        round_sublayer(quantized, inputs, outputs=torch.empty_like(hidden), rounding=rounding, name="a sublayer")
-        hidden = run_sublayer(quantized.sublayer, hidden, arguments[s // 2])
-    with torch.no_grad():
-        decoder = load_model(folder).get_decoder()
-        found = decoder(torch.from_numpy(workspace.tokens).long(), use_cache=False).last_hidden_state
-        expected = decoder.norm(hidden)
-    assert share_of_equal_tokens(found, expected) > 0.8
-    described = read_json(folder / "config.json")["quantization_config"]["blocks"]
-    assert all(half["asymmetric"] == options.get("asymmetric", True) for block in described for half in block.values())
 
 
 def smollm2(project: Path) -> Path | None:
