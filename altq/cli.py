@@ -124,7 +124,7 @@ def uses_gpu(command: str, flags: list[str]) -> bool:
 
 
 def overview() -> str:
-    """What `altq --help` prints: every command with the first line of its help, by groups; none is imported."""
+    """Text of `altq --help`: every command with the first line of its help, by groups; none is imported."""
     lines = ["usage: altq COMMAND ...", "", DESCRIPTION]
     for group, commands in GROUPS.items():
         lines += ["", f"{group}:"]
@@ -133,7 +133,7 @@ def overview() -> str:
 
 
 def help_of(command: str) -> str:
-    """The help of a command: the docstring of its function, read from its file."""
+    """The help of a command: the docstring of its function, read from its file; ValueError where that has no such one."""
     spec = import_util.find_spec(command_module(command))
     assert spec is not None and spec.origin is not None, f"{command} is defined in a file"
     file = Path(spec.origin)

@@ -52,6 +52,7 @@ class Entry:
 
 
 def entry_path(folder: str | Path, sublayer: int) -> Path:
+    """The file of a sublayer's entry in the folder of a bank."""
     return Path(folder) / f"sublayer_{sublayer:03d}.safetensors"
 
 

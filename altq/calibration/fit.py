@@ -58,7 +58,7 @@ def descent_of(unit: Unit, problem: Problem, recipe: Recipe) -> Descent[float]:
     """The recipe's steps on the halves of a unit that it fits; their outcome is the loss on the search windows.
 
     Each step looks at the next windows, and follows the gradient of the logarithm of their loss, so that the rates mean
-    the same at every unit.
+    the same at every unit. DivergenceError, within the descent, for a loss that is not finite.
     """
     fitted = nn.ModuleList(quantized for quantized in unit.sublayers if quantized.sublayer.name in recipe.fitted)
 

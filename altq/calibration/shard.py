@@ -17,7 +17,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """From "2/8"; ValueError for what is none."""
+        """Parse "2/8", the second of eight; ValueError for any other form, and for a number that is not of the count."""
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         shard = cls(*map(int, match.groups())) if match else None
         if shard is None or not 1 <= shard.number <= shard.count:

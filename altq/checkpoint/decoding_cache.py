@@ -21,9 +21,10 @@ IS_QUANTIZED = "altq_is_quantized"
 
 @runtime_checkable
 class CacheQuantizer(Protocol):
-    """What transforms and quantizes keys and values [b, kv_heads, t, d], each token and head by itself."""
+    """A joint that transforms and quantizes keys and values [b, kv_heads, t, d], each token and head by itself."""
 
-    def keys_and_values(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]: ...
+    def keys_and_values(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Values that the codes of both stand for, in the shapes in which they came."""
 
 
 def is_quantized(key: Tensor) -> bool:

@@ -64,7 +64,7 @@ class Block(Record):
 
 
 class Description(Record):
-    """What `quantization_config` of a checkpoint's config.json holds: all that its modules are made from."""
+    """Content of `quantization_config` in a checkpoint's config.json: all that its modules are made from."""
 
     quant_method: Literal["altq"]
     setting: Annotated[str, AfterValidator(lambda text: str(Setting.parse(text)))]
@@ -72,7 +72,7 @@ class Description(Record):
 
 
 class Labels(Record):
-    """What quantization.json holds: what results say of a checkpoint."""
+    """Content of quantization.json: labels of a checkpoint in results."""
 
     method: str
     setting: Annotated[str, AfterValidator(lambda text: str(Setting.parse(text)))]
@@ -118,7 +118,7 @@ def is_checkpoint(folder: str | Path) -> bool:
 
 
 def labels_of(folder: str | Path) -> dict[str, Any]:
-    """What results say of a checkpoint: its method, setting, weight rounding and seed; of a model, full precision.
+    """Labels of a checkpoint in results: its method, setting, weight rounding and seed; of a model, full precision.
 
     ValueError for a checkpoint without quantization.json.
     """
@@ -151,6 +151,7 @@ def begin_checkpoint(folder: Path) -> None:
 
 
 def write_part(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write one file of a checkpoint's tensors, whole or not at all; ValueError names one that is not finite."""
     write_tensors(path, tensors, {"format": "pt"})
 
 

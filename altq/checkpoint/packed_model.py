@@ -46,7 +46,7 @@ def open_packed_model(folder: str | Path, variant: str | None = None) -> Quantiz
 
 
 def load_packed_model(folder: str | Path, variant: str | None = None) -> PreTrainedModel:
-    """The same with all its blocks in memory."""
+    """A checkpoint on the CPU kernels with all its blocks in memory; ValueError as for `open_packed_model`."""
     return open_packed_model(folder, variant).fill()
 
 

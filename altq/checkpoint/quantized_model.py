@@ -31,7 +31,7 @@ def open_model(folder: str | Path) -> Skeleton:
 
 
 def load_model(folder: str | Path) -> PreTrainedModel:
-    """The same with all its blocks in memory, ready for a forward pass."""
+    """The model of a folder with all its blocks in memory, ready for a forward pass; see `open_model`."""
     return open_model(folder).fill()
 
 
@@ -46,7 +46,7 @@ class Site(NamedTuple):
 
 
 class Operand(NamedTuple):
-    """What a projection multiplies its site's shared input with, and what it adds."""
+    """Weight that a projection multiplies its site's shared input with, and the bias that it adds."""
 
     weight: Any
     bias: Tensor | None
@@ -84,7 +84,7 @@ def _weight(name: str, tensors: dict[str, Tensor], quantizer: Quantizer) -> Tens
 
 
 def read_input(transform: Transform, clip: Tensor, quantizer: Quantizer, x: Tensor) -> Tensor | Codes:
-    """What the projections of a site share: its input, transformed and quantized."""
+    """The input [..., d_in] that the projections of a site share, transformed and quantized."""
     return quantizer.codes(transform.apply_to(x), clip)
 
 

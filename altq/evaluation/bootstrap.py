@@ -10,6 +10,8 @@ NUM_RESAMPLES = 5000
 
 
 class PerplexityInterval(NamedTuple):
+    """A perplexity, and the ends of its confidence interval."""
+
     perplexity: float
     low: float
     high: float

@@ -46,7 +46,7 @@ class Sampling:
             raise ValueError("at temperature 0 the likeliest token is taken; leave top-k and top-p out")
 
     def options(self, own: GenerationConfig) -> dict[str, Any]:
-        """What `generate` is told besides what the model's own configuration says."""
+        """Options of `generate` that replace those of the model's own configuration."""
         if self.temperature == 0:
             return {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}  # the last three unheeded
         given = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}

@@ -86,7 +86,7 @@ class HarnessModel(HFLM):
         return cls(empty_model(ModelFolder.at(folder), with_buffers=False), folder)
 
     def encode(self, instances: Sequence[Instance]) -> list[Request]:
-        """What the harness asks, in tokens."""
+        """Encode the harness's requests as tokens."""
         # The base class encodes pairs of texts and hands them to `_loglikelihood_tokens`, which gives them back.
         pairs = super().loglikelihood(instances, disable_tqdm=True)
         return [

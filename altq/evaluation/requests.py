@@ -29,7 +29,7 @@ SCHEMA = pyarrow.schema(
 
 
 class TaskDrawn(BaseModel):
-    """What a file of requests says besides them, in its metadata."""
+    """Metadata of a file of requests."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
@@ -58,7 +58,7 @@ class TaskRequests:
         return {request.item for request in self.requests if is_truncated(request, self.max_length)}
 
     def write(self, path: str | Path) -> None:
-        """As Parquet: item, context, continuation; the rest is in the file's metadata."""
+        """Write a Parquet file of item, context and continuation; the rest is in its metadata."""
         columns = {name: [getattr(request, name) for request in self.requests] for name in SCHEMA.names}
         known = {name: str(getattr(self, name)) for name in TaskDrawn.model_fields}
         with atomic(path) as partial:
@@ -110,7 +110,7 @@ def make_requests(
 
 
 def read_parts(items_folder: str | Path, field: str | None) -> list[str]:
-    """The part of the set that each item is of; the same for all where no field says it."""
+    """The part of the set that each item is of, one for all without a field; ValueError for a field that is not there."""
     table = read_item_table(items_folder)
     if field is None:
         return [""] * table.num_rows

@@ -40,7 +40,7 @@ def score(folder: str | Path, asked: TaskRequests, scratch: Scratch) -> list[Lik
 def judge(
     name: str, items_folder: str | Path, asked: TaskRequests, likelihoods: Sequence[Likelihood]
 ) -> tuple[pyarrow.Table, dict[str, Accuracy]]:
-    """What the harness says of each item, and the accuracies over all of them.
+    """Judge each item by the harness's metrics: a table of items, and the accuracies over all of them.
 
     The table has a row for each item: item (its row in the data), log_likelihoods and is_greedy of its requests, acc
     and, where the task has it, acc_norm (0 or 1), is_truncated.

@@ -26,7 +26,7 @@ class Setting:
 
     @classmethod
     def parse(cls, text: str) -> "Setting":
-        """Read `W4A4K4V4` (or `W4A4KV4`, which means W4A4K4V4)."""
+        """Read `W4A4K4V4` (or `W4A4KV4`, which means W4A4K4V4); ValueError for another form or width."""
         match = re.fullmatch(r"W(\d+)A(\d+)(?:K(\d+)V(\d+)|KV(\d+))", text)
         if not match:
             raise ValueError(f"setting {text!r} is not of the form W4A4K4V4")

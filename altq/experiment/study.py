@@ -24,7 +24,7 @@ NumItems = Annotated[int, AtMost(1_000_000, "no task has as many items")]
 
 
 class Table(Section):
-    """What a table or figure of the study covers."""
+    """Coverage of a table or figure of the study."""
 
     settings: list[str] = Field([], description="bit widths; those of the experiment when absent")
 

@@ -50,7 +50,7 @@ class AltqConfig(QuantizationConfigMixin):
         self.products = products
 
     def to_dict(self) -> dict[str, Any]:
-        """What is saved: the checkpoint alone, not how it was run."""
+        """Content that is saved: the checkpoint alone, not how it was run."""
         content = super().to_dict()
         del content["products"]
         return content
@@ -116,7 +116,7 @@ class AltqQuantizer(HfQuantizer):
         return model
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[None, dict[str, str]]:
-        """Refused: transformers' own way to save would write a model without projections, under its own names."""
+        """Refuse, by ValueError, a way to save that would write a model without projections under transformers' names."""
         raise ValueError("a checkpoint of altq is saved by its own save_pretrained: call model.save_pretrained(folder)")
 
     def is_serializable(self) -> bool:

@@ -68,7 +68,7 @@ def load_config(folder: ModelFolder) -> PretrainedConfig:
 def empty_model(folder: ModelFolder, dtype: torch.dtype = torch.float32, *, with_buffers: bool) -> PreTrainedModel:
     """transformers' model of a folder without weights: on the meta device, except for its buffers `with_buffers`.
 
-    Fused projections are split.
+    Fused projections are split. ValueError for a configuration that makes no model.
     """
     config = load_config(folder)
     # Its buffers need memory for a moment for each tensor in turn.

@@ -25,7 +25,7 @@ class Sublayer:
         return self.addition(self._run(normed, arguments))
 
     def addition(self, output: Tensor) -> Tensor:
-        """What is added to the residual stream for an output of the module; both [windows, length, hidden]."""
+        """The addition to the residual stream for an output of the module; both [windows, length, hidden]."""
         normed = self.output_norm(output)
         name = self.half.output_multiplier
         return normed if name is None else normed * getattr(self.block, name)

@@ -45,6 +45,7 @@ class ModelWeights:
         return tuple(self._tensors)
 
     def block_prefix(self, block: int) -> str:
+        """Beginning of the names of a block's tensors; ValueError for a block that the model does not have."""
         if not 0 <= block < self.num_blocks:
             raise ValueError(f"{self.source.name}: no block {block}; the model has {self.num_blocks}, counted from 0")
         return f"{self.family.blocks}.{block}."

@@ -63,7 +63,7 @@ class Entry(NamedTuple):
 
 
 class Presentation(Section):
-    """What results do not say themselves: the protocol they were made by, and the names they are printed with."""
+    """Protocol that results were made by, and the names that they are printed with: what they do not say themselves."""
 
     protocol: tuple[Entry, ...] = Field((), description="the protocol: [key, here, paper] for each of its rows")
     labels: dict[str, str] = Field({}, description="printed names of models and corpora, by ours")

@@ -45,7 +45,7 @@ def to_markdown(heading: str, protocol: Sequence[Entry]) -> str:
 
 
 def to_html(heading: str, protocol: Sequence[Entry]) -> str:
-    """The same as one page without anything that is loaded from elsewhere."""
+    """A protocol as one page of HTML that loads nothing from elsewhere."""
     page = Element("html")
     head, body = SubElement(page, "head"), SubElement(page, "body")
     SubElement(head, "meta", charset="utf-8")

@@ -21,7 +21,7 @@ def _method(name: str) -> str:
 
 
 class Step(Record):
-    """What is known of one of the stages behind a result; of a source, nothing of it."""
+    """Record of one of the stages behind a result; of a source, nothing of it is known."""
 
     command: str | None = None
     options: dict[str, Any] = {}
@@ -37,7 +37,7 @@ class History(Record):
 
 
 class Result(Record):
-    """What was evaluated, and how it was made."""
+    """Labels of a model or checkpoint that was evaluated, and its history."""
 
     setting: Annotated[str, AfterValidator(lambda text: str(Setting.parse(text)))]
     method: Annotated[str, AfterValidator(_method)]
@@ -48,7 +48,7 @@ class Result(Record):
 
 
 class PerplexityResult(Result):
-    """What `altq perplexity` wrote."""
+    """Content of a file that `altq perplexity` wrote."""
 
     corpus: str
     perplexity: float = Field(gt=0)
@@ -73,7 +73,7 @@ class Estimate(Record):
 
 
 class AccuracyResult(Result):
-    """What `altq zero-shot` wrote."""
+    """Content of a file that `altq zero-shot` wrote."""
 
     task: Annotated[str, AfterValidator(checked_task)]
     num_items: int = Field(ge=1)

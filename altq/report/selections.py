@@ -39,7 +39,10 @@ def selection_seconds(result: Mapping[str, Any]) -> float:
 
 
 def calibration_seconds(result: Mapping[str, Any], selection: Selection) -> float:
-    """Sum the processor seconds of calibrating a selection: of each bank the share of sublayers read from it."""
+    """Sum the processor seconds of calibrating a selection: of each bank the share of sublayers read from it.
+
+    ValueError for a result without the record of one of its banks.
+    """
     history = result["provenance"]["upstream"]
     banks = {history[path]["options"].get("kind"): path for path in _assembled_from(result, "calibrate")}
     if missing := sorted(set(selection.kinds) - banks.keys()):

@@ -55,6 +55,7 @@ def errors_naming(path: str | Path) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Write text in UTF-8, whole or not at all."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
 

@@ -99,7 +99,7 @@ def find_tails(scores: Sequence[float], options: TailOptions, num_rotation: int)
 
     tau_high is the K_high-th largest z (Eq. 13 prints n - K_high, a misprint), tau_low the K_low-th smallest. Layers
     are ranked by |kurtosis|, which orders them as z does and still tells them apart where the MAD is 0; ties go to the
-    lower layer, so that the tails are disjoint and the count is exact.
+    lower layer, so that the tails are disjoint and the count is exact. ValueError for a kurtosis that is not finite.
     """
     outliers = np.abs(np.asarray(scores, dtype=np.float64))
     if not np.isfinite(outliers).all():

@@ -105,4 +105,5 @@ class Moments:
 
 
 def merge_all(parts: list[Moments]) -> Moments:
+    """Moments of all parts taken together."""
     return reduce(Moments.merge, parts)

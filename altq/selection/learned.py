@@ -107,8 +107,8 @@ class Trace:
 def search_sublayer(mixture: Mixture, problem: Problem, *, recipe: Recipe, options: SearchOptions, name: str) -> Trace:
     """Train a mixture whose candidates have started; its curve.
 
-    A search that diverges begins again with smaller learning rates, and ValueError names the sublayer where that does
-    not help.
+    A search that diverges (DivergenceError within) begins again with smaller learning rates, and ValueError names the
+    sublayer where that does not help.
     """
     trace = Trace()
 

@@ -83,7 +83,10 @@ def has_conversations(folder: Path) -> bool:
 
 
 def read_splits(description: CorpusDescription, cache: Path) -> dict[str, list[str]]:
-    """The documents of each split, in order: texts, or conversations as lines of JSON."""
+    """The documents of each split, in order: texts, or conversations as lines of JSON.
+
+    ValueError for a source that is not what the description says.
+    """
     fields = Fields(description.text_field, description.title_field, description.messages_field)
     match description:
         case CorpusDescription(hub=str()):

@@ -101,7 +101,10 @@ def text_of(row: Any, field: str, place: str) -> str:
 
 
 def conversation_of(row: Any, field: str, place: str) -> str:
-    """The conversation in a field of a row as a line of JSON: a list of objects with a role, as chat templates read it."""
+    """The conversation in a field of a row as a line of JSON: a list of objects with a role, as chat templates read it.
+
+    ValueError, with its place, for a field that holds none.
+    """
     turns = row.get(field) if isinstance(row, dict) else None
     if not isinstance(turns, list) or not turns or not all(_is_turn(turn) for turn in turns):
         raise ValueError(

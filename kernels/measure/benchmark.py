@@ -14,6 +14,7 @@ from kernels.measure.timing import Row, time_by_turns, write
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the benchmark to a parser."""
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="device to time (cpu)")
     parser.add_argument("--rounds", type=int, default=11, metavar="N", help="turns of each case (11)")
     parser.add_argument(
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> tuple[list[Row], dict[str, object]]:
 
 
 def main() -> None:
+    """Run the benchmark as its flags say, and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU (1: timed in processor time)")

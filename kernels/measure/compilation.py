@@ -197,6 +197,7 @@ def write_compiled(path: Path) -> None:
 
 
 def main() -> None:
+    """Compile every kernel for every target, and write the table of what that gave."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m kernels.measure.compilation FILE.csv")
     write_compiled(Path(sys.argv[1]))

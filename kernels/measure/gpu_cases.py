@@ -105,6 +105,7 @@ def _limit(gpu: Gpu, sizes: LayerSizes, method: str, phase: str, context: int, b
 
 
 def device_name(device: torch.device | str) -> str:
+    """The name of a GPU as its driver gives it; "CPU" for any other device."""
     return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "CPU"
 
 

@@ -17,6 +17,7 @@ _PLANES = {2: (2,), 3: (2, 1), 4: (4,), 8: (8,)}
 
 
 def check_bits(bits: int) -> None:
+    """Raise ValueError for a number of bits that the kernels do not know."""
     if bits not in BITS:
         raise ValueError(f"the kernels know codes of {', '.join(map(str, BITS))} bits, not of {bits}")
 

@@ -47,7 +47,10 @@ _recording: _Recording | None = None
 
 @contextmanager
 def recording(target: int) -> Iterator[list[Launch]]:
-    """A context in which kernels are laid out for `target`, one of TARGETS, and recorded instead of started."""
+    """A context in which kernels are laid out for `target`, one of TARGETS, and recorded instead of started.
+
+    ValueError for another target.
+    """
     global _recording
     if target not in TARGETS:
         raise ValueError(f"no kernel is laid out for compute capability {target}; there are {TARGETS}")

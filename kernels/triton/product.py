@@ -57,7 +57,10 @@ def check_workspace(workspace: Workspace, moment: str) -> None:
 
 
 def workspace_for(y: Tensor, num_tiles: int, splits: int, workspace: Workspace | None) -> tuple[Tensor | None, ...]:
-    """The tensors of a workspace for y, new ones unless given; None where no tile is shared."""
+    """The tensors of a workspace for y, new ones unless given; None where no tile is shared.
+
+    ValueError for a workspace that is too small.
+    """
     if splits == 1:
         return None, None
     if workspace is None:
