@@ -45,7 +45,7 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: Scratch) -> l
             stream.advance(partial(run_block, index))
         hidden = stream.states
         finished = ((skeleton.finish(hidden[rows]), windows[rows]) for rows in batches)
-        losses = [loss for batch in finished for loss in _losses(*batch, skeleton.model)]
+        losses = [loss for normed, words in finished for loss in _losses(normed, words, skeleton.model)]
     bad = [index for index, loss in enumerate(losses) if not np.isfinite(loss)]
     if bad:
         where = skeleton.weights.folder
