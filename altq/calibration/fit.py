@@ -44,14 +44,14 @@ def fit_unit(unit: Unit, problem: Problem, *, recipe: Recipe, name: str) -> Fit:
     if not math.isfinite(start_loss):
         raise ValueError(f"{name}: the loss is {start_loss} before any step; look for overflow in its states")
     if not recipe.steps or not any(quantized.sublayer.name in recipe.fitted for quantized in unit.sublayers):
-        return Fit(start_loss, start_loss, 0, False)
+        return Fit(start_loss=start_loss, loss=start_loss, num_restarts=0, steps_kept=False)
     descent = descent_of(unit, problem, recipe)
     loss, num_restarts = descent.run(recipe.steps, name)
     if loss < start_loss:
-        return Fit(start_loss, loss, num_restarts, True)
+        return Fit(start_loss=start_loss, loss=loss, num_restarts=num_restarts, steps_kept=True)
     log.info("%s: %d steps taken back, from a loss of %.5g after them", name, recipe.steps, loss)
     descent.go_back()
-    return Fit(start_loss, start_loss, num_restarts, False)
+    return Fit(start_loss=start_loss, loss=start_loss, num_restarts=num_restarts, steps_kept=False)
 
 
 def descent_of(unit: Unit, problem: Problem, recipe: Recipe) -> Descent[float]:

@@ -118,7 +118,7 @@ class WholeModel(nn.Module):
         dtype, half = self.rotation.dtype, quantized.sublayer.half
         weights = {name: weight.to(dtype) for name, weight in weights.items()}
         biases = {name: None if bias is None else bias.to(dtype) for name, bias in biases.items()}
-        quantized.weights, quantized.biases = rotate_projections(half, weights, biases, self.rotation)
+        quantized.weights, quantized.biases = rotate_projections(half, weights, biases=biases, rotation=self.rotation)
 
     def normed(self, hidden: Tensor) -> Tensor:
         """The last norm, with gain one: [..., hidden]."""

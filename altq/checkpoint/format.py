@@ -87,7 +87,7 @@ class CheckpointWeights(ModelWeights):
     def __init__(self, folder: str | Path) -> None:
         super().__init__(checkpoint_folder(folder))
         where = f"{self.source.display_name(CONFIG_FILE)}: quantization_config"
-        self.description = described(self.config.quantization_config, Description, where, REMEDY)
+        self.description = described(self.config.quantization_config, Description, name=where, remedy=REMEDY)
         if (seen := len(self.description.blocks)) != self.num_blocks:
             raise ValueError(f"{where} describes {seen} blocks of {self.num_blocks}; {REMEDY}")
 

@@ -135,7 +135,14 @@ def quantize_block(
     try:
         for half in HALVES:
             structure = getattr(weights.description.blocks[block], half)
-            _quantize(Sublayer(module, weights.family, half), tensors, structure, setting, products, cache_reader)
+            _quantize(
+                Sublayer(module, weights.family, half),
+                tensors,
+                structure=structure,
+                setting=setting,
+                products=products,
+                cache_reader=cache_reader,
+            )
     except KeyError as missing:
         raise _lacking(weights, f"{prefix}{missing.args[0]}") from missing
     known = module.state_dict().keys()
@@ -165,7 +172,15 @@ def _quantize(
         for site, description in structure.sites.items()
     }
     made = {
-        site: products(Site(names, transforms[site], tensors[f"{site}.clip"], quantizers, tensors))
+        site: products(
+            Site(
+                names=names,
+                transform=transforms[site],
+                clip=tensors[f"{site}.clip"],
+                quantizers=quantizers,
+                tensors=tensors,
+            )
+        )
         for site, names in sublayer.half.input_sites.items()
     }
     projections = sublayer.install({site: SharedInput(of.read, len(of.operands)) for site, of in made.items()})
@@ -202,7 +217,7 @@ class QuantizedSkeleton(Skeleton):
     def block(self, block: int) -> nn.Module:
         """A new module of block `block` with its weights and joints."""
         module = copy.deepcopy(self._blocks[block])
-        quantize_block(module, self.weights, block, self._products, self._cache_reader)
+        quantize_block(module, self.weights, block=block, products=self._products, cache_reader=self._cache_reader)
         return module
 
     def fill(self) -> PreTrainedModel:

@@ -84,7 +84,9 @@ def _round(
     if factor is not None:
         # GPTQ wants positive scales: the sign moves to the weight, and the codes are the same.
         scale = quantizer.scale(weight, clip)
-        codes = gptq_round(weight * scale.sign(), scale.abs(), quantizer.bits, factor, block_size=block_size)
+        codes = gptq_round(
+            weight * scale.sign(), scale.abs(), bits=quantizer.bits, hessian=factor, block_size=block_size
+        )
         return Codes(codes, scale)
     nearest = quantizer.codes(weight, clip)
     return Codes(nearest.codes.to(torch.int8), nearest.scale) if isinstance(nearest, Codes) else nearest

@@ -97,7 +97,7 @@ def plan(arguments: argparse.Namespace) -> None:
     jobs = list_jobs(arguments.file, arguments.directory, arguments.targets, **limits)
     gpu_stages = NUMERIC if arguments.use_gpus_everywhere else ON_A_GPU
     free_disk = None if arguments.disk is None else arguments.disk * 1e9
-    needs = Needs(experiment, arguments.directory, arguments.gpus, gpu_stages, free_disk=free_disk)
+    needs = Needs(experiment, arguments.directory, gpus=arguments.gpus, gpu_stages=gpu_stages, free_disk=free_disk)
     planned = plan_jobs(needs, jobs)
     machine = (arguments.cores, arguments.gpus, memory, arguments.gpu_memory * 1e9)
     print(to_text(needs, planned, *machine), end="")

@@ -61,7 +61,7 @@ def generate(arguments: argparse.Namespace) -> None:
     else:
         raise ValueError(f"the tokenizer of {arguments.folder} has no chat template; leave --chat out")
     torch.manual_seed(arguments.seed)
-    speed = generate_text(model, tokenizer, prompt, arguments.max_new_tokens, sampling)
+    speed = generate_text(model, tokenizer, prompt=prompt, max_new_tokens=arguments.max_new_tokens, sampling=sampling)
     memory = weight_memory(model)
     print(
         f"{speed.prompt_tokens} tokens of the prompt in {speed.prompt_seconds:.2f} s, then "

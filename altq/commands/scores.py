@@ -56,7 +56,7 @@ def search(arguments: argparse.Namespace) -> None:
     """
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
     remedy = "see `altq search --help` for what it takes"
-    options = described(parse_json(arguments.search, "--search"), SearchOptions, "--search", remedy)
+    options = described(parse_json(arguments.search, "--search"), SearchOptions, name="--search", remedy=remedy)
     inputs = [arguments.model, arguments.states]
     check_lineage(inputs)
     fingerprint = run_fingerprint("search", {}, [arguments.model])

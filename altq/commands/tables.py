@@ -80,7 +80,7 @@ def table1(arguments: argparse.Namespace) -> None:
     """
 
     def write(presentation: Presentation) -> None:
-        write_table1(arguments.results, arguments.zero_shot, arguments.output, presentation)
+        write_table1(arguments.results, arguments.zero_shot, csv=arguments.output, presentation=presentation)
 
     _write("table1", arguments, write, inputs=arguments.zero_shot)
 
@@ -123,7 +123,7 @@ def table3(arguments: argparse.Namespace) -> None:
     """
 
     def write(presentation: Presentation) -> None:
-        write_table3(arguments.results, arguments.output, arguments.reference, presentation)
+        write_table3(arguments.results, arguments.output, reference=arguments.reference, presentation=presentation)
 
     _write("table3", arguments, write, options={"reference": arguments.reference})
 
@@ -147,7 +147,13 @@ def table4(arguments: argparse.Namespace) -> None:
     """
 
     def write(presentation: Presentation) -> None:
-        write_table4(arguments.results, arguments.zero_shot, arguments.selections, arguments.output, presentation)
+        write_table4(
+            arguments.results,
+            arguments.zero_shot,
+            selection_files=arguments.selections,
+            csv=arguments.output,
+            presentation=presentation,
+        )
 
     _write("table4", arguments, write, inputs=[*arguments.zero_shot, *arguments.selections])
 
@@ -197,8 +203,8 @@ def table6(arguments: argparse.Namespace) -> None:
         write_table6(
             arguments.results,
             arguments.selections,
-            arguments.distinct,
-            grid,
+            distinct=arguments.distinct,
+            grid=grid,
             csv=arguments.output,
             presentation=presentation,
         )
@@ -224,7 +230,7 @@ def table7(arguments: argparse.Namespace) -> None:
     """
 
     def write(presentation: Presentation) -> None:
-        write_table7(arguments.results, arguments.zero_shot, arguments.output, presentation)
+        write_table7(arguments.results, arguments.zero_shot, csv=arguments.output, presentation=presentation)
 
     _write("table7", arguments, write, inputs=arguments.zero_shot)
 

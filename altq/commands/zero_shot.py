@@ -47,7 +47,9 @@ def requests(arguments: argparse.Namespace) -> None:
     if arguments.limit is not None and arguments.limit < 2:
         raise ValueError(f"--limit {arguments.limit} has no standard error; give at least 2")
     generator = np.random.Generator(np.random.PCG64(arguments.seed))
-    asked = make_requests(arguments.task, arguments.items, arguments.model, arguments.limit, generator)
+    asked = make_requests(
+        arguments.task, arguments.items, model_folder=arguments.model, limit=arguments.limit, rng=generator
+    )
     asked.write(arguments.output)
     if asked.truncated_items:
         log.warning(
@@ -94,7 +96,9 @@ def zero_shot(arguments: argparse.Namespace) -> None:
     check_lineage([*inputs, arguments.items])
     kept = ("model", "task", "num_items", "num_available", "num_truncated", "task_version")
     with Scratch.beside(arguments.output, run_fingerprint("zero-shot", labels, [*inputs, arguments.items])) as scratch:
-        items, accuracies = judge(arguments.task, arguments.items, asked, score(arguments.folder, asked, scratch))
+        items, accuracies = judge(
+            arguments.task, arguments.items, asked=asked, likelihoods=score(arguments.folder, asked, scratch)
+        )
         with atomic(arguments.output) as partial:
             pyarrow.parquet.write_table(items, partial)
         result = {

@@ -124,7 +124,9 @@ def score_batch(model: PreTrainedModel, rows: Sequence[Row]) -> dict[int, Likeli
     owners = [index for row in rows for index, places in zip(row.requests, row.scored, strict=True) for _ in places]
     places = [n * tokens.shape[1] + place for n, row in enumerate(rows) for places in row.scored for place in places]
     targets = [token for row in rows for continuation in row.continuations for token in continuation]
-    log_probabilities, is_likeliest = _predict(hidden.flatten(0, 1), model, torch.tensor(places), torch.tensor(targets))
+    log_probabilities, is_likeliest = _predict(
+        hidden.flatten(0, 1), model, places=torch.tensor(places), targets=torch.tensor(targets)
+    )
     sums = dict.fromkeys(owners, 0.0)
     greedy = dict.fromkeys(owners, True)
     for owner, value, likeliest in zip(owners, log_probabilities.tolist(), is_likeliest.tolist(), strict=True):

@@ -79,7 +79,7 @@ class TaskRequests:
         metadata = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in (table.schema.metadata or {}).items()
         }
-        known = described(metadata, TaskDrawn, f"requests {path}", remedy)
+        known = described(metadata, TaskDrawn, name=f"requests {path}", remedy=remedy)
         requests = [Request(**row) for row in table.to_pylist()]
         return cls(requests, known.max_length, known.num_available, known.task_version)
 
@@ -106,7 +106,9 @@ def make_requests(
     task.build_all_requests()
     model = HarnessModel.without_weights(model_folder)
     requests = [request._replace(item=drawn[request.item]) for request in model.encode(task.instances)]
-    return TaskRequests(requests, model.max_length, len(parts), float(task.VERSION))
+    return TaskRequests(
+        requests=requests, max_length=model.max_length, num_available=len(parts), task_version=float(task.VERSION)
+    )
 
 
 def read_parts(items_folder: str | Path, field: str | None) -> list[str]:

@@ -105,7 +105,7 @@ class AltqQuantizer(HfQuantizer):
         with torch.device("cpu"):  # transformers makes its model without memory
             for number in range(weights.num_blocks):
                 block = model.get_submodule(f"{family.blocks}.{number}")
-                quantize_block(block, weights, number, products, cache_reader)
+                quantize_block(block, weights, block=number, products=products, cache_reader=cache_reader)
         # transformers is not to report the tensors of blocks as those that it had no place for.
         ignored = model._keys_to_ignore_on_load_unexpected or set()
         model._keys_to_ignore_on_load_unexpected = {*ignored, rf"^{re.escape(prefix)}"}

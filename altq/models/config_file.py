@@ -87,4 +87,4 @@ def read_config_file(folder: ModelFolder) -> ConfigFile:
         json.dumps(content, allow_nan=False)
     except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{name} cannot be read ({error}); {remedy}") from None
-    return described(content, ConfigFile, name, f"it must be the config of a decoder-only model: {remedy}")
+    return described(content, ConfigFile, name=name, remedy=f"it must be the config of a decoder-only model: {remedy}")

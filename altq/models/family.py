@@ -77,12 +77,13 @@ class Family:
 def _attention(output_norm: str | None = None, *, fused: str | None = None) -> Half:
     readers = tuple(f"{fused or 'self_attn'}.{name}_proj" for name in "qkv")
     sites = {"qkv": readers, "o": ("self_attn.o_proj",)}
-    return Half("self_attn", "input_layernorm", output_norm, sites, fused=fused)
+    return Half("self_attn", norm="input_layernorm", output_norm=output_norm, input_sites=sites, fused=fused)
 
 
 def _ffn(norm: str = "post_attention_layernorm", output_norm: str | None = None, *, fused: str | None = None) -> Half:
     readers = tuple(f"{fused or 'mlp'}.{name}_proj" for name in ("gate", "up"))
-    return Half("mlp", norm, output_norm, {"gate_up": readers, "down": ("mlp.down_proj",)}, fused=fused)
+    sites = {"gate_up": readers, "down": ("mlp.down_proj",)}
+    return Half("mlp", norm=norm, output_norm=output_norm, input_sites=sites, fused=fused)
 
 
 _LLAMA_LIKE = Family(_attention(), _ffn())

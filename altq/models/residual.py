@@ -34,7 +34,7 @@ class ResidualRotation:
             biases: dict[str, Tensor | None] = {
                 name: None if linear.bias is None else linear.bias.double() for name, linear in linears.items()
             }
-            weights, biases = rotate_projections(half, weights, biases, rotation)
+            weights, biases = rotate_projections(half, weights, biases=biases, rotation=rotation)
             for name, linear in linears.items():
                 linear.weight.copy_(weights[name])
                 if (bias := biases[name]) is not None:

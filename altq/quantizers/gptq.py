@@ -123,7 +123,7 @@ def gptq_round(
     else:
         damping = DAMPING if damping is None else damping
         factor = factorize_hessian(hessian, damping=damping, act_order=bool(act_order), dtype=weight.dtype)
-    _check(weight, scale, bits, factor, block_size)
+    _check(weight, scale, bits=bits, factor=factor, block_size=block_size)
 
     # In units of its scale, and with a column of the weight as a contiguous row.
     error = (weight / scale).T.contiguous()  # [d_in, d_out]; each row becomes w - q once it is rounded

@@ -46,7 +46,7 @@ class Quantizer:
             return x
         if self.asymmetric:
             scale, zero = asymmetric_range(x, self.bits, _both_sides(clip))
-            return Codes(quantize_asymmetric(x, scale, zero, self.bits), scale)
+            return Codes(quantize_asymmetric(x, scale, zero=zero, bits=self.bits), scale)
         scale = self.scale(x, clip)
         return Codes(quantize(x, scale, self.bits), scale)
 

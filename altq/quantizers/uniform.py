@@ -57,7 +57,7 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
         ctx.save_for_backward(x, scale, zero)
         ctx.range = low, high
-        return _clamp((x / scale).round_(), zero, low, high).mul_(scale)
+        return _clamp((x / scale).round_(), zero, low=low, high=high).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
@@ -90,11 +90,11 @@ def asymmetric_range(x: Tensor, bits: int, clip: Tensor) -> tuple[Tensor, Tensor
 
 def quantize_asymmetric(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
     """Integer codes of x less the zero point, as floats; codes * scale approximates x."""
-    return _clamp_less_zero((x / scale).round_(), zero, 0, (1 << bits) - 1)
+    return _clamp_less_zero((x / scale).round_(), zero, low=0, high=(1 << bits) - 1)
 
 
 def _clamp(rounded: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
-    return rounded.clamp_(low, high) if zero is None else _clamp_less_zero(rounded, zero, low, high)
+    return rounded.clamp_(low, high) if zero is None else _clamp_less_zero(rounded, zero, low=low, high=high)
 
 
 def _clamp_less_zero(codes: Tensor, zero: Tensor, low: int, high: int) -> Tensor:

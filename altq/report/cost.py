@@ -123,7 +123,7 @@ def _place(folder: Path) -> tuple[str, str, str, str, int]:
 def _sum(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> tuple[float, float, float]:
     """Sum seconds and processor seconds, and find the highest memory (MB)."""
     seconds, processor_seconds, memory = (
-        [_figure(folder, path, entry, name) for path, entry in entries.items()] for name in MEASURES.values()
+        [_figure(folder, path, entry=entry, name=name) for path, entry in entries.items()] for name in MEASURES.values()
     )
     return round(math.fsum(seconds), 3), round(math.fsum(processor_seconds), 3), round(max(memory, default=0) / 1e6, 1)
 

@@ -34,7 +34,7 @@ def _points(path: Path, statistics: Mapping[str, Any], options: HeuristicOptions
     """Tabulate each sublayer: its kurtosis score, as the heuristic's options say, and the kind that was chosen."""
     model, setting, seed = place_of(path)
     selection = Selection.read(path)
-    measured = statistics_of(path, statistics, model, selection.num_blocks)
+    measured = statistics_of(path, statistics, model=model, num_blocks=selection.num_blocks)
     scores = {h: kurtosis_scores(measured, h, getattr(options, h).score) for h in HALVES}
     rows = [
         {"model": model, "setting": setting, "seed": seed, "half": decision.half, "block": decision.block,
@@ -61,4 +61,4 @@ def _draw(frame: pandas.DataFrame, pdf: Path, presentation: Presentation) -> Non
                 number_blocks(panel)
                 panel.set_ylabel("excess kurtosis")
                 panel.legend(loc="best", handletextpad=0.2)
-        write_figure(figure, pdf, HEADINGS["figure1"], presentation)
+        write_figure(figure, pdf, heading=HEADINGS["figure1"], presentation=presentation)

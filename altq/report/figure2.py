@@ -52,7 +52,7 @@ def _points(path: Path, statistics: Mapping[str, Any], options: HeuristicOptions
     scores = Scores.read(path)
     if not {"affine", "rotation"} <= set(scores.kinds):
         raise ValueError(f"{path} compares {', '.join(scores.kinds)}; Figure 2 needs affine and rotation among them")
-    measured = statistics_of(path, statistics, model, len(scores.values) // 2)
+    measured = statistics_of(path, statistics, model=model, num_blocks=len(scores.values) // 2)
     rows = []
     for offset, half in enumerate(HALVES):
         kurtosis = kurtosis_scores(measured, half, getattr(options, half).score)
@@ -94,4 +94,4 @@ def _draw(frame: pandas.DataFrame, correlations: pandas.DataFrame, pdf: Path, pr
                 panel.set_xlabel("excess kurtosis")
                 panel.set_ylabel("gain of rotation, 100 ln(ratio)")
                 panel.legend(loc="best", handletextpad=0.2)
-        write_figure(figure, pdf, HEADINGS["figure2"], presentation)
+        write_figure(figure, pdf, heading=HEADINGS["figure2"], presentation=presentation)

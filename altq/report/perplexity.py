@@ -138,4 +138,4 @@ def _published(result: Mapping[str, Any], presentation: Presentation, table: str
     corpus = presentation.published_corpora.get(result["corpus"])
     if model is None or corpus is None:
         return None
-    return published_perplexity(result["setting"], result["method"], model, corpus, table)
+    return published_perplexity(result["setting"], result["method"], model=model, corpus=corpus, table=table)

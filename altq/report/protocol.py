@@ -102,7 +102,9 @@ def sources(experiment: Experiment) -> list[Entry]:
 
 def perplexity(experiment: Experiment) -> list[Entry]:
     """Say over which windows of each test text perplexity is measured."""
-    return entries("evaluation", "evaluation", experiment.evaluation, PAPER_EVALUATION, WORDS["evaluation"])
+    return entries(
+        "evaluation", "evaluation", ours=experiment.evaluation, theirs=PAPER_EVALUATION, names=WORDS["evaluation"]
+    )
 
 
 def zero_shot(experiment: Experiment) -> list[Entry]:
@@ -133,17 +135,17 @@ def calibration(experiment: Experiment) -> list[Entry]:
     published = experiment.corpora[options.corpus].published
     rows = [
         Entry("calibration.corpus", published or options.corpus, PAPER_CALIBRATION.corpus),
-        *entries("calibration", "calibration", options, PAPER_CALIBRATION, WORDS["calibration"]),
+        *entries("calibration", "calibration", ours=options, theirs=PAPER_CALIBRATION, names=WORDS["calibration"]),
         Entry("seeds", ", ".join(map(str, experiment.seeds))),
     ]
     if kinds := _own_kinds(experiment):
         methods = [METHODS[method].label for method in experiment.methods if _own_kinds(experiment, [method])]
         rows.append(Entry("recipe", f"of {listed(methods)}, against the full-precision model"))
         names = [name for name in WORDS["recipe"] if matters(recipe, name, kinds)]
-        rows += entries("recipe", "recipe", recipe, PAPER_RECIPE, names)
+        rows += entries("recipe", "recipe", ours=recipe, theirs=PAPER_RECIPE, names=names)
     rounding = experiment.rounding
     names = [name for name in WORDS["rounding"] if name == "weights" or rounding.weights == "gptq"]
-    return rows + entries("rounding", "rounding", rounding, PAPER_ROUNDING, names)
+    return rows + entries("rounding", "rounding", ours=rounding, theirs=PAPER_ROUNDING, names=names)
 
 
 def policies(experiment: Experiment) -> list[Entry]:
@@ -168,7 +170,7 @@ def policies(experiment: Experiment) -> list[Entry]:
             ]
     if "learned" in experiment.methods:
         rows.append(Entry("learned", "differentiable search (Eq. 5-7)", SAME))
-        rows += entries("selection.search", "search", selection.search, PAPER_SEARCH, WORDS["search"])
+        rows += entries("selection.search", "search", ours=selection.search, theirs=PAPER_SEARCH, names=WORDS["search"])
     if {"oracle", "probe"} & set(experiment.methods):
         rows.append(Entry("selection.held_out_windows", f"{selection.held_out_windows}, none of which calibration saw"))
     probe_steps = experiment.recipe_of("probe-affine").steps
@@ -214,9 +216,11 @@ def baselines(experiment: Experiment) -> list[Entry]:
         ours, theirs = experiment.recipe_of(method), BASELINES[method]
         section, kinds = "end_to_end" if method in END_TO_END else "recipe", METHODS[method].banks
         names = [name for name in WORDS[section] if matters(ours, name, kinds)]
-        beside = entries(f"baselines.{method}", section, ours, theirs, names)
+        beside = entries(f"baselines.{method}", section, ours=ours, theirs=theirs, names=names)
         if section == "recipe" and (ours.steps or ours.clip_search):
-            beside += entries(f"baselines.{method}", "calibration", options, PAPER_CALIBRATION, ["loss"])
+            beside += entries(
+                f"baselines.{method}", "calibration", ours=options, theirs=PAPER_CALIBRATION, names=["loss"]
+            )
         rows += [entry for entry in beside if entry.departs]
         rows += [Entry(METHODS[method].label, here, authors) for here, authors in DIFFERENCES[method]]
     return rows

@@ -83,12 +83,14 @@ class AccuracyResult(Result):
 
 def read_perplexity(path: str | Path) -> dict[str, Any]:
     """A perplexity result; ValueError names the file and what is wrong with it."""
-    return read_described(path, PerplexityResult, REMEDY, "a perplexity result").model_dump()
+    return read_described(path, PerplexityResult, remedy=REMEDY, role="a perplexity result").model_dump()
 
 
 def read_accuracy(path: str | Path) -> dict[str, Any]:
     """A zero-shot result; ValueError names the file and what is wrong with it."""
-    result = read_described(path, AccuracyResult, REMEDY, "a zero-shot result").model_dump(exclude_none=True)
+    result = read_described(path, AccuracyResult, remedy=REMEDY, role="a zero-shot result").model_dump(
+        exclude_none=True
+    )
     metric = TASKS[result["task"]].metric
     if metric not in result:
         raise ValueError(f"{path} has no {metric}, which the average of {result['task']} takes; {REMEDY}")

@@ -60,7 +60,7 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
             best[model] = best_of(rows.to_dict("records"))
             winners.append(f"{presentation.label(model)} at {setting}: {best[model]}")
         values = {name: [_perplexities(of_setting, name, best, *place) for place in places] for name in ROWS}
-        average = {name: [_accuracies(of_setting, name, best, model) for model in averaged] for name in ROWS}
+        average = {name: [_accuracies(of_setting, name, best=best, model=model) for model in averaged] for name in ROWS}
         groups.append(
             tuple(
                 Row(
@@ -106,13 +106,13 @@ def _is_random(frame: pandas.DataFrame) -> pandas.Series:
 
 def _perplexities(frame: pandas.DataFrame, name: str, best: dict[str, str], corpus: str, model: str) -> list[float]:
     """List the perplexities behind a row of the table at one text and model: one, or those of all random selections."""
-    rows = _rows(frame, name, best, model)
+    rows = _rows(frame, name, best=best, model=model)
     return rows.loc[rows["corpus"] == corpus, "perplexity"].tolist()
 
 
 def _accuracies(frame: pandas.DataFrame, name: str, best: dict[str, str], model: str) -> list[float]:
     """List the zero-shot averages behind a row of the table at one model."""
-    return _rows(frame, name, best, model).drop_duplicates("method")["zero_shot"].tolist()
+    return _rows(frame, name, best=best, model=model).drop_duplicates("method")["zero_shot"].tolist()
 
 
 def _rows(frame: pandas.DataFrame, name: str, best: dict[str, str], model: str) -> pandas.DataFrame:

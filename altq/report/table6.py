@@ -43,7 +43,7 @@ def write_table6(
 ) -> None:  # fmt: skip
     """Write `csv`, a row for each point and text, and beside it the table as .md, .tex and .png with its protocol."""
     same = {path.parent.name: read_distinct(path) for path in distinct}
-    frame = table6_frame(read_results(results), read_selections(selections), same, grid)
+    frame = table6_frame(read_results(results), read_selections(selections), same=same, grid=grid)
     write_table(frame, wide_table(frame, presentation), csv)
 
 
@@ -70,8 +70,12 @@ def table6_frame(
             first = _given(_given(same, model, "what `altq distinct` wrote of"), point, "the first like")
             result = _given(by_method, (setting, model, method_of_policy(first), corpus), "the result of")
             selection = _given(of_point, (model, point), "the selection")
-            halves = {half: described(selection.thresholds.get(half), _Tails, f"selection {point}, {half}", "select again")
-                      for half in HALVES}  # fmt: skip
+            halves = {
+                half: described(
+                    selection.thresholds.get(half), _Tails, name=f"selection {point}, {half}", remedy="select again"
+                )
+                for half in HALVES
+            }
             rows.append(
                 {
                     **{name: result[name] for name in COLUMNS if name in result},

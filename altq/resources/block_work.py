@@ -68,7 +68,7 @@ def calibration(sizes: Sizes, recipe: Recipe, num_windows: int, length: int) -> 
             runs = EVALUATIONS_OF_A_CLIP * sites
             work += run.times(runs if recipe.unit == "block" else runs * share_of(half, sizes))
         work += Work(elements=PASSES_OF_ROW_CLIPS * sizes.block_weights)
-    work += _steps(sizes, recipe, min(recipe.windows_per_step, num_windows) * length, length)
+    work += _steps(sizes, recipe, num_tokens=min(recipe.windows_per_step, num_windows) * length, length=length)
     tokens = max(recipe.windows_per_step if recipe.steps else 0, recipe.search_windows) * length
     # Moments of the widest site, in float32 and in float64, are freed before the steps.
     starting = 2 * (FLOAT + 8) * max(sizes.site_widths) ** 2

@@ -47,14 +47,22 @@ def check_machine() -> Iterator[Check]:
     version_parts = platform.python_version_tuple()
     good = tuple(map(int, version_parts[:2])) >= (3, 11)
     yield Check(
-        "Python", OK if good else MISSING, platform.python_version(), "" if good else "use Python 3.11 or later"
+        name="Python",
+        state=OK if good else MISSING,
+        finding=platform.python_version(),
+        remedy="" if good else "use Python 3.11 or later",
     )
     yield check_versions()
     compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
     yield (
         Check("C compiler", OK, compiler)
         if compiler
-        else Check("C compiler", MISSING, "no cc, gcc or clang on PATH", "apt-get install build-essential")
+        else Check(
+            name="C compiler",
+            state=MISSING,
+            finding="no cc, gcc or clang on PATH",
+            remedy="apt-get install build-essential",
+        )
     )
     devices = list_devices()
     yield Check("GPUs", OK if devices else NOTE, ", ".join(devices) or "none; everything runs on processors")
@@ -83,9 +91,14 @@ def check_versions() -> Check:
         elif installed != pinned:
             unpinned.append(f"{requirement.name} {pinned} is {installed}")
     if unusable:
-        return Check("packages", MISSING, "; ".join(unusable), INSTALL)
+        return Check(name="packages", state=MISSING, finding="; ".join(unusable), remedy=INSTALL)
     if unpinned:
-        return Check("packages", NOTE, f"{'; '.join(unpinned)}: results may differ in their last digits", INSTALL)
+        return Check(
+            name="packages",
+            state=NOTE,
+            finding=f"{'; '.join(unpinned)}: results may differ in their last digits",
+            remedy=INSTALL,
+        )
     return Check("packages", OK, f"{len(required)} as pinned")
 
 
@@ -109,7 +122,10 @@ def check_cache() -> Check:
     nearest = next(path for path in (cache, *cache.parents) if path.exists())
     if not os.access(nearest, os.W_OK):
         return Check(
-            "cache", MISSING, f"{cache} cannot be written", "export ALTQ_CACHE=FOLDER, one that can be written"
+            name="cache",
+            state=MISSING,
+            finding=f"{cache} cannot be written",
+            remedy="export ALTQ_CACHE=FOLDER, one that can be written",
         )
     hub = os.environ.get("HF_HOME", "~/.cache/huggingface")
     return Check("cache", OK, f"{cache} (hub: {hub}), {shutil.disk_usage(nearest).free / 1e9:.0f} GB free")
@@ -121,7 +137,10 @@ def check_slurm() -> Check:
         return Check("SLURM", NOTE, "no sbatch on PATH; jobs run on this machine")
     if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
         return Check(
-            "SLURM", MISSING, "sbatch, but no executor for Snakemake", INSTALL.replace("-e .", "-e '.[slurm]'")
+            name="SLURM",
+            state=MISSING,
+            finding="sbatch, but no executor for Snakemake",
+            remedy=INSTALL.replace("-e .", "-e '.[slurm]'"),
         )
     # Without accounting the command exists as well, and fails.
     accounting = subprocess.run(["timeout", "10", "sacct", "--noheader"], capture_output=True, check=False)
@@ -143,7 +162,7 @@ def check_experiment(experiment: Experiment, file: Path, folder: Path) -> Iterat
     yield (
         Check("disk", OK, finding)
         if disk < free
-        else Check("disk", MISSING, finding, "snakemake --directory ELSEWHERE")
+        else Check(name="disk", state=MISSING, finding=finding, remedy="snakemake --directory ELSEWHERE")
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     largest = max(planned, key=lambda p: p.cost.memory, default=None)
@@ -151,7 +170,10 @@ def check_experiment(experiment: Experiment, file: Path, folder: Path) -> Iterat
         finding = f"{largest.job.rule} takes {largest.cost.memory / 1e9:.1f} GB, there are {memory / 1e9:.1f}"
         fits = largest.cost.memory < memory
         yield Check(
-            "memory", OK if fits else MISSING, finding, "" if fits else "run on a larger machine (profiles/slurm)"
+            name="memory",
+            state=OK if fits else MISSING,
+            finding=finding,
+            remedy="" if fits else "run on a larger machine (profiles/slurm)",
         )
     yield from check_hub(experiment, folder)
 
@@ -169,12 +191,21 @@ def check_hub(experiment: Experiment, folder: Path) -> Iterator[Check]:
         socket.create_connection(HUB, timeout=5).close()
     except OSError as error:
         finding = f"{HUB[0]} does not answer ({error}); to be fetched: {', '.join(missing)}"
-        yield Check("hub", NOTE, finding, "connect once, or give local copies as `path:` in the configuration")
+        yield Check(
+            name="hub",
+            state=NOTE,
+            finding=finding,
+            remedy="connect once, or give local copies as `path:` in the configuration",
+        )
         return
     from huggingface_hub import get_token
 
     finding = f"answers; to be fetched: {', '.join(missing)}"
-    yield Check("hub", OK, finding) if get_token() else Check("hub", NOTE, f"{finding}; no account", "hf auth login")
+    yield (
+        Check("hub", OK, finding)
+        if get_token()
+        else Check(name="hub", state=NOTE, finding=f"{finding}; no account", remedy="hf auth login")
+    )
 
 
 def check_block(folder: Path, length: int) -> Check:
@@ -184,7 +215,12 @@ def check_block(folder: Path, length: int) -> Check:
     """
     name = f"block of {folder.name}"
     if not (folder / "source.json").is_file():
-        return Check(name, NOTE, f"{folder} is not fetched yet", f"snakemake --cores 1 {folder / 'source.json'}")
+        return Check(
+            name=name,
+            state=NOTE,
+            finding=f"{folder} is not fetched yet",
+            remedy=f"snakemake --cores 1 {folder / 'source.json'}",
+        )
     import resource
 
     import torch
@@ -202,7 +238,12 @@ def check_block(folder: Path, length: int) -> Check:
         output = output[0] if isinstance(output, tuple) else output
         output.square().mean().backward()
     except (torch.OutOfMemoryError, MemoryError) as error:
-        return Check(name, MISSING, f"does not fit ({error})", "run on a larger machine (profiles/slurm)")
+        return Check(
+            name=name,
+            state=MISSING,
+            finding=f"does not fit ({error})",
+            remedy="run on a larger machine (profiles/slurm)",
+        )
     gradients = [parameter.grad for parameter in block.parameters()]
     finite = all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -68,7 +68,13 @@ def parse_jobs(text: str) -> list[Job]:
 def _job(rule: str, fields: dict[str, str]) -> Job:
     pairs = (pair.split("=", 1) for pair in fields.get("wildcards", "").split(", ") if pair)
     files = {name: tuple(filter(None, fields.get(name, "").split(", "))) for name in ("input", "output")}
-    return Job(rule, dict(pairs), int(fields.get("threads", 1)), files["input"], files["output"])
+    return Job(
+        rule=rule,
+        wildcards=dict(pairs),
+        threads=int(fields.get("threads", 1)),
+        inputs=files["input"],
+        outputs=files["output"],
+    )
 
 
 def _error_message(output: str) -> str:

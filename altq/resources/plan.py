@@ -77,7 +77,7 @@ def to_text(needs: Needs, jobs: Sequence[Planned], cores: int, gpus: int, memory
         "",
         f"{len(jobs)} jobs, {sum(stage.disk for stage in stages) / 1e9:.1f} GB of disk.",
         f"Critical path, {_hours(on_path)}, minutes each: {steps}",
-        f"On {machine} with {memory / 1e9:.0f} GB of memory: {_hours(finished_after(jobs, cores, gpus, memory))}.",
+        f"On {machine} with {memory / 1e9:.0f} GB of memory: {_hours(finished_after(jobs, cores, gpus=gpus, memory=memory))}.",
         *_warnings(stages, memory, gpu_memory if gpus else 0.0),
     ]
     return "\n".join(lines) + "\n"

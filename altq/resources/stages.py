@@ -232,13 +232,13 @@ class Stages:
         sizes, (tokens, length) = self.sizes[wildcards["model"]], self._test_tokens()
         block = weights(sizes, 4) + activations(sizes, WINDOWS_PER_BATCH / 2 * length, KEPT_FORWARD)
         stream = 2 * tokens * sizes.hidden
-        return self._evaluation(sizes, tokens, length, FLOAT * (sizes.outer_weights + stream) + block)
+        return self._evaluation(sizes, tokens, length=length, memory=FLOAT * (sizes.outer_weights + stream) + block)
 
     def zero_shot(self, wildcards: Mapping[str, str]) -> Work:
         sizes, task = self.sizes[wildcards["model"]], wildcards["task"]
         items = min(self.experiment.zero_shot.limit or TASK_ITEMS[task], TASK_ITEMS[task])
         memory = FLOAT * sizes.num_weights + activations(sizes, 2048, KEPT_FORWARD)
-        return self._evaluation(sizes, items * TOKENS_OF_ITEM.get(task, 60), 128, memory)
+        return self._evaluation(sizes, items * TOKENS_OF_ITEM.get(task, 60), length=128, memory=memory)
 
     def benchmark(self, wildcards: Mapping[str, str]) -> Work:
         """Work of measuring Table 5's kernels at LLaMA's sizes, taken to be the same on any machine."""

@@ -45,7 +45,9 @@ def read_described(
         content = read_json(path, display_name)
     except ValueError as error:
         raise ValueError(f"{error}; {remedy}") from None
-    return described(content, description, f"{display_name} is not {role}" if role else display_name, remedy)
+    return described(
+        content, description, name=f"{display_name} is not {role}" if role else display_name, remedy=remedy
+    )
 
 
 def shortened(problems: list[str]) -> list[str]:

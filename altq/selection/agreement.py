@@ -37,4 +37,4 @@ def agreement(first: Selection, second: Selection) -> Agreement:
     blocks = sum(a and b for a, b in zip(same[::2], same[1::2], strict=True))
     counts = [(Counter(first.kinds[half::2]), Counter(second.kinds[half::2])) for half in range(len(HALVES))]
     by_chance = sum(a[kind] * b[kind] for a, b in counts for kind in a) / first.num_blocks
-    return Agreement(first.num_blocks, by_half, blocks, by_chance)
+    return Agreement(num_blocks=first.num_blocks, by_half=by_half, blocks=blocks, by_chance=by_chance)

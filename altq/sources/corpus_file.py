@@ -41,9 +41,9 @@ def read_documents(path: str | Path, fields: Fields = BY_DEFAULT) -> list[Docume
         return [Document(part.strip().split("\n")[0], part.strip("\n")) for part in parts]
     rows = read_rows(path)
     if isinstance(rows, dict):
-        return [_document(row, fields, title, f"{path}, {title!a}") for title, row in rows.items()]
+        return [_document(row, fields, title=title, place=f"{path}, {title!a}") for title, row in rows.items()]
     titles = [row.get(fields.title, ABSENT) if isinstance(row, dict) else ABSENT for row in rows]
-    return [_document(row, fields, titles[n], f"{path}, row {n}") for n, row in enumerate(rows)]
+    return [_document(row, fields, title=titles[n], place=f"{path}, row {n}") for n, row in enumerate(rows)]
 
 
 def read_rows(path: Path) -> dict[str, Any] | Sequence[Any]:

@@ -110,7 +110,7 @@ def _config(gguf: Path, header: GgufHeader) -> "PretrainedConfig":
             # GGUF stores 1e-05 as a float32, which reads back as 9.999999747378752e-06.
             setattr(config, key, float(str(np.float32(value))))
     content = {key: value for key, value in config.to_dict().items() if value is not None}
-    described(content, ConfigFile, "its metadata", "they must be those of a decoder-only model")
+    described(content, ConfigFile, name="its metadata", remedy="they must be those of a decoder-only model")
     if not 0 < config.rms_norm_eps < 1e-2:
         raise ValueError(f"it gives the norms an epsilon of {config.rms_norm_eps}, which cannot be right")
     return config

@@ -104,7 +104,7 @@ def check_items(name: str, rows: list[Any], source: str) -> None:
     remedy = f"give the rows of {name} as its hub data set has them"
     row_type = ITEMS[name]
     by_row = {f"row {number}": row for number, row in enumerate(rows)}
-    described(by_row, dict[str, row_type], source, remedy)  # type: ignore[valid-type]  # pydantic reads it at run time
+    described(by_row, dict[str, row_type], name=source, remedy=remedy)  # type: ignore[valid-type]  # pydantic reads it at run time
 
 
 def rows_of_requests(name: str, requests: list[Any], source: str) -> list[dict[str, Any]]:
@@ -114,13 +114,13 @@ def rows_of_requests(name: str, requests: list[Any], source: str) -> list[dict[s
     ValueError for a task whose rows cannot be rebuilt from requests, and for a malformed request.
     """
     remedy = "replace the file"
-    parsed_requests = described(requests, list[Request], source, remedy)
+    parsed_requests = described(requests, list[Request], name=source, remedy=remedy)
     docs = list({request.doc_id: request.doc for request in parsed_requests if request.doc_id < 1_000_000}.values())
     match name:
         case "arc_challenge" | "arc_easy":
-            return [_arc_row(doc, source) for doc in described(docs, list[ArcDoc], source, remedy)]
+            return [_arc_row(doc, source) for doc in described(docs, list[ArcDoc], name=source, remedy=remedy)]
         case "lambada_openai":
-            passages = described(docs, list[Doc], source, remedy)
+            passages = described(docs, list[Doc], name=source, remedy=remedy)
             return [{"text": f"{doc.query} {''.join(doc.choices[:1])}"} for doc in passages]
         case _:
             raise ValueError(

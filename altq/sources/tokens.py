@@ -19,7 +19,7 @@ def draw_windows(stream: np.ndarray, num_windows: int, window_length: int, rng: 
 
     stream: [tokens]. Returns [num_windows, window_length]; windows may overlap. ValueError if none fits.
     """
-    starts = _random_starts(stream, num_windows, window_length, rng)
+    starts = _random_starts(stream, num_windows, window_length=window_length, rng=rng)
     return stream[starts[:, None] + np.arange(window_length)]
 
 
@@ -37,7 +37,7 @@ def draw_held_out(
     stream: [tokens]. Returns [num_held_out, window_length]; they may overlap each other. ValueError where no place is
     left for them.
     """
-    calibration_starts = _random_starts(stream, num_windows, window_length, rng)
+    calibration_starts = _random_starts(stream, num_windows, window_length=window_length, rng=rng)
     free = np.ones(len(stream) - window_length + 1, dtype=bool)
     for start in calibration_starts:
         free[max(0, start - window_length + 1) : start + window_length] = False
@@ -84,9 +84,11 @@ def calibration_tokens(
     how = "random starts, numpy Generator(PCG64(seed)); windows may overlap"
     try:
         if num_held_out is None:
-            windows = draw_windows(stream, num_windows, window_length, generator)
+            windows = draw_windows(stream, num_windows, window_length=window_length, rng=generator)
         else:
-            windows = draw_held_out(stream, num_windows, num_held_out, window_length, generator)
+            windows = draw_held_out(
+                stream, num_windows, num_held_out=num_held_out, window_length=window_length, rng=generator
+            )
             how += f"; without a token of the {num_windows} calibration windows"
     except ValueError as error:
         raise ValueError(_too_short(corpus_folder, "calibration", error)) from None

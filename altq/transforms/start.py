@@ -65,13 +65,29 @@ def start_transform(
     if kind == "scaling":
         return Scaling(torch.ones(len(moment_x)) if scale is None else scale).float()
     if scale is None:
-        return _online(kind, moment_x, moment_w, start, structure, generator, longest_run).float()
+        return _online(
+            kind,
+            moment_x,
+            moment_w=moment_w,
+            start=start,
+            structure=structure,
+            generator=generator,
+            longest_run=longest_run,
+        ).float()
     for row_x, row_w, row_scale in zip(
         moment_x, moment_w, scale, strict=True
     ):  # the largest matrices that there are: in place
         row_x.mul_(row_scale * scale)
         row_w.div_(row_scale * scale)
-    online = _online(kind, moment_x, moment_w, start, structure, generator, longest_run)
+    online = _online(
+        kind,
+        moment_x,
+        moment_w=moment_w,
+        start=start,
+        structure=structure,
+        generator=generator,
+        longest_run=longest_run,
+    )
     return Scaled(Scaling(scale), online).float()
 
 
@@ -96,7 +112,7 @@ def _online(
     if kind == "rotation":
         return Rotation(left, right)
     if kind == "balance":
-        return Balance.from_moments(moment_x, moment_w, left, right)
+        return Balance.from_moments(moment_x, moment_w, left=left, right=right)
     if start == "balance":
         balanced_left, balanced_right = balance_factors(moment_x, moment_w, sizes)
         left, right = balanced_left @ left, balanced_right @ right
