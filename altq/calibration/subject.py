@@ -34,7 +34,7 @@ class Subject:
     ) -> Self:
         """Open a model with weights of type `dtype`, and what `altq states` wrote of it.
 
-        rotation: of the residual stream, [hidden, hidden]. ValueError where a folder is not complete.
+        rotation: of the residual stream, [hidden, hidden]. ValueError or FileNotFoundError names what a folder lacks.
         """
         return cls(Skeleton(model_folder, dtype, rotation), States(states_folder))
 
