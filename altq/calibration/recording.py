@@ -71,8 +71,9 @@ def _begin(skeleton: Skeleton, tokens: np.ndarray, *, folder: Path, scratch: Scr
             path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     sizes = Sizes(skeleton.weights.config.shape, skeleton.num_blocks, str(skeleton.weights.folder))
-    every = spacing(border_every, sizes, *tokens.shape, free=free_space(folder))
-    require_space(folder, bytes_of_states(sizes, *tokens.shape, every))
+    num_windows, length = tokens.shape
+    every = spacing(border_every, sizes, num_windows=num_windows, length=length, free=free_space(folder))
+    require_space(folder, bytes_of_states(sizes, num_windows, length=length, every=every))
     if every > 1:
         log.info("the states at one border of blocks in %d are stored, and no moments", every)
     with atomic(folder / TOKENS_FILE) as partial, open(partial, "wb") as file:

@@ -142,7 +142,7 @@ def digest(states: Tensor) -> str:
     """
     odd = torch.arange(1, 2 * states.shape[-1], 2, dtype=torch.int32, device=states.device)
     sums = [(window.view(torch.int32) * odd).sum(-1, dtype=torch.int32) for window in states]
-    return hashlib.sha256(torch.stack(sums).cpu().numpy()).hexdigest()
+    return hashlib.sha256(torch.stack(sums).cpu().numpy().tobytes()).hexdigest()
 
 
 def state_path(folder: Path, index: int) -> Path:
@@ -151,12 +151,12 @@ def state_path(folder: Path, index: int) -> Path:
 
 
 def observed_path(folder: Path, sublayer: int) -> Path:
-    """What `observe` returned, where every border is stored."""
+    """Results of `observe`, where every border is stored."""
     return folder / f"observed_{sublayer:03d}.safetensors"
 
 
 def kept_path(folder: Path, sublayer: int) -> Path:
-    """What is kept of a sublayer where not every border is stored.
+    """Remainder of a sublayer that is kept where not every border is stored.
 
     weights: of the tokens, by the state after it. generator: where that of the probes stood before it.
     """

@@ -99,8 +99,9 @@ def plan(arguments: argparse.Namespace) -> None:
     free_disk = None if arguments.disk is None else arguments.disk * 1e9
     needs = Needs(experiment, arguments.directory, gpus=arguments.gpus, gpu_stages=gpu_stages, free_disk=free_disk)
     planned = plan_jobs(needs, jobs)
-    machine = (arguments.cores, arguments.gpus, memory, arguments.gpu_memory * 1e9)
-    print(to_text(needs, planned, *machine), end="")
+    gpu_memory = arguments.gpu_memory * 1e9
+    text = to_text(needs, planned, cores=arguments.cores, gpus=arguments.gpus, memory=memory, gpu_memory=gpu_memory)
+    print(text, end="")
 
 
 def doctor_flags(parser: argparse.ArgumentParser) -> None:

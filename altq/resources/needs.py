@@ -60,7 +60,7 @@ class Needs:
 
     @property
     def warnings(self) -> list[str]:
-        """What the user shall know before any job starts: shapes that are guessed, windows that are too long."""
+        """Warnings for the user before any job starts: shapes that are guessed, windows that are too long."""
         said = [
             f"warning: windows of {length} tokens are longer than the {context} that {name} was made for "
             "(max_position_embeddings); lower window_length of `calibration` and `evaluation`"
