@@ -151,12 +151,12 @@ def state_path(folder: Path, index: int) -> Path:
 
 
 def observed_path(folder: Path, sublayer: int) -> Path:
-    """Results of `observe`, where every border is stored."""
+    """File of the results of `observe`, where every border is stored."""
     return folder / f"observed_{sublayer:03d}.safetensors"
 
 
 def kept_path(folder: Path, sublayer: int) -> Path:
-    """Remainder of a sublayer that is kept where not every border is stored.
+    """File that stands for the moments of a sublayer where not every border is stored.
 
     weights: of the tokens, by the state after it. generator: where that of the probes stood before it.
     """
