@@ -15,6 +15,7 @@ from altq.runtime.flags import add_options, read_options, to_flags
 
 positive = st.integers(1, 1000)
 share = st.floats(0, 1)
+beta = st.floats(0, 1, exclude_max=True)
 recipes = st.builds(
     Recipe,
     start=st.sampled_from(["balance", "hadamard", "random", "cayley"]),
@@ -23,7 +24,7 @@ recipes = st.builds(
     clip_search=st.booleans(),
     search_windows=positive,
     fitted=st.lists(st.sampled_from(["attention", "ffn"])),
-    betas=st.tuples(share, share),
+    betas=st.tuples(beta, beta),
     steps=st.integers(0, 1000),
     windows_per_step=positive,
     learning_rate=st.floats(1e-9, 1),
