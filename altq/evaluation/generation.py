@@ -119,4 +119,9 @@ def generate_text(
             **sampling.options(own),
         )
     begin, first, *others = streamer.times
-    return Speed(len(prompt), first - begin, len(others), others[-1] - first if others else 0.0)
+    return Speed(
+        prompt_tokens=len(prompt),
+        prompt_seconds=first - begin,
+        decoded_tokens=len(others),
+        decode_seconds=others[-1] - first if others else 0.0,
+    )

@@ -80,7 +80,14 @@ def lay_out(requests: Sequence[Request], indices: Sequence[int], max_length: int
         tokens += own[shared:]
         positions += range(shared, len(own))
         branches += [branch] * (len(own) - shared)
-    return Row(tuple(indices), tokens, positions, branches, scored, [requests[i].continuation for i in indices])
+    return Row(
+        requests=tuple(indices),
+        tokens=tokens,
+        positions=positions,
+        branches=branches,
+        scored=scored,
+        continuations=[requests[i].continuation for i in indices],
+    )
 
 
 def _common_length(sequences: Sequence[Sequence[int]]) -> int:

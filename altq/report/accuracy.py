@@ -127,5 +127,7 @@ def format_accuracy(values: Sequence[float]) -> str:
 
 def _published(result: Mapping[str, Any], column: str, presentation: Presentation) -> float:
     model = presentation.published_models.get(result["model"])
-    entry = published("table3", result["setting"], result["method"], model, column) if model else None
+    entry = (
+        published("table3", result["setting"], method=result["method"], model=model, column=column) if model else None
+    )
     return entry.value / 100 if entry else np.nan

@@ -74,5 +74,5 @@ def published_perplexity(setting: str, method: str, model: str, corpus: str, tab
     counterpart = method
     if table == "table2":
         table, counterpart, _ = COUNTERPARTS.get(method, ("table2", method, ""))
-    entry = published(table, setting, counterpart, model, corpus)
+    entry = published(table, setting, method=counterpart, model=model, column=corpus)
     return entry.value if entry else None

@@ -126,7 +126,9 @@ def _paper(setting: str, name: str, columns: Iterable[tuple[str, str]]) -> list[
     """Print the paper's numbers of a row at (column, model) of its own names; full precision stands in every group."""
     cells = []
     for column, model in columns:
-        entry = published("table1", str(FULL_PRECISION) if name == FULL else setting, name, model, column)
+        entry = published(
+            "table1", str(FULL_PRECISION) if name == FULL else setting, method=name, model=model, column=column
+        )
         spread = "" if entry is None or entry.std is None else f" ± {entry.std:.2f}"
         cells.append(Cell() if entry is None else Cell(f"{entry.value:.2f}{spread}"))
     return cells

@@ -142,7 +142,7 @@ def _paper(setting: str, model: str | None, averaged: bool) -> list[Cell]:
     """Print the paper's numbers of one of its models at a setting."""
 
     def cell(method: str, column: str, digits: int) -> Cell:
-        entry = published("table4", setting, PAPERS[method], model, column)
+        entry = published("table4", setting, method=PAPERS[method], model=model, column=column)
         return Cell() if entry is None else Cell(f"{entry.value:.{digits}f}")
 
     perplexities = [cell(method, corpus, 2) for corpus in PERPLEXITY_CORPORA for method in PAIR]

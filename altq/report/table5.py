@@ -144,7 +144,9 @@ def _cell(row: Any | None) -> Cell:
 def _paper(shape: str, method: str, phase: str, length: int) -> Cell:
     if shape != GPU_SHAPE or method not in PAPERS_METHODS:
         return Cell()
-    entry = published(PAPERS[phase], PAPERS_SETTING, PAPERS_METHODS[method], "LLaMA-2-7B", f"{length}")
+    entry = published(
+        PAPERS[phase], PAPERS_SETTING, method=PAPERS_METHODS[method], model="LLaMA-2-7B", column=f"{length}"
+    )
     return Cell() if entry is None else Cell(f"{entry.value:g}")
 
 

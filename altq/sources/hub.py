@@ -50,7 +50,7 @@ def read_split(description: CorpusDescription, split: str) -> list[str]:
         name = split.split("[")[0]
         data_files = {name: description.files[name]}
     with _explained("corpus", address):
-        rows = _load(address, description.subset, split, data_files)
+        rows = _load(address, description.subset, split=split, data_files=data_files)
     field = description.messages_field or description.text_field
     if field not in rows.column_names:
         key = "messages_field" if description.messages_field else "text_field"
@@ -71,7 +71,7 @@ def read_items(description: TaskDescription, split: str) -> "pyarrow.Table":
     """The rows of one split of a hub data set. Raises as `read_split` does, and for a split that is not there."""
     address = _address_of(description)
     with _explained("task", address):
-        return _load(address, description.subset, split).data.table
+        return _load(address, description.subset, split=split).data.table
 
 
 def _address_of(description: CorpusDescription | TaskDescription) -> str:

@@ -93,7 +93,15 @@ def calibration_tokens(
     except ValueError as error:
         raise ValueError(_too_short(corpus_folder, "calibration", error)) from None
     record = {"windows": how, "seed": seed}
-    _write(Path(path), windows, Path(model_folder), Path(corpus_folder), "calibration", len(stream), record)
+    _write(
+        Path(path),
+        windows,
+        model_folder=Path(model_folder),
+        corpus_folder=Path(corpus_folder),
+        split="calibration",
+        stream_length=len(stream),
+        record=record,
+    )
 
 
 def test_tokens(
@@ -114,7 +122,15 @@ def test_tokens(
     except ValueError as error:
         raise ValueError(_too_short(corpus_folder, "test", error)) from None
     record = {"windows": "the first non-overlapping ones; what is left after the last full one is dropped"}
-    _write(Path(path), windows, Path(model_folder), Path(corpus_folder), "test", len(stream), record)
+    _write(
+        Path(path),
+        windows,
+        model_folder=Path(model_folder),
+        corpus_folder=Path(corpus_folder),
+        split="test",
+        stream_length=len(stream),
+        record=record,
+    )
 
 
 test_tokens.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest makes of its name
