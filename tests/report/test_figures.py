@@ -95,7 +95,8 @@ def drawn(monkeypatch):
     draw = figure.write_figure
     for module in ("figure1", "figure2"):
         monkeypatch.setattr(
-            f"altq.report.{module}.write_figure", lambda drawn, *rest: (figures.append(drawn), draw(drawn, *rest))
+            f"altq.report.{module}.write_figure",
+            lambda drawn, *rest, **named: (figures.append(drawn), draw(drawn, *rest, **named)),
         )
     return figures
 
