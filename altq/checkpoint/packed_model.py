@@ -66,7 +66,7 @@ def packed_joints(
 
 
 def kernels_of(model: nn.Module) -> str:
-    """What multiplies the weights of a model, in words: packed kernels, and how many sites are beyond them."""
+    """Kernels that multiply the weights of a model, in words: packed ones, and how many sites are beyond them."""
     layers = [shared.function for shared in _sites(model)]
     packed = [layer for layer in layers if isinstance(layer, PackedLayer)]
     if not packed:
@@ -103,6 +103,7 @@ def weight_memory(model: PreTrainedModel) -> WeightMemory:
     packed_layers = [layer for layer in layers if isinstance(layer, PackedLayer)]
     packed, wide = sum(x.weight_bytes for x in packed_layers), sum(4 * x.d_in * x.d_out for x in packed_layers)
     for weight in (p.weight for p in projections if not isinstance(p.shared.function, PackedLayer)):
+        assert isinstance(weight, Codes | Tensor), "what products in torch multiply"
         parts = weight if isinstance(weight, Codes) else (weight,)
         packed, wide = packed + sum(part.nbytes for part in parts), wide + 4 * parts[0].numel()
     return WeightMemory(packed, wide, sum(rest.values()))

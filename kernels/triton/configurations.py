@@ -40,7 +40,10 @@ _ROWS_OF_A_WIDE_FACTOR = {80: 32, 89: 32, 90: 32, 100: 64}
 
 
 def kronecker_tiles(target: int, d1: int, d2: int, num_tokens: int, *, has_left: bool) -> KroneckerTiles:
-    """The tiles of a transform with factors of d1 and d2; a factor that is multiplied has a side of at least 16."""
+    """The tiles of a transform with factors of d1 and d2; a factor that is multiplied has a side of at least 16.
+
+    ValueError for factors that are too wide for the kernel.
+    """
     d1_padded, d2_padded = padded_sides(d1, d2)
     values = max(d1_padded * d2_padded, 1024)
     if values > WIDEST_TRANSFORM:

@@ -268,7 +268,10 @@ def transform_quantize(
 
 
 def factor_sizes(d: int, left: Tensor | None, right: Tensor | None) -> tuple[int, int]:
-    """d1 and d2 with d1 d2 = d. Without factors, rows of 128 if they fit, since any split then does the same."""
+    """d1 and d2 with d1 d2 = d. Without factors, rows of 128 if they fit, since any split then does the same.
+
+    ValueError for factors that do not multiply to d.
+    """
     if left is None and right is None:
         d2 = next(size for size in (128, 64, 32, 16, 8, 4, 2, 1) if d % size == 0)
         return d // d2, d2

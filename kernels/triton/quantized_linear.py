@@ -39,7 +39,7 @@ def obstacle(
     bits: int,
     asymmetric: bool,
 ) -> str | None:
-    """What keeps the kernels from a layer with these channels, factors and widths of codes; None for nothing.
+    """Reason that keeps the kernels from a layer with these channels, factors and widths of codes; None for nothing.
 
     left [d1, d1], right [d2, d2] or one for each run of channels [d1, d2, d2]; bits: of the inputs' codes.
     """

@@ -16,7 +16,7 @@ from altq.report.wording import OF_KIND, OF_STEPS, WORDS, entries, in_words, lis
     [
         ("recipe", Recipe, {"search_windows"}),
         ("end_to_end", EndToEndRecipe, {"windows_in_memory"}),
-        ("calibration", CalibrationOptions, {"corpus", "shards"}),
+        ("calibration", CalibrationOptions, {"corpus", "shards", "border_every"}),
         ("evaluation", EvaluationOptions, set()),
         ("search", SearchOptions, set()),
     ],
