@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from altq.experiment.shape import Sizes
 from altq.models.config_file import ConfigFile
 from altq.models.family import Family
+from altq.models.typed_modules import linear_layers
 
 
 class FusedProjection(nn.Module):
@@ -18,8 +19,10 @@ class FusedProjection(nn.Module):
     def __init__(self, linear: nn.Linear, rows: dict[str, int]) -> None:
         super().__init__()
         for name, d_out in rows.items():
-            options = {"bias": linear.bias is not None, "device": "meta", "dtype": linear.weight.dtype}
-            self.add_module(name, nn.Linear(linear.in_features, d_out, **options))
+            part = nn.Linear(
+                linear.in_features, d_out, bias=linear.bias is not None, device="meta", dtype=linear.weight.dtype
+            )
+            self.add_module(name, part)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([part(x) for part in self.children()], -1)
@@ -45,6 +48,6 @@ def fused_rows(family: Family, config: ConfigFile) -> dict[str, dict[str, int]]:
 def split_fused_projections(model: nn.Module, family: Family, config: ConfigFile) -> None:
     """Put a FusedProjection, without weights, in place of each fused linear layer of a model."""
     rows = fused_rows(family, config)
-    for block in model.get_submodule(family.blocks):
-        for name, parts in rows.items():
-            block.set_submodule(name, FusedProjection(block.get_submodule(name), parts))
+    for block in model.get_submodule(family.blocks).children():
+        for name, linear in linear_layers(block, rows).items():
+            block.set_submodule(name, FusedProjection(linear, rows[name]))
