@@ -60,7 +60,7 @@ wildcard_constraints:
     policy=r"[a-z_]+\d*",
     number=r"\d+",
     method="|".join([*METHODS, *(rf"{family}\d+" for family in NUMBERED_METHODS)]),
-    setting=r"W\d+A\d+K\d+V\d+",
+    setting=r"W\d+A\d+K\d+V\d+(g\d+)?",
     weights="gptq|rtn",
     seed=r"\d+",
 

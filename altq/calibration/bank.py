@@ -42,10 +42,11 @@ class Entry:
     clips: dict[str, Tensor]
     signed: bool
     asymmetric: bool
+    zero_point: bool = False
 
     def restore(self, sublayer: Sublayer, setting: Setting) -> QuantizedSublayer:
         """A full-precision sublayer, whose linears are replaced, quantized with these."""
-        quantizers = Quantizers.at(setting, signed=self.signed, asymmetric=self.asymmetric)
+        quantizers = Quantizers.at(setting, signed=self.signed, asymmetric=self.asymmetric, zero_point=self.zero_point)
         quantized = QuantizedSublayer(sublayer, self.transforms, quantizers)
         quantized.load_clipping_factors(self.clips)
         return quantized

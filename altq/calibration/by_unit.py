@@ -94,7 +94,8 @@ def start_unit(subject: Subject, fitting: Fitting[Recipe], members: Sequence[int
 
 def start_sublayers(subject: Subject, fitting: Fitting[Recipe], members: Sequence[int]) -> list[QuantizedSublayer]:
     """Sublayers of one block, of which they have a copy for themselves, with the starting transforms of a kind."""
-    quantizers = Quantizers.at(fitting.setting, signed=fitting.recipe.signed_scale)
+    recipe = fitting.recipe
+    quantizers = Quantizers.at(fitting.setting, signed=recipe.signed_scale, zero_point=recipe.zero_point)
     started = []
     for s, sublayer in zip(members, subject.sublayers(members), strict=True):
         moments = subject.borders.observed(s)
@@ -102,6 +103,6 @@ def start_sublayers(subject: Subject, fitting: Fitting[Recipe], members: Sequenc
             log.warning("%s: no signal at %s; nothing is balanced there", sublayer_name(s), ", ".join(silent))
         # A generator of its own for each sublayer: the result depends neither on the order nor on what was resumed.
         generator = torch.Generator().manual_seed(fitting.seed * 100_003 + s)
-        transforms = start_sublayer(sublayer, moments, kind=fitting.kind, recipe=fitting.recipe, generator=generator)
+        transforms = start_sublayer(sublayer, moments, kind=fitting.kind, recipe=recipe, generator=generator)
         started.append(QuantizedSublayer(sublayer, transforms, quantizers))
     return started

@@ -43,7 +43,9 @@ class QuantizedSublayer(nn.Module):
             name: None if linear.bias is None else linear.bias.detach() for name, linear in linears.items()
         }
         self.activation_clip = TypedModuleDict({site: Clip(1) for site in self.sites})
-        self.weight_clip = TypedModuleDict({module_key(name): Clip(len(w), 1) for name, w in self.weights.items()})
+        self.weight_clip = TypedModuleDict(
+            {module_key(n): _weight_clip(n, w, quantizers) for n, w in self.weights.items()}
+        )
         self.cache_clip: TypedModuleDict[Clip] = TypedModuleDict()
         self._sublayer = (sublayer,)  # in a tuple, so that nn.Module does not register its modules as children
         # A weak reference avoids a cycle: weights are freed at once, not at the next garbage collection.
@@ -165,6 +167,15 @@ def _head_transform(transforms: TypedModuleDict[Transform] | Mapping[str, Transf
 def _value_projection(sites: dict[str, tuple[str, ...]]) -> str | None:
     """The last of q, k and v; None in the ffn half."""
     return sites["qkv"][2] if "qkv" in sites else None
+
+
+def _weight_clip(name: str, weight: Tensor, quantizers: Quantizers) -> Clip:
+    """The clipping factors of a projection's weight; ValueError, with its name, for a group wider than its rows."""
+    d_out, d_in = weight.shape
+    try:
+        return Clip(*quantizers.weights.clip_shape(d_out, d_in))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}; give a smaller group") from None
 
 
 def module_key(projection: str) -> str:

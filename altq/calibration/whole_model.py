@@ -23,7 +23,7 @@ from altq.models.logits import make_logits
 from altq.models.residual import fold_gain, require_rotatable, rotate_projections
 from altq.models.sublayer import Sublayer
 from altq.models.typed_modules import TypedModuleList
-from altq.quantizers.quantizer import Quantizer, Quantizers
+from altq.quantizers.quantizer import Quantizers
 from altq.runtime.precision import reduced_linear
 from altq.transforms.hadamard import randomized_hadamard
 from altq.transforms.heads import HeadRotation
@@ -45,7 +45,9 @@ class WholeModel(nn.Module):
         config, family = skeleton.config, skeleton.family
         generator = torch.Generator().manual_seed(fitting.seed)
         require_rotatable(family)
-        self.quantizers = Quantizers.at(fitting.setting, signed=False, asymmetric=recipe.asymmetric)
+        self.quantizers = Quantizers.at(
+            fitting.setting, signed=False, asymmetric=recipe.asymmetric, zero_point=recipe.zero_point
+        )
         dtype = torch.promote_types(skeleton.dtype, torch.float32)
         self.rotation = stiefel_parameter(randomized_hadamard(config.hidden_size, generator).to(device, dtype))
         self.sublayers: TypedModuleList[QuantizedSublayer] = TypedModuleList()
@@ -58,7 +60,8 @@ class WholeModel(nn.Module):
                     sublayer, kv_heads=config.num_key_value_heads, recipe=recipe, generator=generator
                 )
                 transforms = {site: transform.to(device, dtype) for site, transform in transforms.items()}
-                quantizers = replace(self.quantizers, weights=Quantizer(FULL_PRECISION_BITS))
+                full = replace(self.quantizers.weights, bits=FULL_PRECISION_BITS)  # clipping factors keep their shape
+                quantizers = replace(self.quantizers, weights=full)
                 self.sublayers.append(QuantizedSublayer(sublayer, transforms, quantizers).to(device, dtype))
         self._weights = [(quantized.weights, quantized.biases) for quantized in self.sublayers]
         for quantized in self.sublayers:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from altq.calibration.subject import Subject
 from altq.calibration.sublayer import QuantizedSublayer, fold_biases
+from altq.checkpoint.folding import online_transforms, rows_before_down, scaling_of
 from altq.checkpoint.format import begin_checkpoint, finish_checkpoint, part_path, write_part
 from altq.checkpoint.rounding import Inputs, round_sublayer
 from altq.checkpoint.scheme import Scheme
@@ -25,15 +26,12 @@ from altq.models.config_file import CONFIG_FILE
 from altq.models.residual_stream import ResidualStream
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
-from altq.quantizers.integer import Codes
 from altq.quantizers.packing import pack_codes
+from altq.quantizers.weight_codes import WeightCodes
 from altq.runtime.files import read_json
 from altq.runtime.progress import progress
 from altq.runtime.resume import Scratch
-from altq.transforms.identity import Identity
-from altq.transforms.scaling import Scaled, Scaling
 from altq.transforms.storage import store
-from altq.transforms.transform import Transform
 
 
 @torch.no_grad()
@@ -113,54 +111,32 @@ def _outer_tensors(skeleton: Skeleton) -> dict[str, Tensor]:
     }
 
 
-def online(transform: Transform) -> Transform:
-    """The part of a transform that stays in the forward pass: all but its scaling."""
-    if isinstance(transform, Scaled):
-        return transform.online
-    return Identity(transform.size) if isinstance(transform, Scaling) else transform
-
-
-def online_transforms(quantized: QuantizedSublayer) -> dict[str, Transform]:
-    """The parts of a sublayer's transforms that stay in its forward pass, by site.
-
-    They are all but the scalings; that of the selected site stays, too, where no norm lies before it.
-    """
-    half = quantized.sublayer.half
-    kept = None if half.norm else half.selected_site
-    return {site: t if site == kept else online(t) for site, t in quantized.transforms.items()}
-
-
-def scaling_of(transform: Transform) -> Tensor | None:
-    """The scaling [size] of a transform, which folds into what lies before its site; None where it has none."""
-    if isinstance(transform, Scaled):
-        transform = transform.scaling
-    return transform.scale if isinstance(transform, Scaling) else None
-
-
 def export_sublayer(
-    quantized: QuantizedSublayer, rounded: dict[str, Codes | Tensor], norm_offset: float
+    quantized: QuantizedSublayer, rounded: dict[str, WeightCodes | Tensor], norm_offset: float
 ) -> dict[str, Tensor]:
     """The tensors of a sublayer as the checkpoint holds them, by their name below the block."""
-    half = quantized.sublayer.half
-    scalings = {site: scaling_of(transform) for site, transform in quantized.transforms.items()}
-    # A diagonal behind up's rows changes their scales and none of their codes.
-    rows_before_down = {half.input_sites["gate_up"][-1]: scalings["down"]} if "down" in scalings else {}
+    half, before_down = quantized.sublayer.half, rows_before_down(quantized)
     tensors: dict[str, Tensor] = {}
     for name, weight in rounded.items():
-        rows = rows_before_down.get(name)
-        if isinstance(weight, Codes):
-            tensors[f"{name}.codes"] = pack_codes(weight.codes, quantized.quantizers.weights.bits)
+        rows = before_down.get(name)
+        if isinstance(weight, WeightCodes):
+            grid = weight.grid
+            scale = grid.scale if rows is None else grid.scale * rows.unsqueeze(1)
+            tensors[f"{name}.codes"] = pack_codes(weight.codes, grid.bits)
             tensors[f"{name}.length"] = torch.tensor(weight.codes.shape[1])
-            tensors[f"{name}.scale"] = weight.scale if rows is None else weight.scale * rows.unsqueeze(1)
+            # Those of groups are numbers of bfloat16, see `Quantizer.grid`.
+            tensors[f"{name}.scale"] = scale if grid.group is None else scale.bfloat16()
+            if grid.zero is not None:
+                tensors[f"{name}.zero"] = pack_codes(grid.zero, grid.bits)
         else:
             tensors[f"{name}.weight"] = weight if rows is None else weight * rows.unsqueeze(1)
     for name, bias in fold_biases(quantized.transforms, quantized.sites, quantized.biases).items():
-        rows = rows_before_down.get(name)
+        rows = before_down.get(name)
         tensors[f"{name}.bias"] = bias if rows is None else bias * rows
     if half.norm:
         gain = norm_offset + quantized.sublayer.norm.get_parameter("weight").double()
-        if (scale := scalings[half.selected_site]) is not None:
-            gain = gain * scale.double()
+        if (scaling := scaling_of(quantized.transforms[half.selected_site])) is not None:
+            gain = gain * scaling.double()
         tensors[f"{half.norm}.weight"] = (gain - norm_offset).float()
     if half.output_norm:
         tensors[f"{half.output_norm}.weight"] = quantized.sublayer.output_norm.get_parameter("weight")

@@ -11,13 +11,13 @@ from kernels.cpu import Activations, CacheQuantizer, QuantizedLinear
 
 def cpu_products(site: Site, *, variant: str | None) -> Products:
     """One layer for all projections of a site. ValueError for widths that the kernels do not know."""
-    packed, quantizers = pack_site(site), site.quantizers
+    packed, read = pack_site(site), site.quantizers.activations
     left, right = factors_of(site.transform)
     layer = QuantizedLinear(
         packed.codes,
         packed.scale,
-        weight_bits=quantizers.weights.bits,
-        activations=Activations(quantizers.activations.bits, site.clip, **quantizers.options),
+        weight_bits=site.quantizers.weights.bits,
+        activations=Activations(read.bits, site.clip, signed=read.signed, asymmetric=read.asymmetric),
         left=left,
         right=right,
         bias=packed.bias,

@@ -48,6 +48,12 @@ class Structure(Record):
     sites: dict[str, dict[str, Any]]
     signed: bool
     asymmetric: bool
+    zero_point: bool = False
+
+    @property
+    def options(self) -> dict[str, bool]:
+        """Options of its quantizers, see `Quantizers.at`."""
+        return {"signed": self.signed, "asymmetric": self.asymmetric, "zero_point": self.zero_point}
 
     @model_validator(mode="after")
     def _has_known_sites(self) -> Self:

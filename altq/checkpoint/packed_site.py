@@ -1,12 +1,14 @@
 """A site of a checkpoint as one packed layer for all its projections, whichever kernels multiply it."""
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from altq.checkpoint.quantized_model import Operand, Products, Site, weight_codes
+from altq.quantizers.quantizer import Quantizer
 from altq.transforms.balance import Balance
 from altq.transforms.heads import HeadMixing
 from altq.transforms.identity import Identity
@@ -24,24 +26,34 @@ class PackedSite(NamedTuple):
 
 
 def pack_site(site: Site) -> PackedSite:
-    """Join the projections of a site. ValueError where weights or activations are not quantized."""
+    """Join the projections of a site.
+
+    ValueError where weights or activations are not quantized, and for weights in groups or with zero points.
+    """
     quantizers = site.quantizers
     if quantizers.weights.is_identity or quantizers.activations.is_identity:
         raise ValueError(
             f"packed products need quantized weights and activations; here weights have {quantizers.weights.bits} bits "
             f"and activations {quantizers.activations.bits}"
         )
-    weights = [weight_codes(name, site.tensors, quantizers.weights.bits) for name in site.names]
-    columns, first = [], 0
-    for codes, _ in weights:
-        columns.append(slice(first, first + len(codes)))
-        first += len(codes)
+    if problem := beyond_rows(quantizers.weights):
+        raise ValueError(f"packed products know no {problem}; run this checkpoint without packed kernels")
+    weights = [weight_codes(name, site.tensors, quantizers.weights) for name in site.names]
+    rows = [len(weight.codes) for weight in weights]
+    ends = list(accumulate(rows))
     return PackedSite(
-        torch.cat([codes for codes, _ in weights]),
-        torch.cat([scale for _, scale in weights]),
-        _bias(site, [len(codes) for codes, _ in weights]),
-        columns,
+        torch.cat([weight.codes for weight in weights]),
+        torch.cat([weight.grid.scale for weight in weights]),
+        _bias(site, rows),
+        [slice(end - n, end) for n, end in zip(rows, ends, strict=True)],
     )
+
+
+def beyond_rows(weights: Quantizer) -> str | None:
+    """What a quantizer of weights has besides a scale a row, in words; None for nothing."""
+    if weights.group is not None:
+        return f"weights in groups of {weights.group} channels"
+    return "weights with zero points" if weights.asymmetric else None
 
 
 def layer_products(layer: Callable[[Tensor], Tensor], packed: PackedSite) -> Products:

@@ -20,6 +20,7 @@ from altq.models.sublayer import Sublayer
 from altq.quantizers.integer import Codes, quantized_linear
 from altq.quantizers.packing import unpack_codes
 from altq.quantizers.quantizer import Quantizer, Quantizers
+from altq.quantizers.weight_codes import WeightCodes, WeightGrid
 from altq.transforms.heads import HeadTransform
 from altq.transforms.storage import restore
 from altq.transforms.transform import Transform
@@ -70,17 +71,19 @@ def integer_products(site: Site) -> Products:
     return Products(read, quantized_linear, operands)
 
 
-def weight_codes(name: str, tensors: dict[str, Tensor], bits: int) -> tuple[Tensor, Tensor]:
-    """The codes of a projection, int8 [d_out, d_in], and their scales [d_out, 1]."""
-    length = int(tensors[f"{name}.length"])
-    return unpack_codes(tensors[f"{name}.codes"], bits, length), tensors[f"{name}.scale"]
+def weight_codes(name: str, tensors: dict[str, Tensor], quantizer: Quantizer) -> WeightCodes:
+    """The codes of a projection and their grid; ValueError where its tensors do not go together."""
+    bits, scale, zero = quantizer.bits, tensors[f"{name}.scale"].float(), None
+    codes = unpack_codes(tensors[f"{name}.codes"], bits, int(tensors[f"{name}.length"]))
+    if quantizer.asymmetric:
+        zero = unpack_codes(tensors[f"{name}.zero"], bits, scale.shape[-1])
+    return WeightCodes(codes, WeightGrid(bits, scale, zero, quantizer.group))
 
 
 def _weight(name: str, tensors: dict[str, Tensor], quantizer: Quantizer) -> Tensor | Codes:
     if quantizer.is_identity:
         return tensors[f"{name}.weight"]
-    codes, scale = weight_codes(name, tensors, quantizer.bits)
-    return Codes(codes.float(), scale)
+    return weight_codes(name, tensors, quantizer).factored()
 
 
 def read_input(transform: Transform, clip: Tensor, quantizer: Quantizer, x: Tensor) -> Tensor | Codes:
@@ -166,7 +169,7 @@ def _quantize(
     cache_reader: Callable[..., CacheJoint],
 ) -> None:
     """Install the joints of one sublayer from the tensors of its block and the structure of its sites."""
-    quantizers = Quantizers.at(setting, signed=structure.signed, asymmetric=structure.asymmetric)
+    quantizers = Quantizers.at(setting, **structure.options)
     transforms = {
         site: restore(description, _below(f"{site}.transform.", tensors))
         for site, description in structure.sites.items()

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from altq.calibration.states import WINDOWS_PER_BATCH, batches
 from altq.calibration.sublayer import QuantizedSublayer, fold_biases, fold_weight, module_key
+from altq.checkpoint.folding import rows_before_down
 from altq.checkpoint.quantized_model import read_input
 from altq.experiment.rounding import RoundingOptions
 from altq.quantizers.gptq import HessianFactor, factorize_hessian, gptq_round
 from altq.quantizers.integer import Codes, dequantized
-from altq.quantizers.quantizer import Quantizer
+from altq.quantizers.weight_codes import WeightCodes, WeightGrid
 from altq.runtime.precision import reduced_products
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,8 @@ class Inputs:
 @torch.no_grad()
 def round_sublayer(
     quantized: QuantizedSublayer, inputs: Inputs, *, outputs: Tensor, rounding: RoundingOptions, name: str
-) -> dict[str, Codes | Tensor]:
-    """Round the weights of a sublayer: projection -> its codes, int8 [d_out, d_in], and their scales [d_out, 1].
+) -> dict[str, WeightCodes | Tensor]:
+    """Round the weights of a sublayer: projection -> its codes, int8 [d_out, d_in], and their grid.
 
     They are folded in float64. GPTQ visits the two sites in order and sums each Hessian over `inputs`. Fills in
     `outputs`, the residual stream after the rounded sublayer; where no Hessian is summed nothing reads it, and it is
@@ -51,7 +52,8 @@ def round_sublayer(
     for projection, bias in fold_biases(quantized.transforms, quantized.sites, quantized.biases).items():
         quantized.projections[projection].bias = bias
     sums_hessians = rounding.weights == "gptq" and not quantizer.is_identity
-    rounded: dict[str, Codes | Tensor] = {}
+    rounded: dict[str, WeightCodes | Tensor] = {}
+    before_down = rows_before_down(quantized)
     for site, names in quantized.sites.items():
         factor = None
         if sums_hessians:
@@ -68,8 +70,12 @@ def round_sublayer(
             weight = quantized.weights[projection].double()
             folded = fold_weight(exact, quantized.sites, name=projection, weight=weight).float().contiguous()
             clip = quantized.weight_clip[module_key(projection)]()
-            rounded[projection] = _round(folded, quantizer, clip=clip, factor=factor, block_size=rounding.block_size)
-            quantized.projections[projection].weight = dequantized(rounded[projection])
+            if quantizer.is_identity:
+                rounded[projection] = quantized.projections[projection].weight = folded
+                continue
+            grid = quantizer.grid(folded, clip, before_down.get(projection))
+            codes = _round(folded, grid, factor=factor, block_size=rounding.block_size)
+            rounded[projection], quantized.projections[projection].weight = codes, codes.dequantized()
     if sums_hessians:
         _advance(quantized, quantized_inputs, hidden=inputs.hidden, outputs=outputs)
     else:
@@ -77,19 +83,12 @@ def round_sublayer(
     return rounded
 
 
-def _round(
-    weight: Tensor, quantizer: Quantizer, *, clip: Tensor, factor: HessianFactor | None, block_size: int
-) -> Codes | Tensor:
-    """The int8 codes of a folded weight [d_out, d_in], to nearest where there is no factor of a Hessian."""
-    if factor is not None:
-        # GPTQ wants positive scales: the sign moves to the weight, and the codes are the same.
-        scale = quantizer.scale(weight, clip)
-        codes = gptq_round(
-            weight * scale.sign(), scale.abs(), bits=quantizer.bits, hessian=factor, block_size=block_size
-        )
-        return Codes(codes, scale)
-    nearest = quantizer.codes(weight, clip)
-    return Codes(nearest.codes.to(torch.int8), nearest.scale) if isinstance(nearest, Codes) else nearest
+def _round(weight: Tensor, grid: WeightGrid, *, factor: HessianFactor | None, block_size: int) -> WeightCodes:
+    """The codes of a folded weight [d_out, d_in], to nearest where there is no factor of a Hessian."""
+    if factor is None:
+        return grid.round(weight)
+    codes = gptq_round(weight, grid.scale, grid.bits, factor, zero=grid.zero, group=grid.group, block_size=block_size)
+    return WeightCodes(codes, grid)
 
 
 def site_inputs(quantized: QuantizedSublayer, site: str, inputs: Inputs) -> list[Codes | Tensor]:

@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from altq.checkpoint.packed_site import factors_of, layer_products, pack_site
+from altq.checkpoint.packed_site import beyond_rows, factors_of, layer_products, pack_site
 from altq.checkpoint.quantized_model import Products, Site, integer_products
 from kernels.triton.quantized_linear import GrowingWorkspace, QuantizedLinear, obstacle
 
@@ -27,7 +27,7 @@ class TritonProducts:
         weights, activations = site.quantizers.weights, site.quantizers.activations
         left, right = factors_of(site.transform)
         channels = site.transform.size
-        problem = obstacle(
+        problem = beyond_rows(weights) or obstacle(
             channels, left, right, weight_bits=weights.bits, bits=activations.bits, asymmetric=activations.asymmetric
         )
         if problem:

@@ -1,5 +1,6 @@
 """The recipe of a bank that is fitted through the whole model. Imports nothing heavy, since the workflow reads it."""
 
+from operator import not_
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -37,6 +38,11 @@ class EndToEndRecipe(Section):
     activation_clip: float = Field(1.0, gt=0, le=1, description="clipping factor of activations")
     cache_clip: float = Field(1.0, gt=0, le=1, description="clipping factor of keys and values")
     asymmetric: bool = Field(False, description="activations with a zero point, as the cache has one")
+    zero_point: bool = Field(
+        False,
+        exclude_if=not_,
+        description="weights with a zero point: codes from the smallest to the largest value of a row or group",
+    )
     weight_clip: bool = Field(True, description="search each weight row's clipping factor by its squared error")
 
     @property

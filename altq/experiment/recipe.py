@@ -1,5 +1,6 @@
 """The recipe of a bank that is fitted unit by unit. Imports nothing heavy, since the workflow reads it."""
 
+from operator import not_
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -45,6 +46,11 @@ class Recipe(Section):
     search_windows: NumWindows = Field(2, description="calibration windows that the activation clip search looks at")
     signed_scale: bool = Field(
         True, description="scales are negative where the largest magnitude is positive: Eq. 2 has one more code there"
+    )
+    zero_point: bool = Field(
+        False,
+        exclude_if=not_,
+        description="weights with a zero point: codes from the smallest to the largest value of a row or group",
     )
     steps: NumSteps = Field(8, description="optimiser steps for each unit")
     fitted: list[Literal["attention", "ffn"]] = Field(

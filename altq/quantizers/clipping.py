@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from altq.quantizers.groups import moments_of_groups, split_groups
 from altq.quantizers.quantizer import Quantizer
-from altq.quantizers.uniform import quantize
 from altq.runtime.precision import reduced_products
 
 LARGEST = 0.9999
@@ -35,24 +35,36 @@ class Clip(nn.Module):
 
 @torch.no_grad()
 def search_row_clip(weight: Tensor, moment: Tensor | None, quantizer: Quantizer) -> Tensor:
-    """Search the factor [d_out, 1] that minimises dW M dW^T for each row of weight [d_out, d_in]; M [d_in, d_in].
+    """Search the factors that minimise dW M dW^T for each row of weight [d_out, d_in], or each group of it; M [d_in, d_in].
 
-    Without a moment, M = I: the row's squared error.
+    Without a moment, M = I: the squared error. A group is searched by itself, with its own block of M. With a zero
+    point both ends of the range have the same factor first; then each end is searched, the other one being fixed.
+    Returns factors of the shape `quantizer.clip_shape`.
     """
-    best_error = torch.full_like(weight[:, :1], torch.inf)
-    best = torch.ones_like(best_error)
-    for factor in torch.linspace(1.0, SMALLEST, NUM_FACTORS).tolist():
-        scale = quantizer.scale(weight, factor)
-        difference = quantize(weight, scale, quantizer.bits).mul_(scale).sub_(weight)
-        product = difference
-        if moment is not None:
-            with reduced_products():
-                product = difference @ moment
-        error = (product * difference).sum(-1, keepdim=True)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best = torch.where(better, factor, best)
+    shape = quantizer.clip_shape(*weight.shape)
+    moments = None if moment is None else moments_of_groups(moment, quantizer.group)
+    best, best_error = weight.new_ones(shape), weight.new_full((*shape[:-1], 1), torch.inf)
+    for ends in (slice(None), *((0, 1) if quantizer.asymmetric else ())):
+        start = best.clone()
+        for factor in torch.linspace(1.0, SMALLEST, NUM_FACTORS).tolist():
+            candidate = start.clone()
+            candidate[..., ends] = factor
+            error = _error_of_clip(weight, moments, quantizer, candidate if quantizer.asymmetric else factor)
+            better = error < best_error
+            best_error = torch.where(better, error, best_error)
+            best = torch.where(better, candidate, best)
     return best
+
+
+def _error_of_clip(weight: Tensor, moments: Tensor | None, quantizer: Quantizer, clip: Tensor | float) -> Tensor:
+    """dW M dW^T of each row, or of each group of it: [d_out, (groups,) 1]."""
+    difference = split_groups(quantizer.fake(weight, clip).sub_(weight), quantizer.group)
+    if moments is None:
+        product = difference
+    else:
+        with reduced_products():
+            product = (difference.transpose(0, -2) @ moments).transpose(0, -2)
+    return (product * difference).sum(-1, keepdim=True)
 
 
 def search_factor(loss: Callable[[float], float], start: float) -> float:

@@ -8,10 +8,15 @@ Cholesky factorization instead of three cubic steps, and reads earlier errors wh
 
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from altq.quantizers.groups import num_groups
+from altq.quantizers.uniform import code_range
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +101,23 @@ def _flipped(hessian: Tensor, order: Tensor | None) -> Tensor:
     return hessian.index_select(0, backwards).index_select(1, backwards)
 
 
+class _Grid(NamedTuple):
+    """How one column is rounded: its step, the code of 0, the range of codes less that one; [d_out] or [] for all rows."""
+
+    step: Tensor | None
+    zero: Tensor | None
+    lowest: Tensor
+    highest: Tensor
+
+
 def gptq_round(
     weight: Tensor,
     scale: Tensor,
     bits: int,
     hessian: Tensor | HessianFactor,
     *,
+    zero: Tensor | None = None,
+    group: int | None = None,
     block_size: int = 128,
     damping: float | None = None,
     act_order: bool | None = None,
@@ -109,12 +125,13 @@ def gptq_round(
     """Codes of a weight matrix such that scale * codes keeps the layer's outputs (GPTQ; see the head of this file).
 
     weight: [d_out, d_in], float32 or float64 (the arithmetic is done in it); rows are independent, so that weights that
-    share an input are fastest stacked into one; scale: [d_out, 1], positive, fixed
-    beforehand; hessian: [d_in, d_in] or its factor; block_size: columns that are rounded between two matrix products,
-    which changes speed and rounding errors alone. `damping` (0.01) and `act_order` (False) are those of
-    `factorize_hessian`; a factor has them in it.
+    share an input are fastest stacked into one; scale: [d_out, groups], of either sign, fixed beforehand; zero: the
+    codes that stand for 0, [d_out, groups], or None where that is 0; group: columns that share a scale, whatever the
+    order in which they are rounded, None for whole rows; hessian: [d_in, d_in] or its factor; block_size: columns that
+    are rounded between two matrix products, which changes speed and rounding errors alone. `damping` (0.01) and
+    `act_order` (False) are those of `factorize_hessian`; a factor has them in it.
     Returns int8 [d_out, d_in], each code in [-2^(bits-1), 2^(bits-1) - 1].
-    Raises ValueError for bits outside 2 to 8, shapes or dtypes that do not fit, non-finite input, a scale not above 0.
+    Raises ValueError for bits outside 2 to 8, shapes or dtypes that do not fit, non-finite input, a scale of 0.
     """
     if isinstance(hessian, HessianFactor):
         if damping is not None or act_order is not None:
@@ -123,14 +140,18 @@ def gptq_round(
     else:
         damping = DAMPING if damping is None else damping
         factor = factorize_hessian(hessian, damping=damping, act_order=bool(act_order), dtype=weight.dtype)
-    _check(weight, scale, bits=bits, factor=factor, block_size=block_size)
+    _check(weight, scale, bits=bits, factor=factor, block_size=block_size, zero=zero, group=group)
 
-    # In units of its scale, and with a column of the weight as a contiguous row.
-    error = (weight / scale).T.contiguous()  # [d_in, d_out]; each row becomes w - q once it is rounded
+    # A column of the weight is a contiguous row. It is in units of its scale where the whole row has one, so that no
+    # column needs to be scaled; groups feed their errors to one another in the weight's own units.
+    units = scale if group is None else torch.ones_like(scale[:, :1])
+    error = (weight / units).T.contiguous()  # [d_in, d_out]; each row becomes w - q once it is rounded
+    groups = torch.arange(len(error)) // (group or len(error))
     if factor.order is not None:
         error = error.index_select(0, factor.order)
+        groups = groups[factor.order.cpu()]
+    grids = _column_grids(None if group is None else scale, zero, bits=bits, groups=groups, like=weight)
     codes = torch.empty_like(error)
-    lowest, highest = -float(1 << (bits - 1)), float((1 << (bits - 1)) - 1)
     for start in range(0, len(error), block_size):
         block = slice(start, start + block_size)
         targets = factor.feedback[block, :start] @ error[:start]
@@ -141,9 +162,12 @@ def gptq_round(
             rows.unbind(0), targets.unbind(0), error[block].unbind(0), codes[block].unbind(0), strict=True
         ):
             target.addmv_(block_errors, row)
-            torch.round(target, out=code)
+            step, zero_code, lowest, highest = next(grids)
+            torch.round(target if step is None else target / step, out=code)
             code.clamp_(lowest, highest)
-            row_error.sub_(code)
+            row_error.sub_(code if step is None else code * step)
+            if zero_code is not None:
+                code.add_(zero_code)
 
     # Overflow in the feedback would end in a finite, meaningless code.
     if not _is_finite(error):
@@ -151,6 +175,22 @@ def gptq_round(
     if factor.order is not None:
         codes = codes[factor.order.argsort()]
     return codes.T.to(torch.int8).contiguous()
+
+
+def _column_grids(
+    scale: Tensor | None, zero: Tensor | None, *, bits: int, groups: Tensor, like: Tensor
+) -> Iterator[_Grid]:
+    """The grid of each column, by the index of its group; scale: [d_out, groups], None where errors are in units of it."""
+    lowest, highest = (like.new_tensor(code) for code in code_range(bits))
+    of_groups: dict[int, _Grid] = {}
+    for index in groups.unique().tolist():
+        step = None if scale is None else scale[:, index].contiguous()
+        if zero is None:
+            of_groups[index] = _Grid(step, None, lowest, highest)
+        else:
+            code = zero[:, index].to(like)
+            of_groups[index] = _Grid(step, code, lowest - code, highest - code)
+    return (of_groups[index] for index in groups.tolist())
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -179,18 +219,32 @@ def _checked_diagonal(hessian: Tensor) -> Tensor:
     return diagonal
 
 
-def _check(weight: Tensor, scale: Tensor, bits: int, factor: HessianFactor, block_size: int) -> None:
+def _check(
+    weight: Tensor,
+    scale: Tensor,
+    bits: int,
+    factor: HessianFactor,
+    block_size: int,
+    *,
+    zero: Tensor | None,
+    group: int | None,
+) -> None:
     if not 2 <= bits <= 8:
         raise ValueError(f"GPTQ cannot round to {bits} bits; give 2 to 8")
     if block_size < 1:
         raise ValueError(f"GPTQ block size {block_size} is not positive")
     if weight.dim() != 2 or weight.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"GPTQ needs a float32 or float64 matrix, not {weight.dtype} {list(weight.shape)}")
-    if scale.shape != (weight.shape[0], 1) or scale.dtype != weight.dtype:
+    if group is not None and not 1 <= group <= weight.shape[1]:
+        raise ValueError(f"a weight of {weight.shape[1]} columns has no groups of {group}")
+    expected = [weight.shape[0], num_groups(weight.shape[1], group)]
+    if list(scale.shape) != expected or scale.dtype != weight.dtype:
         raise ValueError(
-            f"a weight {list(weight.shape)} in {weight.dtype} needs a scale {[weight.shape[0], 1]} in the same dtype, "
+            f"a weight {list(weight.shape)} in {weight.dtype} needs a scale {expected} in the same dtype, "
             f"not {list(scale.shape)} in {scale.dtype}"
         )
+    if zero is not None and list(zero.shape) != expected:
+        raise ValueError(f"a weight {list(weight.shape)} needs zero points {expected}, not {list(zero.shape)}")
     if factor.feedback.shape[0] != weight.shape[1] or factor.feedback.dtype != weight.dtype:
         raise ValueError(
             f"a weight {list(weight.shape)} in {weight.dtype} needs a Hessian of {weight.shape[1]} inputs in the same "
@@ -198,5 +252,5 @@ def _check(weight: Tensor, scale: Tensor, bits: int, factor: HessianFactor, bloc
         )
     if not _is_finite(weight):
         raise ValueError(f"weight {list(weight.shape)} holds NaN or infinity")
-    if not (_is_finite(scale) and bool((scale > 0).all())):
-        raise ValueError("scale holds values that are not positive and finite; a row of zeros still needs a scale")
+    if not (_is_finite(scale) and bool((scale != 0).all())):
+        raise ValueError("scale holds values that are zero or not finite; a row of zeros still needs a scale")

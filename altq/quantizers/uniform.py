@@ -80,12 +80,17 @@ def fake_quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 def asymmetric_range(x: Tensor, bits: int, clip: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and zero point of the last axis, [..., 1] each; clip [..., 2] has factors of the smallest and largest."""
-    low = x.amin(-1, keepdim=True).clamp(max=0) * clip[..., :1]
+    low = lowest_value(x, clip)
     high = x.amax(-1, keepdim=True).clamp(min=0) * clip[..., 1:]
     levels = (1 << bits) - 1
     span = high - low
     scale = torch.where(span > 0, span, torch.ones_like(span)) / levels
     return scale, (-low / scale).detach().round()
+
+
+def lowest_value(x: Tensor, clip: Tensor) -> Tensor:
+    """The low end of an asymmetric range, at most 0: [..., d] and clip [..., 2] -> [..., 1]."""
+    return x.amin(-1, keepdim=True).clamp(max=0) * clip[..., :1]
 
 
 def quantize_asymmetric(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:

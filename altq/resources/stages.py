@@ -133,7 +133,7 @@ class Stages:
             + past
             + Work(
                 memory=block.memory + past.memory + FLOAT * sizes.outer_weights,
-                bytes_written=self._bank(sizes, BANKS[wildcards["bank"]]),
+                bytes_written=self._bank(sizes, BANKS[wildcards["bank"]], wildcards["setting"]),
             )
         )
 
@@ -141,9 +141,11 @@ class Stages:
         """Work of one shard; all shards of a bank are taken to be equal."""
         return self._fitting(wildcards).times(1 / self.experiment.calibration.shards)
 
-    def _bank(self, sizes: Sizes, kind: str) -> float:
-        """Bytes of a bank: transforms (a matrix in two factors, or whole heads) and a clip for each row of weights."""
-        rows = 2 * sizes.query + sizes.key_value + 2 * sizes.hidden + 2 * sizes.intermediate
+    def _bank(self, sizes: Sizes, kind: str, setting: str) -> float:
+        """Bytes of a bank: transforms (a matrix in two factors, or whole heads) and a clip for each row or group."""
+        rows: float = 2 * sizes.query + sizes.key_value + 2 * sizes.hidden + 2 * sizes.intermediate
+        if (group := Setting.parse(setting).group) is not None:
+            rows = max(rows, sizes.block_weights / group)
         dense = sum(min(width, self.experiment.recipe.longest_run) * width for width in sizes.site_widths)
         factors = dense if kind == "balance" else sum(4 * width for width in sizes.site_widths)
         heads = sizes.key_value * sizes.head_dim
@@ -170,7 +172,7 @@ class Stages:
                 memory=FLOAT * (resident + sizes.outer_weights) + 8 * sizes.embedding_weights + at_work,
                 on_gpu=2 * resident + at_work,
                 bytes_read=self._model_file(sizes),
-                bytes_written=self._bank(sizes, "identity") + 3 * FLOAT * sizes.hidden**2,
+                bytes_written=self._bank(sizes, "identity", wildcards["setting"]) + 3 * FLOAT * sizes.hidden**2,
             )
         )
 
@@ -214,7 +216,7 @@ class Stages:
         sizes, rounding = self.sizes[wildcards["model"]], self.experiment.rounding
         setting, (windows, length) = Setting.parse(wildcards["setting"]), self._calibration()
         tokens = min(rounding.windows, windows) * length
-        codes = sizes.num_blocks * sizes.block_weights * setting.weights / 8
+        codes = sizes.num_blocks * sizes.block_weights * setting.average_bits / 8
         block, gptq_memory = Work(elements=4 * sizes.block_weights), 0.0
         if wildcards["weights"] == "gptq":
             hessians = Work(products=2 * moment_elements(sizes) * tokens)

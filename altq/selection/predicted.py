@@ -1,7 +1,7 @@
 """Signal-to-quantization-noise ratio in closed form from second moments (CAT, arXiv 2603.04359): no training.
 
 With x' = x T of covariance Sx' and weights W T^-T of covariance Sw', a symmetric quantizer of 2^b - 2 steps over the
-range of a token (of an output channel) gives
+range of a token (of an output channel, of a group of it) gives
 
     SQNR_x = 3 (2^b_x - 2)^2 C(x') A        concentration C(x') = E|x'|^2 / (d E max x'^2)
     SQNR_w = 3 (2^b_w - 2)^2 C(w') A        alignment     A     = d tr(Sx Sw) / (tr Sx' tr Sw')
@@ -50,10 +50,15 @@ def expected_squared_maximum(variances: Tensor) -> Tensor:
     return torch.trapezoid(2 * t * beyond, t)
 
 
-def concentration(moment: Tensor) -> float:
-    """E|x|^2 / (d E max x^2) from a second moment [d, d]: 1 where every channel is always at the range's end."""
+def concentration(moment: Tensor, group: int | None = None) -> float:
+    """E|x|^2 / (d E max x^2) from a second moment [d, d]: 1 where every channel is always at the range's end.
+
+    With groups of channels, each has a range of its own: E max x^2 is their mean, weighted by their sizes.
+    """
     variances = moment.diagonal()
-    return (variances.mean() / expected_squared_maximum(variances)).item()
+    groups = variances.split(group or len(variances))
+    maximum = sum(len(part) / len(variances) * expected_squared_maximum(part) for part in groups)
+    return (variances.mean() / maximum).item()
 
 
 def predict(transform: Transform, *, moment_x: Tensor, moment_w: Tensor, setting: Setting) -> Prediction:
@@ -68,7 +73,7 @@ def predict(transform: Transform, *, moment_x: Tensor, moment_w: Tensor, setting
         transformed_w = transform.fold(transform.fold(moment_w).T)
     signal = (moment_x * moment_w).sum()  # tr(Sx Sw), both symmetric
     alignment = (len(transformed_x) * signal / (transformed_x.trace() * transformed_w.trace())).item()
-    concentration_x, concentration_w = concentration(transformed_x), concentration(transformed_w)
+    concentration_x, concentration_w = concentration(transformed_x), concentration(transformed_w, setting.group)
     noise = _noise(setting.activations, concentration_x, alignment) + _noise(
         setting.weights, concentration_w, alignment
     )

@@ -44,7 +44,7 @@ from altq.selection.selection import Selection
 RTN, GPTQ = (RoundingOptions(weights=weights, windows=4, block_size=16) for weights in ("rtn", "gptq"))
 MIXTURE = ["affine", "rotation", "rotation", "affine"]
 W4A4K4V4 = Setting(4, 4, 4, 4)
-SETTINGS = ["W4A4K4V4", "W3A3K2V2", "W4A16K16V16", "W16A4K4V4", "W8A8K16V4"]
+SETTINGS = ["W4A4K4V4", "W3A3K2V2", "W4A16K16V16", "W16A4K4V4", "W8A8K16V4", "W4A4K4V4g8", "W2A16g6"]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -78,8 +78,7 @@ def fake_quantized_states(workspace, setting, kinds, rounding):
     for s, kind in enumerate(kinds):
         sublayer = Sublayer(skeleton.block(s // 2), skeleton.family, HALVES[s % 2])
         entry = read_entry(workspace.folder / "bank" / str(setting) / kind, s)
-        quantized = QuantizedSublayer(sublayer, entry.transforms, Quantizers.at(setting, signed=entry.signed))
-        quantized.load_clipping_factors(entry.clips)
+        quantized = entry.restore(sublayer, setting)
         weights = token_weights(states.loss, states.state(s + 1))
         inputs = Inputs(hidden, weights, arguments[s // 2])
         round_sublayer(quantized, inputs, outputs=torch.empty_like(hidden), rounding=rounding, name="a sublayer")
@@ -165,8 +164,7 @@ def test_gptq_has_less_output_error_than_round_to_nearest(tmp_path):
                 rounded = round_sublayer(quantized, given, outputs=outputs, rounding=rounding, name="a sublayer")
             for site, names in quantized.sites.items():
                 for name in names:
-                    codes, scale = rounded[name]
-                    difference = codes * scale - folded[name]
+                    difference = rounded[name].dequantized() - folded[name]
                     errors[rounding.weights, name] = ((difference @ hessians[site]) * difference).sum().item()
         for name in quantized.weights:
             ratios[s, name] = errors["gptq", name] / errors["rtn", name]

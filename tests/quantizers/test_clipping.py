@@ -45,6 +45,46 @@ def test_row_clips_equal_brute_force(bits, signed, seed):
         assert min(abs(factor.item() - each) for each in grid) < 1e-6
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    bits=st.sampled_from([2, 3, 4]), signed=st.booleans(), group=st.sampled_from([5, 8, 24]), seed=st.integers(0, 2**31)
+)
+def test_clips_of_groups_are_those_of_the_groups_by_themselves(bits, signed, group, seed):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(6, 24, generator=generator, dtype=torch.float64) ** 3
+    rows = torch.randn(40, 24, generator=generator, dtype=torch.float64)
+    moment = rows.T @ rows
+    best = search_row_clip(weight, moment, Quantizer(bits, signed=signed, group=group))
+    assert best.shape == (6, -(-24 // group), 1)
+    for index, channels in enumerate(torch.arange(24).split(group)):
+        alone = search_row_clip(weight[:, channels], moment[channels][:, channels], Quantizer(bits, signed=signed))
+        assert torch.equal(best[:, index], alone)
+
+
+@pytest.mark.parametrize("group", [None, 8])
+def test_with_a_zero_point_both_ends_are_searched(group):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(20, 24, generator=generator, dtype=torch.float64).abs() ** 3 - 0.4
+    rows = torch.randn(40, 24, generator=generator, dtype=torch.float64)
+    moment, quantizer = rows.T @ rows, Quantizer(3, asymmetric=True, group=group)
+
+    def errors(clip):
+        difference = (quantizer.fake(weight, clip) - weight).split(group or 24, dim=1)
+        blocks = [moment[c][:, c] for c in torch.arange(24).split(group or 24)]
+        return torch.stack([((d @ block) * d).sum(-1) for d, block in zip(difference, blocks, strict=True)], dim=1)
+
+    best = search_row_clip(weight, moment, quantizer)
+    assert best.shape == ((20, 2) if group is None else (20, 3, 2))
+    assert (best[..., 0] != best[..., 1]).any()
+    found = errors(best)
+    for factor in torch.linspace(1.0, SMALLEST, NUM_FACTORS).tolist():
+        # No common factor is better, nor is any other one of the upper end, the last that was searched.
+        assert (found <= errors(torch.full_like(best, factor)) * (1 + 1e-9)).all()
+        upper = best.clone()
+        upper[..., 1] = factor
+        assert (found <= errors(upper) * (1 + 1e-9)).all()
+
+
 def test_the_grid_is_what_its_description_says():
     grid = torch.linspace(1.0, SMALLEST, NUM_FACTORS)
     torch.testing.assert_close(grid.diff(), torch.full((14,), -0.05))

@@ -8,6 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from altq.quantizers.gptq import HessianFactor, factorize_hessian, gptq_round
+from altq.quantizers.quantizer import Quantizer
+from altq.quantizers.weight_codes import WeightCodes
 
 
 def damped(hessian, damping=0.01):
@@ -16,16 +18,20 @@ def damped(hessian, damping=0.01):
     return hessian + torch.diag(torch.where(live, 0, mean) + damping * mean)
 
 
-def optimal_brain_quantization(weight, scale, bits, hessian, *, damping=0.01, act_order=False):
+def optimal_brain_quantization(weight, scale, bits, hessian, *, damping=0.01, act_order=False, zero=0, group=None):
     """Codes, and for every place in the order the squared error that a unit of rounding there costs."""
     order = hessian.diagonal().argsort(descending=True, stable=True) if act_order else torch.arange(len(hessian))
     hessian = damped(hessian, damping)
     weight, codes, costs = weight.clone(), torch.zeros_like(weight), []
+    zero = zero if isinstance(zero, torch.Tensor) else torch.full_like(scale, zero)
     for place, column in enumerate(order):
         rest = order[place:]
         inverse = torch.linalg.inv(hessian[rest][:, rest])
-        codes[:, column] = (weight[:, column] / scale[:, 0]).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-        error = weight[:, column] - scale[:, 0] * codes[:, column]
+        step, zero_code = (values[:, column // (group or len(hessian))] for values in (scale, zero))
+        codes[:, column] = ((weight[:, column] / step).round() + zero_code).clamp(
+            -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        )
+        error = weight[:, column] - step * (codes[:, column] - zero_code)
         weight[:, rest] -= torch.outer(error, inverse[0] / inverse[0, 0])
         costs.append(1 / inverse[0, 0])
     return codes.to(torch.int8), torch.stack(costs)
@@ -79,6 +85,46 @@ def test_codes_equal_optimal_brain_quantization_over_many_blocks(block_size, act
     codes = gptq_round(weight, scale, 3, hessian, block_size=block_size, damping=0.05, act_order=act_order)
     assert torch.equal(codes, expected)
     assert (codes != nearest(weight, scale, 3)).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    d_in=st.integers(1, 33),
+    bits=st.sampled_from([2, 3, 4, 8]),
+    group=st.sampled_from([None, 1, 4, 7, 33]),
+    zero_point=st.booleans(),
+    block_size=st.sampled_from([1, 8, 11, 128]),
+    act_order=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_groups_and_zero_points_equal_optimal_brain_quantization(
+    d_in, bits, group, zero_point, block_size, act_order, seed
+):
+    assume(group is None or group <= d_in)
+    weight, _, hessian = problem(5, d_in, bits, seed)
+    # Scales of either sign, of any size beside those of other groups.
+    quantizer = Quantizer(bits, signed=True, asymmetric=zero_point, group=group)
+    grid = quantizer.grid(weight, torch.full(quantizer.clip_shape(5, d_in), 0.8, dtype=weight.dtype))
+    zero = 0 if grid.zero is None else grid.zero
+    expected, _ = optimal_brain_quantization(
+        weight, grid.scale, bits, hessian, act_order=act_order, zero=zero, group=group
+    )
+    codes = gptq_round(
+        weight, grid.scale, bits, hessian, zero=grid.zero, group=group, block_size=block_size, act_order=act_order
+    )
+    assert torch.equal(codes, expected)
+
+
+def test_groups_keep_the_output_better_than_rounding_to_nearest():
+    weight, _, hessian = problem(16, 48, 2, 0)
+    quantizer = Quantizer(2, signed=True, group=16)
+    grid = quantizer.grid(weight, torch.full(quantizer.clip_shape(16, 48), 0.8, dtype=weight.dtype))
+    codes = gptq_round(weight, grid.scale, 2, hessian, group=16)
+    errors = [
+        output_error(weight, 1, WeightCodes(c, grid).dequantized(), hessian).sum()
+        for c in (codes, grid.round(weight).codes)
+    ]
+    assert errors[0] < 0.5 * errors[1]
 
 
 @pytest.mark.parametrize("act_order", [False, True])
@@ -233,8 +279,11 @@ def test_input_that_does_not_fit_is_refused():
     refused("block size", block_size=0)
     refused("NaN or infinity", weight=torch.full((3, 2), float("nan")))
     refused("NaN or infinity", weight=torch.full((3, 2), -float("inf")))
-    refused("not positive", scale=torch.tensor([[1.0], [0.0], [1.0]]))
-    refused("not positive", scale=torch.full((3, 1), float("nan")))
+    refused("zero or not finite", scale=torch.tensor([[1.0], [0.0], [1.0]]))
+    refused("zero or not finite", scale=torch.full((3, 1), float("nan")))
+    refused("no groups of 3", group=3)
+    refused(r"needs a scale \[3, 2\]", group=1)
+    refused(r"needs zero points \[3, 1\]", zero=torch.zeros(3))
     refused("needs a scale", scale=torch.ones(3))
     refused("needs a scale", scale=scale.double())
     refused("float32 or float64", weight=weight.half())
