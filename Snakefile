@@ -16,6 +16,7 @@ min_version("9.27.1")
 report: "rules/captions/workflow.rst"
 
 
+from altq.cli import ON_A_DEVICE
 from altq.commands.command import source_flags
 from altq.experiment.baselines import END_TO_END
 from altq.experiment.experiment import Experiment

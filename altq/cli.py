@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
+from altq.commands.device import add_device
 from altq.commands.outputs import refuse_collisions
 from altq.runtime.code_hash import command_module, function_of
 from altq.runtime.cores import limit_threads
@@ -56,6 +57,12 @@ GROUPS = {
 
 COMMANDS = tuple(command for group in GROUPS.values() for command in group)
 
+ON_A_DEVICE = (
+    "generate", "states", "calibrate", "calibrate-end-to-end", "search", "reconstruction", "predict", "assemble",
+    "perplexity", "zero-shot",
+)  # fmt: skip
+"""The commands that compute on the device that `--device` names."""
+
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Importing torch and transformers makes millions of objects that stay: looking through them is a tenth of its time."""
 
@@ -94,8 +101,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             # Both are settled before the numeric libraries are imported with the command's module.
             threads = limit_threads(frame_parser().parse_known_args(flags)[0].threads)
-            if uses_gpu(command, flags):
-                claim_gpu()
+            if (device := device_of(command, flags)) is not None:
+                claim_gpu(device)
             arguments = command_parser(command).parse_args(flags)
             arguments.threads = threads
             refuse_collisions(arguments)
@@ -118,9 +125,18 @@ def _stopped(status: int) -> int:
     return status
 
 
-def uses_gpu(command: str, flags: list[str]) -> bool:
-    """Whether a command runs on a GPU where there is one; it is claimed before torch, which looks for it, is imported."""
-    return command == "calibrate-end-to-end" or (command == "benchmark" and "gpu" in flags)
+def device_of(command: str, flags: list[str]) -> str | None:
+    """The device that a command is to claim before torch, which looks for it, is imported; None for none, or bad usage."""
+    if command == "benchmark":
+        return "cuda" if "gpu" in flags else None
+    if command not in ON_A_DEVICE or {"-h", "--help"} & set(flags):
+        return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    add_device(parser)
+    try:
+        return parser.parse_known_args(flags)[0].device
+    except argparse.ArgumentError:  # the command's own parser says so
+        return None
 
 
 def overview() -> str:

@@ -40,9 +40,11 @@ CANDIDATES = f"--candidates {' '.join(EXPERIMENT.selection.candidates)}"
 def altq(command, *flags, threads="{threads}"):
     """The shell line of a stage; its messages go to the terminal and to its log.
 
-    -P: modules come from this checkout and its environment, never from the folder that the workflow runs in.
+    One that computes on a device is told which: the GPU that the job asks for, or the CPU. -P: modules come from this
+    checkout and its environment, never from the folder that the workflow runs in.
     """
-    return f"python3 -P -m altq {command} --threads {threads} {' '.join(flags)} 2> >(tee {{log}} >&2)"
+    device = ["--device {resources.device}"] if command in ON_A_DEVICE else []
+    return f"python3 -P -m altq {command} --threads {threads} {' '.join([*device, *flags])} 2> >(tee {{log}} >&2)"
 
 
 def verbatim(value):

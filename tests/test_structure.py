@@ -53,6 +53,7 @@ SMALL = {
     "altq/experiment/rounding.py",
     "altq/experiment/windows.py",
     "altq/runtime/consistency.py",
+    "altq/commands/device.py",  # read before torch is imported
     "altq/models/context.py",
     "altq/models/logits.py",
     "altq/sources/lines.py",

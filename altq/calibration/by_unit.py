@@ -22,7 +22,7 @@ from altq.experiment.recipe import Recipe
 from altq.experiment.windows import require_windows
 from altq.quantizers.quantizer import Quantizers
 from altq.runtime.progress import progress
-from altq.runtime.resume import fingerprint_of
+from altq.runtime.resume import fingerprint_of, warn_of_mixture
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,8 @@ def calibrate_bank(
     entries are the same bits for any number of shards.
 
     An entry's fingerprint is of `fingerprint` (that of the code that calibrates and of the model), the fitting, and what
-    is read of the states. ValueError names the sublayer that cannot be fitted, or windows that there are not.
+    is read of the states, but not of the device: the index says which made what. ValueError names the sublayer that
+    cannot be fitted, or windows that there are not.
     """
     require_windows(fitting.recipe, subject.states.num_windows)
     common = fitting.description | {"fingerprint": fingerprint}
@@ -56,6 +57,7 @@ def calibrate_bank(
         if len(finished) < len(members):
             finished = _calibrate_unit(subject, fitting, members, folder=Path(folder), fingerprints=fingerprints)
         records += finished
+    warn_of_mixture((record["device"] for record in records), str(folder))
     if shard == WHOLE:
         write_index(folder, common | {"entries": records})
 
@@ -69,7 +71,7 @@ def _calibrate_unit(
     unit = start_unit(subject, fitting, members)
     fit = fit_unit(unit, Problem.of(subject.borders, members), recipe=fitting.recipe, name=name)
     records = [
-        {"sublayer": s, **asdict(fit), "fingerprint": fingerprint}
+        {"sublayer": s, **asdict(fit), "fingerprint": fingerprint, "device": subject.skeleton.device.type}
         for s, fingerprint in zip(members, fingerprints, strict=True)
     ]
     for s, quantized, record in zip(members, unit.sublayers, records, strict=True):

@@ -25,6 +25,7 @@ from altq.calibration.whole_model import WholeModel
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.windows import require_windows
 from altq.quantizers.clipping import search_row_clip
+from altq.runtime.device import CPU, traits_of
 from altq.runtime.files import atomic
 from altq.runtime.progress import progress
 from altq.runtime.resume import Scratch, fingerprint_of
@@ -36,9 +37,6 @@ log = logging.getLogger(__name__)
 LARGEST_DRIFT = 1e-2
 """Rounding takes rotations off their manifold by far less; more than this is a fault that projecting would hide."""
 
-TOKENS_OF_LOGITS = 128
-"""Logits are made for so many tokens at a time, and their gradients at once."""
-
 
 def calibrate_end_to_end(
     model_folder: str | Path,
@@ -47,6 +45,7 @@ def calibrate_end_to_end(
     folder: str | Path,
     *,
     fingerprint: str,
+    device: torch.device = CPU,
 ) -> None:
     """Fit rotations of the whole model and write them as a bank to `folder`; index.json is written last.
 
@@ -55,18 +54,12 @@ def calibrate_end_to_end(
     finite or a rotation has left its manifold.
     """
     folder, recipe = Path(folder), fitting.recipe
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    subject = Subject.open(model_folder, states_folder, dtype=dtype)
-    whole = WholeModel(subject, fitting, device)
-    inputs = {
-        "code and model": fingerprint,
-        "states": subject.states.fingerprint_of_output(),
-        "weights": {"device": device.type, "type": str(dtype)},
-    }
+    subject = Subject.open(model_folder, states_folder, dtype=traits_of(device).resident_weights, device=device)
+    whole = WholeModel(subject, fitting)
+    inputs = {"code and model": fingerprint, "states": subject.states.fingerprint_of_output()}
     description = fitting.description
     description["fingerprint"] = fingerprint_of(description | inputs)
-    with Scratch(folder / "training.scratch", description["fingerprint"]) as scratch:
+    with Scratch(folder / "training.scratch", description["fingerprint"], device.type) as scratch:
         training = _Training(whole, subject.states, recipe=recipe, scratch=scratch)
         progress_name = f"fitting end to end at {fitting.setting}"
         start_loss, losses = training.run(progress_name) if recipe.steps else (None, [])
@@ -78,9 +71,11 @@ def calibrate_end_to_end(
             log.info("end to end at %s: loss %.4f -> %.4f", fitting.setting, start_loss, loss)
             if loss >= start_loss:
                 log.warning("%d steps did not lower the loss on the windows it is measured on", recipe.steps)
-        write_residual(folder, whole.rotation.cpu())
-        _write_entries(whole, folder, fingerprint=description["fingerprint"], search_clips=recipe.weight_clip)
-        write_index(folder, description | {"start_loss": start_loss, "losses": losses, "loss": loss, "drift": drift})
+        write_residual(folder, whole.rotation)
+        record = {"fingerprint": description["fingerprint"], "device": device.type}
+        _write_entries(whole, folder, record=record, search_clips=recipe.weight_clip)
+        fit = {"start_loss": start_loss, "losses": losses, "loss": loss, "drift": drift, "devices": scratch.devices}
+        write_index(folder, description | fit)
 
 
 class _Training:
@@ -137,20 +132,21 @@ class _Training:
 
     def _loss(self, windows: Tensor, *, with_gradients: bool) -> float:
         """The mean loss a token over some windows; its gradients are added to those of the parameters."""
-        total = 0.0
+        # On the device, so that nothing waits for a piece.
+        total = torch.zeros((), dtype=torch.float64, device=self.whole.rotation.device)
         for part in windows.split(self.recipe.windows_in_memory):
             inputs, targets = self._head_inputs(part)
             rows = inputs.detach().requires_grad_(with_gradients)
-            pieces = zip(rows.split(TOKENS_OF_LOGITS), targets.split(TOKENS_OF_LOGITS), strict=True)
-            for piece, piece_targets in pieces:
+            count = traits_of(rows.device).tokens_of_logits
+            for piece, piece_targets in zip(rows.split(count), targets.split(count), strict=True):
                 loss = self._loss_sum(piece, piece_targets) / len(rows) * (len(part) / len(windows))
                 if with_gradients:
                     loss.backward()
-                total += loss.item()
+                total += loss.detach()
             if with_gradients:
                 inputs.backward(rows.grad)
                 self.whole.release()
-        return total
+        return total.item()
 
     def _head_inputs(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """Head inputs [tokens, hidden] and their targets: next tokens [tokens], or the full-precision head inputs."""
@@ -189,7 +185,8 @@ class _Training:
         if finished < 1:
             return
         try:
-            saved = torch.load(self._path(finished), map_location=self.whole.rotation.device)
+            # Onto the CPU: optimisers move what belongs to a parameter to its device, and leave their counts there.
+            saved = torch.load(self._path(finished), map_location="cpu")
         except (RuntimeError, OSError, EOFError, UnpicklingError, LookupError, ValueError) as error:
             log.warning("%s cannot be read (%s): the fit starts anew", self._path(finished), error)
             self.scratch.drop()
@@ -222,7 +219,7 @@ def _rotations(whole: WholeModel) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _write_entries(whole: WholeModel, folder: Path, *, fingerprint: str, search_clips: bool) -> None:
+def _write_entries(whole: WholeModel, folder: Path, *, record: dict[str, str], search_clips: bool) -> None:
     """Write every sublayer as it is now, its weights' clipping factors searched where that is asked for."""
     for s, quantized in enumerate(whole.sublayers):
         whole.rotate(s)
@@ -234,5 +231,5 @@ def _write_entries(whole: WholeModel, folder: Path, *, fingerprint: str, search_
             for name, weight in quantized.folded_weights().items():
                 clip = search_row_clip(weight.contiguous(), None, whole.quantizers.weights)
                 quantized.weight_clip[module_key(name)].set(clip)
-        write_entry(entry_path(folder, s), quantized.cpu(), {"sublayer": s, "fingerprint": fingerprint})
+        write_entry(entry_path(folder, s), quantized, {"sublayer": s, **record})
         whole.release()

@@ -27,6 +27,7 @@ from altq.experiment.kinds import HALVES
 from altq.experiment.shape import Sizes
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
+from altq.runtime.device import CPU
 from altq.runtime.files import atomic, free_space, require_space, write_json
 from altq.runtime.progress import progress
 from altq.runtime.resume import Scratch
@@ -45,6 +46,7 @@ def record_states(
     folder: str | Path,
     fingerprint: str,
     border_every: Spacing = 1,
+    device: torch.device = CPU,
 ) -> None:
     """Write tokens [windows, length], and the full-precision model's states over them, to `folder`.
 
@@ -53,9 +55,9 @@ def record_states(
     the disk cannot hold the states and ValueError where one is not finite.
     """
     folder = Path(folder)
-    skeleton = Skeleton(model_folder)
+    skeleton = Skeleton(model_folder, device=device)
     (folder / STATES_FILE).unlink(missing_ok=True)
-    with Scratch(folder / SCRATCH, fingerprint) as scratch:
+    with Scratch(folder / SCRATCH, fingerprint, device.type) as scratch:
         if not scratch.units:
             _begin(skeleton, tokens, folder=folder, scratch=scratch, border_every=border_every)
         recording = _Recording(skeleton, tokens.shape, loss=loss, folder=folder, scratch=scratch)
@@ -142,6 +144,7 @@ class _Recording:
             "border_every": self.every,
             "borders": self._digests(),
             "files": self.scratch.files,
+            "devices": self.scratch.devices,
         }
 
     def _digests(self) -> list[str]:

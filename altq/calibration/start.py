@@ -76,7 +76,7 @@ def _start_scale(sublayer: Sublayer, site: str, *, observed: dict[str, Tensor], 
         case "none":
             return None
         case "ones":
-            return torch.ones(len(moment), dtype=torch.float64)
+            return torch.ones(len(moment), dtype=torch.float64, device=moment.device)
         case "balance":
             return balance_scaling(moment, observed[f"{site}.sensitivity"][0])
         case "smooth":
@@ -89,7 +89,7 @@ def _scaled_heads(scale: Tensor | None, observed: dict[str, Tensor]) -> dict[str
     """A scaling of o's input that folds into v: heads that share a value head share its scale (geometric mean)."""
     kv_heads, head_dim, _ = observed["value.moment"].shape
     size = len(observed["o.moment"][0])
-    eye = torch.eye(head_dim).repeat(kv_heads, 1, 1)
+    eye = torch.eye(head_dim, device=observed["o.moment"].device).repeat(kv_heads, 1, 1)
     value = eye.clone()
     if scale is not None:
         value = torch.diag_embed(scale.log().view(kv_heads, -1, head_dim).mean(1).exp()).float()

@@ -18,6 +18,7 @@ from torch import Tensor
 from altq.experiment.border_spacing import stored_borders
 from altq.models.joints import SharedInput, attach_cache_joint
 from altq.models.sublayer import Sublayer
+from altq.runtime.device import CPU
 from altq.runtime.files import read_json, sha256
 from altq.runtime.precision import reduced_linear, reduced_products
 from altq.runtime.tensor_files import read_hidden_states
@@ -90,8 +91,10 @@ class _Observers:
 def run_sublayer(sublayer: Sublayer, states: Tensor, arguments: dict[str, Any], *, out: Tensor | None = None) -> Tensor:
     """The residual stream after a full-precision sublayer: [windows, length, hidden] -> the same, in `out` if given."""
     outputs = torch.empty_like(states) if out is None else out
+    device = sublayer.device
     for rows in batches(len(states)):
-        outputs[rows] = states[rows] + sublayer.after_norm(sublayer.norm(states[rows]), arguments)
+        entering = states[rows].to(device)
+        outputs[rows] = entering + sublayer.after_norm(sublayer.norm(entering), arguments)
     return outputs
 
 
@@ -109,12 +112,12 @@ def observe(
     states, outputs: [windows, length, hidden]. Returns `site.moment` and `site.sensitivity`: [1, d, d] at the input of
     linear layers, [kv_heads, d, d] for `key` and `value`; and `site.peak`, max|x| of each channel: [d], [kv_heads, d].
     """
-    observers = _Observers(sublayer)
+    observers, device = _Observers(sublayer), sublayer.device
     for rows in batches(len(states)):
-        weights = token_weights(loss, outputs[rows])
-        normed = sublayer.norm(states[rows]).requires_grad_()
+        weights = token_weights(loss, outputs[rows].to(device))
+        normed = sublayer.norm(states[rows].to(device)).requires_grad_()
         added = sublayer.after_norm(normed, arguments)
-        added.backward(torch.randn(added.shape, generator=generator) * weights.sqrt())
+        added.backward(torch.randn(added.shape, generator=generator).to(device) * weights.sqrt())
     return observers.totals
 
 
@@ -164,13 +167,13 @@ def kept_path(folder: Path, sublayer: int) -> Path:
 
 
 class States:
-    """The folder that `record_states` wrote; hidden states are memory-mapped.
+    """The folder that `record_states` wrote; hidden states are memory-mapped, moments are read onto a device.
 
     ValueError where a file that is read is not the one that was written: damaged, or of other states.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, device: torch.device = CPU) -> None:
+        self.folder, self.device = Path(folder), device
         description = read_json(self.folder / STATES_FILE)
         if lacking := {"files", "borders", "border_every"} - description.keys():
             raise ValueError(f"{self.folder / STATES_FILE} lacks {min(lacking)}; run `altq states` again")
@@ -193,7 +196,8 @@ class States:
 
     def observed(self, sublayer: int) -> dict[str, Tensor]:
         """Read the moments, sensitivities and peaks of a sublayer, see `observe`; where every border is stored."""
-        return load_file(self._checked(observed_path(self.folder, sublayer)))
+        tensors = load_file(self._checked(observed_path(self.folder, sublayer)))
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
     def probes(self, sublayer: int) -> torch.Generator:
         """The generator that draws the probes of a sublayer; where not every border is stored."""

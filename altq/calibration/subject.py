@@ -14,6 +14,7 @@ from altq.calibration.states import States
 from altq.experiment.kinds import HALVES
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
+from altq.runtime.device import CPU
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,13 @@ class Subject:
         *,
         dtype: torch.dtype = torch.float32,
         rotation: Tensor | None = None,
+        device: torch.device = CPU,
     ) -> Self:
-        """Open a model with weights of type `dtype`, and what `altq states` wrote of it.
+        """Open a model with weights of type `dtype` on a device, and what `altq states` wrote of it.
 
         rotation: of the residual stream, [hidden, hidden]. ValueError or FileNotFoundError names what a folder lacks.
         """
-        return cls(Skeleton(model_folder, dtype, rotation), States(states_folder))
+        return cls(Skeleton(model_folder, dtype, rotation, device), States(states_folder, device))
 
     @property
     def num_sublayers(self) -> int:

@@ -21,7 +21,8 @@ from altq.transforms.transform import Transform
 class QuantizedSublayer(nn.Module):
     """Transforms and clipping factors of every site of one sublayer, over its full-precision weights.
 
-    Whoever runs the sublayer's block keeps this object, too: the block does not.
+    Whoever runs the sublayer's block keeps this object, too: the block does not. Transforms and factors move to the
+    weights' device.
 
     transforms: site -> transform. Attention: `qkv`, `o`, `key`, `value`; ffn: `gate_up`, `down`.
     """
@@ -61,6 +62,7 @@ class QuantizedSublayer(nn.Module):
                 {site: Clip(_head_transform(transforms, site).heads, 1, 2) for site in ("key", "value")}
             )
             attach_cache_joint(sublayer.module, lambda query, key, value: us.cache(query, key, value))
+        self.to(sublayer.device)
 
     @property
     def sublayer(self) -> Sublayer:

@@ -12,6 +12,7 @@ from altq.calibration.states import token_weights
 from altq.calibration.sublayer import QuantizedSublayer
 from altq.models.typed_modules import TypedModuleList
 from altq.quantizers.clipping import Clip
+from altq.runtime.device import CPU
 
 
 class Unit(nn.Module):
@@ -40,20 +41,25 @@ class Unit(nn.Module):
 
 @dataclass(frozen=True)
 class Problem:
-    """Inputs and targets of one unit: the full-precision states before and after it [windows, length, hidden]."""
+    """Inputs and targets of one unit: the full-precision states before and after it [windows, length, hidden].
+
+    device: of the unit, which the windows that are looked at are copied to.
+    """
 
     inputs: Tensor
     outputs: Tensor
     loss: str
+    device: torch.device = CPU
 
     @classmethod
     def of(cls, borders: Borders, members: Sequence[int]) -> Self:
-        """Inputs and targets of consecutive sublayers, on the device of what runs there."""
-        return cls(borders.state(members[0]), borders.state(members[-1] + 1), borders.states.loss)
+        """Inputs and targets of consecutive sublayers."""
+        inputs, outputs = borders.state(members[0]), borders.state(members[-1] + 1)
+        return cls(inputs, outputs, borders.states.loss, borders.skeleton.device)
 
     def evaluate(self, unit: nn.Module, windows: Tensor) -> Tensor:
         """The weighted mean squared error of what the quantized unit adds to the residual stream."""
-        inputs, outputs = self.inputs[windows], self.outputs[windows]
+        inputs, outputs = (states[windows].to(self.device) for states in (self.inputs, self.outputs))
         weights = token_weights(self.loss, outputs)  # [windows, length, 1]
         error = (unit(inputs) - (outputs - inputs)).square().mean(-1, keepdim=True)
         return (error * weights).sum() / weights.sum()

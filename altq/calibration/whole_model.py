@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -39,7 +38,7 @@ class WholeModel(nn.Module):
     stream cannot be rotated.
     """
 
-    def __init__(self, subject: Subject, fitting: Fitting[EndToEndRecipe], device: torch.device) -> None:
+    def __init__(self, subject: Subject, fitting: Fitting[EndToEndRecipe]) -> None:
         super().__init__()
         skeleton, recipe = subject.skeleton, fitting.recipe
         config, family = skeleton.config, skeleton.family
@@ -48,11 +47,11 @@ class WholeModel(nn.Module):
         self.quantizers = Quantizers.at(
             fitting.setting, signed=False, asymmetric=recipe.asymmetric, zero_point=recipe.zero_point
         )
-        dtype = torch.promote_types(skeleton.dtype, torch.float32)
+        device, dtype = skeleton.device, torch.promote_types(skeleton.dtype, torch.float32)
         self.rotation = stiefel_parameter(randomized_hadamard(config.hidden_size, generator).to(device, dtype))
         self.sublayers: TypedModuleList[QuantizedSublayer] = TypedModuleList()
         for index in range(skeleton.num_blocks):
-            block = skeleton.block(index).to(device)
+            block = skeleton.block(index)
             for name in HALVES:
                 fold_gain(block, family.half(name), family.norm_offset)
                 sublayer = Sublayer(block, family, name)
@@ -70,15 +69,15 @@ class WholeModel(nn.Module):
             for clip in quantized.cache_clip.values():
                 clip.set(recipe.cache_clip)
         self._train_only(recipe.trained)
-        self._arguments = send_to_device(subject.arguments, device)
+        self._arguments = subject.arguments
         norm, head = skeleton.model.get_submodule(family.last_norm), skeleton.model.get_output_embeddings()
         norm_weight = norm.get_parameter("weight")
         gain = family.norm_offset + norm_weight.double()
-        weight = (head.weight.double() * gain).to(device=device, dtype=skeleton.dtype)
+        weight = (head.weight.double() * gain).to(skeleton.dtype)
         skeleton.model.set_output_embeddings(_ReducedHead(weight))
         norm_weight.fill_(1 - family.norm_offset)
         # Kept in a tuple so that nn.Module does not register them as children.
-        self._skeleton_and_norm = skeleton, norm.to(device)
+        self._skeleton_and_norm = skeleton, norm
 
     def _train_only(self, trained: Sequence[str]) -> None:
         self.requires_grad_(False)
@@ -92,7 +91,7 @@ class WholeModel(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """The normed hidden states that the head reads, in the basis of the original: [windows, length, hidden]."""
         skeleton, _ = self._skeleton_and_norm
-        hidden = skeleton.embed(tokens).to(self.rotation) @ self.rotation
+        hidden = skeleton.embed(tokens).to(self.rotation.dtype) @ self.rotation
         for block in range(len(self.sublayers) // 2):
             hidden = checkpoint(self._run_block, block, hidden, use_reentrant=False)
         self.release()

@@ -28,6 +28,7 @@ from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
 from altq.quantizers.packing import pack_codes
 from altq.quantizers.weight_codes import WeightCodes
+from altq.runtime.device import CPU
 from altq.runtime.files import read_json
 from altq.runtime.progress import progress
 from altq.runtime.resume import Scratch
@@ -36,7 +37,13 @@ from altq.transforms.storage import store
 
 @torch.no_grad()
 def assemble(
-    model_folder: str | Path, states_folder: str | Path, scheme: Scheme, folder: str | Path, *, fingerprint: str
+    model_folder: str | Path,
+    states_folder: str | Path,
+    scheme: Scheme,
+    folder: str | Path,
+    *,
+    fingerprint: str,
+    device: torch.device = CPU,
 ) -> None:
     """Write the quantized checkpoint of a scheme to `folder`, quantization.json last.
 
@@ -45,7 +52,7 @@ def assemble(
     the rotation of the residual stream, or where GPTQ is to look at more windows than the states have.
     """
     folder = Path(folder)
-    subject = Subject.open(model_folder, states_folder, rotation=scheme.rotation())
+    subject = Subject.open(model_folder, states_folder, rotation=scheme.rotation(), device=device)
     skeleton, states, rounding = subject.skeleton, subject.states, scheme.rounding
     scheme.check(skeleton.num_blocks)
     require_windows(rounding, states.num_windows)
@@ -76,7 +83,7 @@ def assemble(
         }
 
     with (
-        Scratch(folder / "residual_stream.scratch", fingerprint) as scratch,
+        Scratch(folder / "residual_stream.scratch", fingerprint, device.type) as scratch,
         ResidualStream(scratch, shape, partial(skeleton.embed_into, tokens)) as stream,
     ):
         for s in progress(
@@ -86,6 +93,7 @@ def assemble(
         structures = [part["structure"] for part in stream.notes]
         description = scheme.labels | {
             "policy": scheme.selection.policy,
+            "devices": scratch.devices,
             "blocks": [dict(zip(HALVES, structures[s : s + 2], strict=True)) for s in range(0, num_sublayers, 2)],
         }
         tied = {"tie_word_embeddings": skeleton.config.tie_word_embeddings}

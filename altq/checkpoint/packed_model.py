@@ -16,8 +16,8 @@ from altq.checkpoint.quantized_model import CacheReader, Products, QuantizedSkel
 from altq.models.family import family_of
 from altq.models.joints import CacheJoint, Projection, SharedInput
 from altq.quantizers.integer import Codes
+from altq.runtime.device import CPU
 
-CPU = torch.device("cpu")
 TRITON = "triton"
 """The variant of kernels that GPUs run; all others are of kernels.cpu."""
 
@@ -34,20 +34,20 @@ class PackedLayer(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
-def open_packed_model(folder: str | Path, variant: str | None = None) -> QuantizedSkeleton:
-    """A checkpoint with its projections on packed kernels, all else as `open_model` gives it.
+def open_packed_model(folder: str | Path, variant: str | None = None, device: torch.device = CPU) -> QuantizedSkeleton:
+    """A checkpoint with its projections on packed kernels of a device, all else as `open_model` gives it.
 
     variant: as `packed_joints` takes it. ValueError where the folder is no checkpoint, or on the CPU where its bit
     widths are not those that the kernels know.
     """
     if not is_checkpoint(folder):
         raise ValueError(f"{folder} is no checkpoint: only a quantized checkpoint can run on packed weights")
-    return QuantizedSkeleton(folder, *packed_joints(variant))
+    return QuantizedSkeleton(folder, *packed_joints(variant, device), device=device)
 
 
-def load_packed_model(folder: str | Path, variant: str | None = None) -> PreTrainedModel:
-    """A checkpoint on the CPU kernels with all its blocks in memory; ValueError as for `open_packed_model`."""
-    return open_packed_model(folder, variant).fill()
+def load_packed_model(folder: str | Path, variant: str | None = None, device: torch.device = CPU) -> PreTrainedModel:
+    """A checkpoint on packed kernels with all its blocks in memory; ValueError as for `open_packed_model`."""
+    return open_packed_model(folder, variant, device).fill()
 
 
 def packed_joints(

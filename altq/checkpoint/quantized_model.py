@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -21,19 +22,20 @@ from altq.quantizers.integer import Codes, quantized_linear
 from altq.quantizers.packing import unpack_codes
 from altq.quantizers.quantizer import Quantizer, Quantizers
 from altq.quantizers.weight_codes import WeightCodes, WeightGrid
+from altq.runtime.device import CPU
 from altq.transforms.heads import HeadTransform
 from altq.transforms.storage import restore
 from altq.transforms.transform import Transform
 
 
-def open_model(folder: str | Path) -> Skeleton:
+def open_model(folder: str | Path, device: torch.device = CPU) -> Skeleton:
     """The model of a folder, of which blocks are read one at a time: a quantized checkpoint, or in full precision."""
-    return QuantizedSkeleton(folder) if is_checkpoint(folder) else Skeleton(folder)
+    return QuantizedSkeleton(folder, device=device) if is_checkpoint(folder) else Skeleton(folder, device=device)
 
 
-def load_model(folder: str | Path) -> PreTrainedModel:
-    """The model of a folder with all its blocks in memory, ready for a forward pass; see `open_model`."""
-    return open_model(folder).fill()
+def load_model(folder: str | Path, device: torch.device = CPU) -> PreTrainedModel:
+    """The model of a folder with all its blocks in a device's memory, ready for a forward pass; see `open_model`."""
+    return open_model(folder, device).fill()
 
 
 class Site(NamedTuple):
@@ -127,13 +129,15 @@ def quantize_block(
     block: int,
     products: Callable[[Site], Products] = integer_products,
     cache_reader: Callable[..., CacheJoint] = CacheReader,
+    device: torch.device = CPU,
 ) -> None:
-    """Give transformers' module of block `block` its weights and joints.
+    """Give transformers' module of block `block` its weights, on a device, and its joints.
 
     products: how the projections of each input site are computed. cache_reader: makes the joint of its attention from
     what `CacheReader` takes. ValueError where the checkpoint lacks something or cannot be read.
     """
-    tensors, prefix = weights.block(block), weights.block_prefix(block)
+    tensors = {name: tensor.to(device) for name, tensor in weights.block(block).items()}
+    prefix = weights.block_prefix(block)
     setting = Setting.parse(weights.description.setting)
     try:
         for half in HALVES:
@@ -206,8 +210,9 @@ class QuantizedSkeleton(Skeleton):
         folder: str | Path,
         products: Callable[[Site], Products] = integer_products,
         cache_reader: Callable[..., CacheJoint] = CacheReader,
+        device: torch.device = CPU,
     ) -> None:
-        super().__init__(folder)
+        super().__init__(folder, device=device)
         self._products, self._cache_reader = products, cache_reader
         self.setting = Setting.parse(self.weights.description.setting)
 
@@ -220,7 +225,14 @@ class QuantizedSkeleton(Skeleton):
     def block(self, block: int) -> nn.Module:
         """A new module of block `block` with its weights and joints."""
         module = copy.deepcopy(self._blocks[block])
-        quantize_block(module, self.weights, block=block, products=self._products, cache_reader=self._cache_reader)
+        quantize_block(
+            module,
+            self.weights,
+            block=block,
+            products=self._products,
+            cache_reader=self._cache_reader,
+            device=self.device,
+        )
         return module
 
     def fill(self) -> PreTrainedModel:

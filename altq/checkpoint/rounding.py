@@ -101,7 +101,7 @@ def site_inputs(quantized: QuantizedSublayer, site: str, inputs: Inputs) -> list
     read = partial(read_input, quantized.transforms[site], clip, quantizer)
     quantized_inputs = []
     for rows in batches(len(inputs.hidden)):
-        x = sublayer.norm(inputs.hidden[rows])
+        x = sublayer.norm(inputs.hidden[rows].to(sublayer.device))
         if site != sublayer.half.selected_site:
             x = sublayer.before_output(x, inputs.arguments)
         x = read(x)
@@ -113,7 +113,8 @@ def _hessian(inputs: list[Codes | Tensor], weights: Tensor) -> Tensor:
     """sum_t w_t x_t^T x_t over the quantized inputs of a site, [d, d]."""
     total: Tensor | None = None
     for x, token_weight in zip(inputs, weights.split(WINDOWS_PER_BATCH), strict=True):
-        rows = (dequantized(x) * token_weight.sqrt()).flatten(0, 1)
+        values = dequantized(x)
+        rows = (values * token_weight.to(values.device).sqrt()).flatten(0, 1)
         with reduced_products():
             batch_sum = rows.T @ rows
         total = batch_sum if total is None else total.add_(batch_sum)
@@ -126,4 +127,5 @@ def _advance(quantized: QuantizedSublayer, inputs: list[Codes | Tensor], *, hidd
     """Fill in the residual stream after a sublayer, from the inputs of its last projection."""
     *_, last = quantized.projections.values()
     for rows, x in zip(batches(len(hidden)), inputs, strict=True):
-        outputs[rows] = hidden[rows] + quantized.sublayer.addition(last.project(dequantized(x)))
+        added = quantized.sublayer.addition(last.project(dequantized(x)))
+        outputs[rows] = hidden[rows].to(added.device) + added

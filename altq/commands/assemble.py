@@ -7,9 +7,11 @@ from altq.calibration.bank import banks_by_kind
 from altq.checkpoint import assembly
 from altq.checkpoint.scheme import Scheme
 from altq.commands.command import add_banks, add_model, add_output, add_setting, add_states
+from altq.commands.device import add_device
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
 from altq.runtime.flags import add_options, read_options
+from altq.runtime.gpu import open_device
 from altq.runtime.lineage import check_lineage, run_fingerprint
 from altq.runtime.provenance import provenance, write_provenance
 from altq.selection.selection import Selection
@@ -23,6 +25,7 @@ def assemble_flags(parser: argparse.ArgumentParser) -> None:
     add_banks(parser, "of each kind that the selection names")
     parser.add_argument("--method", metavar="NAME", help="what tables call it (default: the selection's policy)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="its calibration seed, for tables (0)")
+    add_device(parser)
     add_output(parser, "checkpoint folder")
     add_options(parser, RoundingOptions)
 
@@ -40,6 +43,7 @@ def assemble(arguments: argparse.Namespace) -> None:
           --output results/checkpoints/smollm2/adaptive/W3A3K3V3/gptq/seed0
     """
     setting, rounding = Setting.parse(arguments.setting), read_options(arguments, RoundingOptions)
+    device = open_device(arguments.device)
     options = {
         "setting": str(setting),
         "rounding": rounding.model_dump(),
@@ -62,5 +66,6 @@ def assemble(arguments: argparse.Namespace) -> None:
         scheme=scheme,
         folder=arguments.output,
         fingerprint=run_fingerprint("assemble", options, inputs),
+        device=device,
     )
-    write_provenance(arguments.output, provenance("assemble", options, inputs))
+    write_provenance(arguments.output, provenance("assemble", options, inputs, device))

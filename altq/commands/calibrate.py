@@ -9,12 +9,14 @@ from altq.calibration.fitting import Fitting
 from altq.calibration.shard import WHOLE, Shard
 from altq.calibration.subject import Subject
 from altq.commands.command import add_model, add_output, add_seed, add_setting, add_states
+from altq.commands.device import add_device
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.kinds import KINDS
 from altq.experiment.recipe import Recipe
 from altq.experiment.setting import Setting
 from altq.runtime.files import read_json, write_json
 from altq.runtime.flags import add_options, read_options
+from altq.runtime.gpu import open_device
 from altq.runtime.lineage import check_lineage, run_fingerprint
 from altq.runtime.provenance import provenance, write_provenance
 
@@ -28,6 +30,7 @@ def calibrate_flags(parser: argparse.ArgumentParser) -> None:
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--shard", metavar="K/N", help="calibrate the Kth of N ranges of sublayers alone")
     one.add_argument("--shards", type=Path, nargs="*", default=[], metavar="FILE", help="what all shards wrote")
+    add_device(parser)
     add_output(parser, "folder", own=("shards",))
     add_options(parser, Recipe)
 
@@ -46,15 +49,16 @@ def calibrate(arguments: argparse.Namespace) -> None:
     """
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
     fitting = Fitting(setting, kind=arguments.kind, seed=arguments.seed, recipe=recipe)
+    device = open_device(arguments.device)
     shard = Shard.parse(arguments.shard) if arguments.shard else WHOLE
     inputs = [arguments.model, arguments.states]
     check_lineage(inputs)
     # Of the states an entry's own fingerprint has what it reads.
     fingerprint = run_fingerprint("calibrate", {}, [arguments.model])
-    subject = Subject.open(arguments.model, arguments.states)
+    subject = Subject.open(arguments.model, arguments.states, device=device)
     calibrate_bank(subject, fitting, folder=arguments.output, fingerprint=fingerprint, shard=shard)
     options = {"setting": str(setting), "kind": arguments.kind, "seed": arguments.seed, "recipe": recipe.model_dump()}
-    record = provenance("calibrate", options, inputs)
+    record = provenance("calibrate", options, inputs, device)
     if shard != WHOLE:
         write_json(arguments.output / "shards" / f"{shard.number}-of-{shard.count}.json", record)
         return
@@ -70,6 +74,7 @@ def calibrate_end_to_end_flags(parser: argparse.ArgumentParser) -> None:
     add_states(parser)
     add_setting(parser)
     add_seed(parser, "random signs and matrices")
+    add_device(parser)
     add_output(parser, "folder")
     add_options(parser, EndToEndRecipe)
 
@@ -87,6 +92,7 @@ def calibrate_end_to_end(arguments: argparse.Namespace) -> None:
           --output results/bank/smollm2/W4A4K4V4/seed0/spinquant
     """
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, EndToEndRecipe)
+    device = open_device(arguments.device)
     inputs = [arguments.model, arguments.states]
     check_lineage(inputs)
     fingerprint = run_fingerprint("calibrate-end-to-end", {}, [arguments.model])
@@ -96,6 +102,7 @@ def calibrate_end_to_end(arguments: argparse.Namespace) -> None:
         fitting=Fitting.end_to_end(setting=setting, seed=arguments.seed, recipe=recipe),
         folder=arguments.output,
         fingerprint=fingerprint,
+        device=device,
     )
     options = {"setting": str(setting), "seed": arguments.seed, "recipe": recipe.model_dump()}
-    write_provenance(arguments.output, provenance("calibrate-end-to-end", options, inputs))
+    write_provenance(arguments.output, provenance("calibrate-end-to-end", options, inputs, device))

@@ -10,8 +10,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from altq.checkpoint.half_embedding import halve_embedding
 from altq.checkpoint.packed_model import kernels_of, weight_memory
+from altq.commands.device import add_device
 from altq.evaluation.generation import Sampling, generate_text, load_generator
 from altq.models.tokenizer import load_tokenizer
+from altq.runtime.gpu import open_device
 
 
 def generate_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +27,7 @@ def generate_flags(parser: argparse.ArgumentParser) -> None:
         "--top-p", type=float, metavar="P", help="draw among the likeliest that have P of the probability"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing (0)")
+    add_device(parser)
     parser.add_argument(
         "--embedding", choices=("float32", "bfloat16"), default="float32",
         help="how embedding and head are kept: bfloat16 halves their memory and rounds them (float32)",
@@ -32,7 +35,7 @@ def generate_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(arguments: argparse.Namespace) -> None:
-    """Generate text from a quantized checkpoint on the packed CPU kernels, or from a full-precision model.
+    """Generate text from a quantized checkpoint on packed kernels, the CPU's or the GPU's, or from a full-precision model.
 
     Reads a checkpoint folder (or a model folder, with transformers' own linear layers). Writes the text as it comes
     and, on the error stream at the end, tokens per second and the memory of the weights. How tokens are chosen is as
@@ -47,7 +50,10 @@ def generate(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--max-new-tokens {arguments.max_new_tokens} makes no text; give 1 or more")
     sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
     disable_progress_bar()
-    model = load_generator(arguments.folder)
+    device = open_device(arguments.device)
+    if arguments.embedding == "bfloat16" and device.type != "cpu":
+        raise ValueError("--embedding bfloat16 needs the CPU's kernels; leave it out, or give --device cpu")
+    model = load_generator(arguments.folder, device)
     if arguments.embedding == "bfloat16":
         halve_embedding(model)
     tokenizer = load_tokenizer(arguments.folder)
@@ -66,7 +72,7 @@ def generate(arguments: argparse.Namespace) -> None:
     print(
         f"{speed.prompt_tokens} tokens of the prompt in {speed.prompt_seconds:.2f} s, then "
         f"{speed.decoded_tokens / speed.decode_seconds if speed.decoded_tokens else 0:.1f} tokens per second "
-        f"({kernels_of(model)}, {torch.get_num_threads()} threads)\n"
+        f"({kernels_of(model)}, {device.type}, {torch.get_num_threads()} threads)\n"
         f"weights: {memory.projections / 1e6:.1f} MB of projections (float32: {memory.projections_in_float32 / 1e6:.1f}), "
         f"{memory.rest / 1e6:.1f} MB of embedding, head and norms",
         file=sys.stderr,

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from altq.checkpoint.format import labels_of
 from altq.checkpoint.packed_model import open_packed_model
 from altq.checkpoint.quantized_model import open_model
 from altq.commands.command import add_folder, add_output
+from altq.commands.device import add_device
 from altq.evaluation.bootstrap import perplexity_interval
 from altq.evaluation.perplexity import window_losses
 from altq.models.context import check_context
 from altq.models.skeleton import Skeleton
 from altq.runtime.files import write_json
+from altq.runtime.gpu import open_device
 from altq.runtime.lineage import check_lineage, run_fingerprint
 from altq.runtime.provenance import provenance
 from altq.runtime.resume import Scratch
@@ -26,9 +29,8 @@ BOOTSTRAP_SEED = 0
 
 
 def perplexity_flags(parser: argparse.ArgumentParser) -> None:
-    add_folder(parser)
-    parser.add_argument("--tokens", type=Path, required=True, metavar="FILE", help="test tokens (.npy)")
-    add_output(parser, ".json file")
+    perplexity_packed_flags(parser)
+    add_device(parser)
 
 
 def perplexity(arguments: argparse.Namespace) -> None:
@@ -42,11 +44,14 @@ def perplexity(arguments: argparse.Namespace) -> None:
       altq perplexity --folder results/checkpoints/smollm2/affine/W4A4K4V4/gptq/seed0 \\
           --tokens results/tokens/smollm2/pydoc/test.npy --output affine-pydoc.json
     """
-    _measure(arguments, open_model, "perplexity")
+    device = open_device(arguments.device)
+    _measure(arguments, partial(open_model, device=device), "perplexity")
 
 
 def perplexity_packed_flags(parser: argparse.ArgumentParser) -> None:
-    perplexity_flags(parser)
+    add_folder(parser)
+    parser.add_argument("--tokens", type=Path, required=True, metavar="FILE", help="test tokens (.npy)")
+    add_output(parser, ".json file")
 
 
 def perplexity_packed(arguments: argparse.Namespace) -> None:
@@ -71,8 +76,10 @@ def _measure(
     inputs = [arguments.folder, arguments.tokens]
     check_lineage(inputs)
     context = check_context(arguments.folder, window_length)
-    with Scratch.beside(arguments.output, run_fingerprint(command, labels, inputs)) as scratch:
-        nll = window_losses(open_folder(arguments.folder), tokens, scratch)
+    skeleton = open_folder(arguments.folder)
+    fingerprint = run_fingerprint(command, labels, inputs)
+    with Scratch.beside(arguments.output, fingerprint, skeleton.device.type) as scratch:
+        nll = window_losses(skeleton, tokens, scratch)
         interval = perplexity_interval(nll, window_length - 1, np.random.Generator(np.random.PCG64(BOOTSTRAP_SEED)))
         result = {
             **labels,
@@ -86,7 +93,8 @@ def _measure(
             "perplexity": interval.perplexity,
             "perplexity_low": interval.low,
             "perplexity_high": interval.high,
+            "devices": scratch.devices,
             **notes,
-            "provenance": provenance(command, labels, inputs),
+            "provenance": provenance(command, labels, inputs, skeleton.device),
         }
         write_json(arguments.output, result)

@@ -15,16 +15,18 @@ from altq.commands.command import (
     add_setting,
     add_states,
 )
+from altq.commands.device import add_device
 from altq.experiment.policies import SearchOptions
 from altq.experiment.recipe import Recipe
 from altq.experiment.setting import Setting
 from altq.runtime.documents import described
 from altq.runtime.files import parse_json, write_text
 from altq.runtime.flags import add_options, read_options
+from altq.runtime.gpu import open_device
 from altq.runtime.lineage import check_lineage, run_fingerprint
 from altq.runtime.provenance import provenance
 from altq.selection.candidates import Candidates
-from altq.selection.learned import curve, final_shares, search_model, search_seconds
+from altq.selection.learned import SearchRecord, curve, final_shares, search_model
 from altq.selection.oracle import reconstruction_errors
 from altq.selection.predicted import predict_model
 from altq.selection.scores import Scores
@@ -39,6 +41,7 @@ def search_flags(parser: argparse.ArgumentParser) -> None:
     add_seed(parser, "random starts")
     fields = ", ".join(SearchOptions.model_fields)
     parser.add_argument("--search", default="{}", metavar="JSON", help=f"what is not default of: {fields}")
+    add_device(parser)
     add_output(parser, "folder")
     add_options(parser, Recipe)
 
@@ -57,11 +60,11 @@ def search(arguments: argparse.Namespace) -> None:
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
     remedy = "see `altq search --help` for what it takes"
     options = described(parse_json(arguments.search, "--search"), SearchOptions, name="--search", remedy=remedy)
-    inputs = [arguments.model, arguments.states]
+    inputs, device = [arguments.model, arguments.states], open_device(arguments.device)
     check_lineage(inputs)
     fingerprint = run_fingerprint("search", {}, [arguments.model])
     candidates = Candidates(tuple(arguments.candidates), setting=setting, seed=arguments.seed, recipe=recipe)
-    subject = Subject.open(arguments.model, arguments.states)
+    subject = Subject.open(arguments.model, arguments.states, device=device)
     traces = search_model(subject, candidates, options=options, folder=arguments.output, fingerprint=fingerprint)
     write_text(arguments.output / "curve.csv", curve(candidates.kinds, traces))
     settings = {
@@ -70,9 +73,11 @@ def search(arguments: argparse.Namespace) -> None:
         "search": options.model_dump(),
         "recipe": recipe.model_dump(),
     }
-    record = provenance("search", settings, inputs)
+    record = provenance("search", settings, inputs, device)
     # A search that went on where it was stopped took longer than its last process.
-    record["processor_seconds"] = max(record["processor_seconds"], search_seconds(arguments.output))
+    searched = SearchRecord.of(arguments.output)
+    record["processor_seconds"] = max(record["processor_seconds"], searched.processor_seconds)
+    record["devices"] = searched.devices
     name = arguments.model.resolve().name
     scores = final_shares(traces, candidates=candidates, model=name, provenance=record)
     scores.write(arguments.output / "scores.json")
@@ -84,6 +89,7 @@ def reconstruction_flags(parser: argparse.ArgumentParser) -> None:
     add_setting(parser)
     add_banks(parser, "of each candidate kind")
     add_loss(parser)
+    add_device(parser)
     add_output(parser, ".json file")
 
 
@@ -98,17 +104,19 @@ def reconstruction(arguments: argparse.Namespace) -> None:
           --setting W3A3K3V3 --loss relative --output oracle.json
     """
     setting, banks = Setting.parse(arguments.setting), banks_by_kind(arguments.banks)
-    inputs = [arguments.model, arguments.tokens, *banks.values()]
+    inputs, device = [arguments.model, arguments.tokens, *banks.values()], open_device(arguments.device)
     check_lineage(inputs, {"setting": str(setting)})
     tokens, _ = read_tokens(arguments.tokens, arguments.model)
-    errors = reconstruction_errors(arguments.model, tokens, banks=banks, setting=setting, loss=arguments.loss)
+    errors = reconstruction_errors(
+        arguments.model, tokens, banks=banks, setting=setting, loss=arguments.loss, device=device
+    )
     options = {"setting": str(setting), "loss": arguments.loss}
     scores = Scores(
         model=arguments.model.resolve().name,
         quantity="reconstruction error",
         lower_is_better=True,
         values=tuple(errors),
-        provenance=provenance("reconstruction", options, inputs),
+        provenance=provenance("reconstruction", options, inputs, device),
     )
     scores.write(arguments.output)
 
@@ -119,6 +127,7 @@ def predict_flags(parser: argparse.ArgumentParser) -> None:
     add_setting(parser)
     add_candidates(parser)
     add_seed(parser, "random starts")
+    add_device(parser)
     add_output(parser, ".json file")
     add_options(parser, Recipe)
 
@@ -134,16 +143,16 @@ def predict(arguments: argparse.Namespace) -> None:
           --candidates affine rotation --output predicted.json
     """
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
-    inputs = [arguments.model, arguments.states]
+    inputs, device = [arguments.model, arguments.states], open_device(arguments.device)
     check_lineage(inputs)
     candidates = Candidates(tuple(arguments.candidates), setting=setting, seed=arguments.seed, recipe=recipe)
-    predictions = predict_model(Subject.open(arguments.model, arguments.states), candidates)
+    predictions = predict_model(Subject.open(arguments.model, arguments.states, device=device), candidates)
     options = {"setting": str(setting), "seed": arguments.seed, "recipe": recipe.model_dump()}
     scores = Scores(
         model=arguments.model.resolve().name,
         quantity="SQNR in dB",
         lower_is_better=False,
         values=tuple({kind: prediction.sqnr for kind, prediction in by_kind.items()} for by_kind in predictions),
-        provenance=provenance("predict", options, inputs),
+        provenance=provenance("predict", options, inputs, device),
     )
     scores.write(arguments.output)

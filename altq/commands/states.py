@@ -5,10 +5,12 @@ from pathlib import Path
 
 from altq.calibration.recording import record_states
 from altq.commands.command import add_loss, add_model, add_output
+from altq.commands.device import add_device
 from altq.experiment.border_spacing import BorderOptions
 from altq.models.context import check_context
 from altq.runtime.files import write_json
 from altq.runtime.flags import add_options, read_options
+from altq.runtime.gpu import open_device
 from altq.runtime.lineage import check_lineage, run_fingerprint
 from altq.runtime.provenance import provenance, write_provenance
 from altq.selection.weight_statistics import weight_statistics
@@ -20,6 +22,7 @@ def states_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=Path, required=True, metavar="FILE", help="calibration tokens (.npy)")
     add_loss(parser)
     add_options(parser, BorderOptions)
+    add_device(parser)
     add_output(parser, "folder")
 
 
@@ -35,6 +38,7 @@ def states(arguments: argparse.Namespace) -> None:
       altq states --model results/models/smollm2 --tokens results/tokens/smollm2/wikipedia/calibration-seed0.npy \\
           --loss relative --output results/states/smollm2/seed0
     """
+    device = open_device(arguments.device)
     options, inputs = {"loss": arguments.loss}, [arguments.model, arguments.tokens]
     check_lineage(inputs)
     tokens, _ = read_tokens(arguments.tokens, arguments.model)
@@ -47,8 +51,9 @@ def states(arguments: argparse.Namespace) -> None:
         folder=arguments.output,
         fingerprint=fingerprint,
         border_every=read_options(arguments, BorderOptions).border_every,
+        device=device,
     )
-    write_provenance(arguments.output, provenance("states", options, inputs))
+    write_provenance(arguments.output, provenance("states", options, inputs, device))
 
 
 def statistics_flags(parser: argparse.ArgumentParser) -> None:

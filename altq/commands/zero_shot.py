@@ -9,9 +9,11 @@ import pyarrow.parquet
 
 from altq.checkpoint.format import labels_of
 from altq.commands.command import add_folder, add_model, add_output, add_seed, add_task
+from altq.commands.device import add_device
 from altq.evaluation.requests import TaskRequests, make_requests
 from altq.evaluation.zero_shot import judge, score
 from altq.runtime.files import atomic, read_json, sha256, write_json
+from altq.runtime.gpu import open_device
 from altq.runtime.lineage import check_lineage, run_fingerprint
 from altq.runtime.provenance import provenance
 from altq.runtime.resume import Scratch
@@ -76,6 +78,7 @@ def zero_shot_flags(parser: argparse.ArgumentParser) -> None:
     add_task(parser)
     _add_items(parser)
     parser.add_argument("--requests", type=Path, required=True, metavar="FILE", help="requests (.parquet)")
+    add_device(parser)
     add_output(parser, ".parquet file", beside=(".json",))
 
 
@@ -90,15 +93,15 @@ def zero_shot(arguments: argparse.Namespace) -> None:
       altq zero-shot --folder results/checkpoints/smollm2/affine/W4A4K4V4/gptq/seed0 --task piqa \\
           --items results/tasks/piqa --requests results/requests/smollm2/piqa.parquet --output affine-piqa.parquet
     """
-    labels = labels_of(arguments.folder)
+    labels, device = labels_of(arguments.folder), open_device(arguments.device)
     asked, drawn = TaskRequests.read(arguments.requests), read_json(arguments.requests.with_suffix(".json"))
     inputs = [arguments.folder, arguments.requests]
     check_lineage([*inputs, arguments.items])
     kept = ("model", "task", "num_items", "num_available", "num_truncated", "task_version")
-    with Scratch.beside(arguments.output, run_fingerprint("zero-shot", labels, [*inputs, arguments.items])) as scratch:
-        items, accuracies = judge(
-            arguments.task, arguments.items, asked=asked, likelihoods=score(arguments.folder, asked, scratch)
-        )
+    fingerprint = run_fingerprint("zero-shot", labels, [*inputs, arguments.items])
+    with Scratch.beside(arguments.output, fingerprint, device.type) as scratch:
+        likelihoods = score(arguments.folder, asked, scratch, device)
+        items, accuracies = judge(arguments.task, arguments.items, asked=asked, likelihoods=likelihoods)
         with atomic(arguments.output) as partial:
             pyarrow.parquet.write_table(items, partial)
         result = {
@@ -106,6 +109,7 @@ def zero_shot(arguments: argparse.Namespace) -> None:
             **{name: drawn[name] for name in kept},
             **{name: accuracy._asdict() for name, accuracy in accuracies.items()},
             "items_sha256": sha256(arguments.output),
-            "provenance": provenance("zero-shot", labels, inputs),
+            "devices": scratch.devices,
+            "provenance": provenance("zero-shot", labels, inputs, device),
         }
         write_json(arguments.output.with_suffix(".json"), result)

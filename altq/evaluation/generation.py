@@ -21,6 +21,7 @@ from altq.checkpoint.format import is_checkpoint
 from altq.checkpoint.packed_model import load_packed_model
 from altq.checkpoint.quantized_model import load_model
 from altq.evaluation.likelihood import require_causal
+from altq.runtime.device import CPU
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ class RefuseNotFinite(LogitsProcessor):
         return scores
 
 
-def load_generator(folder: str | Path) -> PreTrainedModel:
-    """A checkpoint on the packed CPU kernels or a model in full precision, with its generation_config.json if it has one."""
-    return load_packed_model(folder) if is_checkpoint(folder) else load_model(folder)
+def load_generator(folder: str | Path, device: torch.device = CPU) -> PreTrainedModel:
+    """A checkpoint on the device's packed kernels or a model in full precision, with its generation_config.json if any."""
+    return load_packed_model(folder, device=device) if is_checkpoint(folder) else load_model(folder, device)
 
 
 def generate_text(
@@ -106,7 +107,8 @@ def generate_text(
         raise ValueError("the prompt has no tokens")
     require_causal(model)
     assert isinstance(model, GenerationMixin), "transformers' models for causal language modelling generate"
-    own, tokens, streamer = model.generation_config, torch.tensor([prompt]), _TimedStreamer(tokenizer)
+    own, streamer = model.generation_config, _TimedStreamer(tokenizer)
+    tokens = torch.tensor([prompt], device=model.device)
     if own.pad_token_id is None:
         own.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     with torch.inference_mode():

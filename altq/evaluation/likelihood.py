@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from altq.evaluation.perplexity import TOKENS_OF_LOGITS
 from altq.models.configuration import rope_parameters
 from altq.models.logits import make_logits
+from altq.runtime.device import traits_of
 
 TOKENS_PER_BATCH = 1024
 """Of a batch, padding included; a row that is longer is a batch of its own."""
@@ -125,8 +125,9 @@ def score_batch(model: PreTrainedModel, rows: Sequence[Row]) -> dict[int, Likeli
     tokens, positions = _padded([row.tokens for row in rows], 0), _padded([row.positions for row in rows], 0)
     mask = _visible(_padded([row.branches for row in rows], PADDING))
     _check_lengths(model, positions)
+    device = model.device
     hidden = model.get_decoder()(
-        tokens, attention_mask=mask, position_ids=positions, use_cache=False
+        tokens.to(device), attention_mask=mask.to(device), position_ids=positions.to(device), use_cache=False
     ).last_hidden_state  # [rows, t, hidden]
     owners = [index for row in rows for index, places in zip(row.requests, row.scored, strict=True) for _ in places]
     places = [n * tokens.shape[1] + place for n, row in enumerate(rows) for places in row.scored for place in places]
@@ -189,16 +190,17 @@ def _check_lengths(model: PreTrainedModel, positions: Tensor) -> None:
 
 
 def _predict(hidden: Tensor, model: PreTrainedModel, places: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The log-probability of each target at its place, and whether it is the likeliest: [n] each.
+    """The log-probability of each target at its place, and whether it is the likeliest: [n] each, on the CPU.
 
-    hidden: [places, hidden]; logits are made once for each place, TOKENS_OF_LOGITS places at a time.
+    hidden: [places, hidden], on any device; logits are made once for each place, for some places at a time.
     """
+    count = traits_of(hidden.device).tokens_of_logits
     needed, which = places.unique(return_inverse=True)
     values, likeliest = torch.empty(len(targets), dtype=torch.float64), torch.empty(len(targets), dtype=torch.bool)
-    for start in range(0, len(needed), TOKENS_OF_LOGITS):
-        logits = make_logits(model, hidden[needed[start : start + TOKENS_OF_LOGITS]])
-        asked = (start <= which) & (which < start + TOKENS_OF_LOGITS)
-        rows, words = which[asked] - start, targets[asked]
-        values[asked] = (logits[rows, words] - logits.logsumexp(-1)[rows]).double()
-        likeliest[asked] = logits.argmax(-1)[rows] == words
+    for start in range(0, len(needed), count):
+        logits = make_logits(model, hidden[needed[start : start + count].to(hidden.device)])
+        asked = (start <= which) & (which < start + count)
+        rows, words = ((x[asked]).to(hidden.device) for x in (which - start, targets))
+        values[asked] = (logits[rows, words] - logits.logsumexp(-1)[rows]).double().cpu()
+        likeliest[asked] = (logits.argmax(-1)[rows] == words).cpu()
     return values, likeliest

@@ -12,13 +12,11 @@ from transformers import PreTrainedModel
 from altq.models.logits import make_logits
 from altq.models.residual_stream import ResidualStream
 from altq.models.skeleton import Skeleton
+from altq.runtime.device import traits_of
 from altq.runtime.progress import progress
 from altq.runtime.resume import Scratch
 
 WINDOWS_IN_MEMORY = 2
-TOKENS_OF_LOGITS = 128
-"""Logits are made for so many tokens at a time: never those of a window, let alone of all. Those of 128 tokens and
-49,152 words are 25 MB; above 32 MB, malloc takes fresh pages from the system for every tensor, and gives them back."""
 
 
 @torch.no_grad()
@@ -35,7 +33,7 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: Scratch) -> l
 
     def run_block(index: int, inputs: Tensor, outputs: Tensor) -> dict[str, Any]:
         for rows in batches:
-            outputs[rows] = skeleton.resident_block(index)(inputs[rows], **arguments[index])
+            outputs[rows] = skeleton.resident_block(index)(inputs[rows].to(skeleton.device), **arguments[index])
             if not outputs[rows].isfinite().all():
                 raise ValueError(f"{skeleton.weights.folder}: the state after block {index} is not finite")
         return {}
@@ -55,7 +53,8 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: Scratch) -> l
 
 def _losses(hidden: Tensor, windows: Tensor, model: PreTrainedModel) -> list[float]:
     """Of some windows, from what the head reads: [windows, length, hidden]."""
-    rows, targets = hidden[:, :-1].flatten(0, 1), windows[:, 1:].flatten()
-    pieces = zip(rows.split(TOKENS_OF_LOGITS), targets.split(TOKENS_OF_LOGITS), strict=True)
+    rows, targets = hidden[:, :-1].flatten(0, 1), windows[:, 1:].flatten().to(hidden.device)
+    count = traits_of(hidden.device).tokens_of_logits
+    pieces = zip(rows.split(count), targets.split(count), strict=True)
     losses = torch.cat([F.cross_entropy(make_logits(model, piece), words, reduction="none") for piece, words in pieces])
     return losses.view(len(windows), -1).double().sum(1).tolist()

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow
+import torch
 from lm_eval.api.metrics import mean_stderr
 
 from altq.checkpoint.quantized_model import load_model
 from altq.evaluation.harness import load_task
 from altq.evaluation.likelihood import Likelihood, plan_batches, score_batch
 from altq.evaluation.requests import TaskRequests
+from altq.runtime.device import CPU
 from altq.runtime.progress import progress
 from altq.runtime.resume import Scratch
 
@@ -24,9 +26,9 @@ class Accuracy(NamedTuple):
     stderr: float
 
 
-def score(folder: str | Path, asked: TaskRequests, scratch: Scratch) -> list[Likelihood]:
+def score(folder: str | Path, asked: TaskRequests, scratch: Scratch, device: torch.device = CPU) -> list[Likelihood]:
     """The likelihood of every request under a model or checkpoint; goes on after the batches that are in `scratch`."""
-    model = load_model(folder)
+    model = load_model(folder, device)
     batches = plan_batches(asked.requests, asked.max_length)
     found: dict[int, Likelihood] = {}
     for number, batch in enumerate(progress(batches, "zero-shot")):

@@ -14,6 +14,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from altq.runtime.device import traits_of
+
 ATTENTION = "altq"
 CACHE_JOINT = "altq_cache_joint"
 """Attribute of an attention module that holds its joint."""
@@ -81,7 +83,14 @@ def _attention(
         query, key, value = joint(query, key, value)
     if kwargs.get("softcap") is not None:
         return _capped_attention(query, key, value, attention_mask, **kwargs), None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    reduced = traits_of(query.device).attention
+    if reduced is None or query.dtype != torch.float32:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    query, key, value = query.to(reduced), key.to(reduced), value.to(reduced)
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.to(reduced)
+    output, weights = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return output.float(), weights
 
 
 def _capped_attention(

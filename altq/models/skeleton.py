@@ -14,6 +14,8 @@ from altq.models.generation_config import load_generation_config
 from altq.models.overflow import refuse_overflow_in_norms
 from altq.models.residual import ResidualRotation
 from altq.models.weights import ModelWeights
+from altq.runtime.device import CPU, traits_of
+from altq.runtime.precision import reduce_linear_layers
 
 
 class _Recorder(nn.Module):
@@ -32,24 +34,37 @@ class Skeleton:
     """A model folder driven block by block; only the embedding, the last norm and the head are resident.
 
     outer_tensors: these three by their names in the model. With a rotation [hidden, hidden], the residual stream is
-    rotated, and the head is not tied to the embedding.
+    rotated, and the head is not tied to the embedding. device: where all weights lie; whatever computes with them
+    follows.
     """
 
-    def __init__(self, folder: str | Path, dtype: torch.dtype = torch.float32, rotation: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        dtype: torch.dtype = torch.float32,
+        rotation: Tensor | None = None,
+        device: torch.device = CPU,
+    ) -> None:
         self.weights = self._open_weights(folder)
         self.family: Family = self.weights.family
         self.num_blocks = self.weights.num_blocks
-        self.dtype = dtype
-        self.residual = None if rotation is None else ResidualRotation(rotation, self.family)
+        self.dtype, self.device = dtype, device
+        self.residual = None if rotation is None else ResidualRotation(rotation.to(device), self.family)
         self.model = empty_model(self.weights.source, dtype, with_buffers=True)
         self.config = self.model.config
         refuse_overflow_in_norms(self.model, self.weights.source.name)
+        if traits_of(device).reduced_linears:
+            reduce_linear_layers(self.model)
         blocks = self.model.get_submodule(self.family.blocks)
         assert isinstance(blocks, nn.ModuleList), self.family.blocks
         self._blocks = blocks
         self._resident: tuple[int, nn.Module] | None = None
         self._require_tensors()
         self.outer_tensors = self._load_outer_tensors()
+        # Computed on the CPU and then moved, so that they are the same bits on any device.
+        for module in self.model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(device))
         self.model.requires_grad_(False)
 
     def _open_weights(self, folder: str | Path) -> ModelWeights:
@@ -66,7 +81,7 @@ class Skeleton:
         """
         prefix = f"{self.family.blocks}."
         outer = {name for name in self.model.state_dict() if not name.startswith(prefix)}
-        weights = {name: self.weights.tensor(name).to(self.dtype) for name in self.weights.names if name in outer}
+        weights = {name: self._placed(self.weights.tensor(name)) for name in self.weights.names if name in outer}
         self.model.load_state_dict(weights, strict=False, assign=True)
         self.model.tie_weights(missing_keys=outer - weights.keys(), recompute_mapping=False)
         tensors = {name: tensor for name, tensor in self.model.state_dict().items() if name in outer}
@@ -82,10 +97,13 @@ class Skeleton:
             del tensors[f"{self.family.head}.weight"]
         return tensors
 
+    def _placed(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, self.dtype)
+
     def block(self, block: int) -> nn.Module:
         """A new module of block `block` with its weights, without gradients."""
         module = copy.deepcopy(self._blocks[block])
-        tensors = {name: tensor.to(self.dtype) for name, tensor in self.weights.block(block).items()}
+        tensors = {name: self._placed(tensor) for name, tensor in self.weights.block(block).items()}
         module.load_state_dict(tensors, assign=True)
         if self.residual:
             self.residual.fold_block(module)
@@ -101,7 +119,7 @@ class Skeleton:
     @torch.no_grad()
     def embed(self, tokens: Tensor) -> Tensor:
         """Embed tokens as the input of block 0: [windows, length] -> [windows, length, hidden]."""
-        embedded = self.model.get_input_embeddings()(tokens).to(self.dtype)
+        embedded = self.model.get_input_embeddings()(tokens.to(self.device)).to(self.dtype)
         name = self.family.embedding_multiplier
         return embedded if name is None else embedded * getattr(self.config, name)
 
@@ -121,7 +139,7 @@ class Skeleton:
         decoder = self.model.get_submodule(path)
         setattr(decoder, name, nn.ModuleList(recorders))
         try:
-            decoder(torch.zeros(1, length, dtype=torch.long), use_cache=False)
+            decoder(torch.zeros(1, length, dtype=torch.long, device=self.device), use_cache=False)
         finally:
             setattr(decoder, name, self._blocks)
         return [recorder.arguments for recorder in recorders]
@@ -129,7 +147,7 @@ class Skeleton:
     @torch.no_grad()
     def finish(self, states: Tensor) -> Tensor:
         """Apply the last norm, whose output the head reads; the shape [windows, length, hidden] stays."""
-        return self.model.get_submodule(self.family.last_norm)(states)
+        return self.model.get_submodule(self.family.last_norm)(states.to(self.device))
 
     def fill(self) -> PreTrainedModel:
         """The whole model with all its blocks resident, which makes text as its folder's generation_config.json says."""

@@ -16,6 +16,7 @@ class Sublayer:
         self.name = half
         self.half: Half = family.half(half)
         self.block = block
+        self.device = next(block.parameters()).device
         self.norm = _norm(block, self.half.norm)
         self.module = block.get_submodule(self.half.module)
         self.output_norm = _norm(block, self.half.output_norm)

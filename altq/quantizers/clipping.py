@@ -29,7 +29,7 @@ class Clip(nn.Module):
 
     @torch.no_grad()
     def set(self, factor: Tensor | float) -> None:
-        factor = torch.as_tensor(factor, dtype=self.logit.dtype).clamp(max=LARGEST)
+        factor = torch.as_tensor(factor, dtype=self.logit.dtype, device=self.logit.device).clamp(max=LARGEST)
         self.logit.copy_(torch.logit(factor).expand_as(self.logit))
 
 

@@ -90,7 +90,7 @@ class Needs:
         return cost_of(self.stages.work(rule, wildcards), threads, gpu=self.on_gpu(rule))
 
     @cached_property
-    def resources(self) -> dict[str, Callable[..., int | None]]:
+    def resources(self) -> dict[str, Callable[..., int | str | None]]:
         """The `resources:` of every rule, as functions that Snakemake calls for each job with the rule's name."""
 
         @cache
@@ -114,7 +114,16 @@ class Needs:
         def gpu(wildcards: Mapping[str, str], rulename: str) -> int | None:
             return 1 if self.on_gpu(rulename) else None
 
-        functions: dict[str, Callable[..., int | None]] = {"mem_mb": mem_mb, "runtime": runtime, "disk_mb": disk_mb}
+        def device(wildcards: Mapping[str, str], rulename: str) -> str | None:
+            # A resource and no parameter: where a job runs is no reason to run it again.
+            return ("cuda" if self.on_gpu(rulename) else "cpu") if rulename in ON_A_DEVICE else None
+
+        functions: dict[str, Callable[..., int | str | None]] = {
+            "mem_mb": mem_mb,
+            "runtime": runtime,
+            "disk_mb": disk_mb,
+            "device": device,
+        }
         if self.gpus:
             functions["gpu"] = gpu
         for function in functions.values():
@@ -132,7 +141,7 @@ class Needs:
         return threads
 
 
-def _keep_signature(function: Callable[..., int | None]) -> None:
+def _keep_signature(function: Callable[..., int | str | None]) -> None:
     """Store the signature of a function, which Snakemake otherwise computes several times for each job."""
     function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]  # where inspect looks first
 
@@ -144,3 +153,6 @@ NUMERIC = frozenset(
     }
 )  # fmt: skip
 """Rules whose jobs spend their time in torch."""
+
+ON_A_DEVICE = NUMERIC - {"statistics"}
+"""Rules whose commands take `--device`."""

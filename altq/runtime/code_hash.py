@@ -22,7 +22,7 @@ FRAME = frozenset(
     for name in (
         "cli",
         "commands.command",
-        *(f"runtime.{name}" for name in ("code_hash", "flags", "lineage", "progress", "provenance")),
+        *(f"runtime.{name}" for name in ("code_hash", "flags", "gpu", "lineage", "progress", "provenance")),
     )
 )
 """Modules that call a stage and record it; its results do not depend on them."""

@@ -1,25 +1,35 @@
-"""A GPU of its own for each process on a machine with several.
+"""The device that a process computes on: `--device auto`, `cpu`, `cuda` or `cuda:1`, and a GPU of its own where it is one.
 
 Snakemake counts GPUs and gives none out, and torch takes the first. A process claims a device by locking its file in a
 folder that all of a user's processes on the machine share; the system releases the lock when the process ends, however
 it ends. The folder is in the temporary one, where others may write: it has to be the user's own and closed to them.
+Claiming comes before torch is imported, `open_device` after.
 """
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
 from altq.runtime.files import require_own_folder
 
+if TYPE_CHECKING:
+    import torch
+
 log = logging.getLogger(__name__)
+
+AUTO = "auto"
+"""A GPU where there is one, and the CPU otherwise."""
 
 DEVICES = "ALTQ_GPU_DEVICES"
 """Environment variable: the devices to share among processes, e.g. "0,1,3"; all that nvidia-smi lists when absent."""
@@ -46,25 +56,84 @@ class Claim:
         _claims.remove(self)
 
 
-def claim_gpu(folder: Path | None = None) -> Claim | None:
-    """Wait for a free device, and make it the only one that this process and its children see.
+def checked_device(text: str) -> str:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as it is; ValueError for what is none of them."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise ValueError(f"{text!r} is no device; give auto, cpu, cuda, or cuda:1 for the second GPU")
+    return text
 
-    To be called before torch is imported; held until the process ends, where it is not released. None, and nothing is
-    changed, where CUDA_VISIBLE_DEVICES is set already (by SLURM or by hand) or the machine has no GPU. folder: of the
-    lock files (default: in the temporary folder). Raises PermissionError where it is not the user's own, TimeoutError
-    where no device gets free within LONGEST_WAIT.
+
+def claim_gpu(device: str = AUTO, folder: Path | None = None) -> Claim | None:
+    """Claim what `--device` names, and make it the only GPU that this process and its children see.
+
+    To be called before torch is imported; held until the process ends, where it is not released. `auto` and `cuda` wait
+    for any that is free; `cuda:N` is the Nth of those that are there, counted from 0. None, and nothing is claimed, for
+    `cpu`, where CUDA_VISIBLE_DEVICES is set already (by SLURM or by hand; `cuda:N` is then the Nth of these), or for
+    `auto` where the machine has no GPU. folder: of the lock files (default: in the temporary folder). Raises ValueError
+    for a GPU that is not there or that another process has, PermissionError where the folder is not the user's own,
+    TimeoutError where no device gets free within LONGEST_WAIT.
     """
-    if os.environ.get(VISIBLE) is not None:
+    devices = visible_devices()
+    if device == "cpu" or (device == AUTO and not devices):
         return None
-    devices = list_devices()
     if not devices:
+        shown = f"{VISIBLE}={os.environ[VISIBLE]}" if VISIBLE in os.environ else "nvidia-smi lists none"
+        raise ValueError(f"--device {device}: no GPU is there ({shown}); give --device cpu")
+    _, _, number = device.partition(":")
+    if number and int(number) >= len(devices):
+        raise ValueError(f"--device {device}: GPUs there are {', '.join(devices)}, counted from 0; give one of them")
+    if VISIBLE in os.environ:
+        if number:
+            os.environ[VISIBLE] = devices[int(number)]
         return None
     folder = folder or Path(tempfile.gettempdir()) / f"altq-gpus-{os.geteuid()}"
     require_own_folder(folder, "set TMPDIR to a folder of your own, the same for all jobs, or remove it")
-    claim = _first_free(devices, folder) or _wait(devices, folder)
+    claim = _first_free(devices[int(number) :][:1] if number else devices, folder)
+    if claim is None and number:
+        raise ValueError(
+            f"--device {device}: another process of altq has GPU {devices[int(number)]} (its lock is in {folder}); give "
+            "--device cuda to wait for any that is free"
+        )
+    claim = claim or _wait(devices, folder)
     os.environ[VISIBLE] = claim.device
     log.info("using GPU %s of %d", claim.device, len(devices))
     return claim
+
+
+def open_device(device: str) -> "torch.device":
+    """The device that `--device` names, once it is claimed and torch may be imported.
+
+    ValueError where torch cannot use the GPU that is asked for: built without CUDA, no driver, or one that is too old.
+    `auto` is the CPU then, with a warning where the machine has a GPU.
+    """
+    import torch
+
+    problem = None if device == "cpu" else _problem()
+    if problem and device != AUTO:
+        raise ValueError(f"--device {device}: {problem}")
+    if problem and visible_devices():
+        log.warning("computing on the CPU, although there is a GPU: %s", problem)
+    return torch.device("cpu" if device == "cpu" or problem else "cuda")
+
+
+def _problem() -> str | None:
+    """What keeps torch from computing on a GPU, and what helps; None for nothing."""
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA; install one that is built with it (README.md)"
+    try:
+        torch.zeros(1, device="cuda")
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        return f"torch {torch.__version__} cannot use it with driver {driver_version()} ({reason}); update the driver"
+    return None
+
+
+@cache
+def driver_version() -> str | None:
+    """The version of NVIDIA's driver; None without one."""
+    return next(iter(_nvidia_smi("driver_version")), None)
 
 
 def _wait(devices: Sequence[str], folder: Path) -> Claim:
@@ -85,14 +154,27 @@ def _wait(devices: Sequence[str], folder: Path) -> Claim:
     )
 
 
+def visible_devices() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them: those that it lists, or all."""
+    visible = os.environ.get(VISIBLE)
+    if visible is None:
+        return list_devices()
+    return [device.strip() for device in visible.split(",") if device.strip() not in ("", "-1")]
+
+
 def list_devices() -> list[str]:
     """The GPUs of this machine as CUDA_VISIBLE_DEVICES names them, without importing torch."""
     devices = os.environ.get(DEVICES)
     if devices is not None:
         return [device.strip() for device in devices.split(",") if device.strip()]
+    return _nvidia_smi("index")
+
+
+def _nvidia_smi(field: str) -> list[str]:
+    """A field of each GPU; none, with a warning, where nvidia-smi fails."""
     if shutil.which("nvidia-smi") is None:
         return []
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
     result = subprocess.run(query, capture_output=True, text=True, check=False)
     if result.returncode:
         log.warning("nvidia-smi lists no GPU: %s", (result.stderr or result.stdout).strip())

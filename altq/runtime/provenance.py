@@ -9,13 +9,17 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from altq.runtime.code_hash import code_hash
 from altq.runtime.cores import usable_cores
 from altq.runtime.documents import Record, read_described
 from altq.runtime.files import sha256, write_json
+from altq.runtime.gpu import driver_version
 from altq.runtime.resume import fingerprint_of
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "altq", "torch", "transformers", "tokenizers", "safetensors", "datasets", "geoopt", "gguf", "lm-eval", "numpy",
@@ -31,11 +35,14 @@ ELSEWHERE = "elsewhere-"
 START = time.monotonic()
 
 
-def provenance(command: str, options: Mapping[str, Any], inputs: Iterable[str | Path]) -> dict[str, Any]:
+def provenance(
+    command: str, options: Mapping[str, Any], inputs: Iterable[str | Path], device: "torch.device | None" = None
+) -> dict[str, Any]:
     """The record of this process, and under "upstream" the records of everything that led to its inputs, by path.
 
     options: what the command was asked to do. inputs: files, or folders of a model, corpus, bank, checkpoint and so
-    on, recorded as `recorded_path` has them. Times are seconds, memory is bytes at its peak.
+    on, recorded as `recorded_path` has them. device: that it computed on, for what computes with tensors. Times are
+    seconds, memory is bytes at its peak.
     """
     hashes: dict[str, str] = {}
     upstream: dict[str, Any] = {}
@@ -53,7 +60,7 @@ def provenance(command: str, options: Mapping[str, Any], inputs: Iterable[str | 
         "options": dict(options),
         "code": code_hash(command),
         "versions": {"python": platform.python_version(), **_versions()},
-        "machine": _machine(),
+        "machine": _machine() | (_device(device) if device else {}),
         "seconds": round(time.monotonic() - START, 3),
         "processor_seconds": round(time.process_time(), 3),
         "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
@@ -143,7 +150,15 @@ def _machine() -> dict[str, Any]:
     if torch is not None and torch.cuda.is_initialized():
         machine["accelerator"] = torch.cuda.get_device_name()
         machine["accelerator_peak_memory"] = torch.cuda.max_memory_allocated()
+        machine["driver"] = driver_version()
     return machine
+
+
+def _device(device: "torch.device") -> dict[str, str]:
+    """The kind of device, and the precision of its products."""
+    from altq.runtime.precision import precision_of
+
+    return {"device": device.type, "precision": precision_of(device)}
 
 
 def _processor() -> str:

@@ -8,7 +8,9 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,6 +42,14 @@ def read_unit(path: str | Path, fingerprint: str) -> dict[str, Any] | None:
     return unit if stored == fingerprint else None
 
 
+def warn_of_mixture(devices: Iterable[str], what: str) -> None:
+    """Say where units of one result come from different kinds of devices, which round differently."""
+    counts = Counter(devices)
+    if len(counts) > 1:
+        made = ", ".join(f"{count} on {device}" for device, count in sorted(counts.items()))
+        log.warning("%s: units are made on different devices (%s), which round differently", what, made)
+
+
 class Scratch:
     """A folder of the units of one run, which follow one another and share a fingerprint.
 
@@ -47,16 +57,21 @@ class Scratch:
     name; a unit counts as finished while these are unchanged. Inputs of the next unit may lie in the folder. As a
     context it is dropped at the end, and where the work fails: what failed because of its data would fail again with
     them, even when the data are repaired. A stop, a full disk or lack of memory leaves it.
+
+    device: the kind on which this run computes. It is no part of the fingerprint: a run goes on from what another device
+    made, says so, and keeps which made what.
     """
 
-    def __init__(self, folder: str | Path, fingerprint: str) -> None:
-        self.folder, self.fingerprint = Path(folder), fingerprint
+    def __init__(self, folder: str | Path, fingerprint: str, device: str = "cpu") -> None:
+        self.folder, self.fingerprint, self.device = Path(folder), fingerprint, device
         self.units: list[Any] = []
         self.files: dict[str, str] = {}
+        self._devices: list[str] = []
         while (unit := read_unit(self._path(), fingerprint)) is not None and self._is_whole(unit["files"]):
             self._append(unit)
         if self.units:
             log.info("going on after %d finished units in %s", len(self.units), self.folder)
+            warn_of_mixture([*self._devices, device], str(self.folder))
         else:
             self.drop()
         for path in self.folder.glob("unit_*.json"):
@@ -64,20 +79,25 @@ class Scratch:
                 path.unlink()
 
     @classmethod
-    def beside(cls, output: Path, fingerprint: str) -> Self:
+    def beside(cls, output: Path, fingerprint: str, device: str = "cpu") -> Self:
         """The folder beside a file that a run is to write: hidden, and so nobody's own."""
-        return cls(output.with_name(f".{output.name}.scratch"), fingerprint)
+        return cls(output.with_name(f".{output.name}.scratch"), fingerprint, device)
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices that units were made on, in order, each where it took over; the last is this run's."""
+        return [device for device, _ in groupby([*self._devices, self.device])]
 
     def add(self, content: Any, files: Sequence[Path] = ()) -> None:
         """Store the content of the next unit, once all its files are written, `files` beside this folder among them."""
-        unit = {"content": content, "files": {path.name: sha256(path) for path in files}}
+        unit = {"content": content, "files": {path.name: sha256(path) for path in files}, "device": self.device}
         write_unit(self._path(), self.fingerprint, unit)
         self._append(unit)
 
     def drop(self) -> None:
         """Remove the folder with all its units."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.units, self.files = [], {}
+        self.units, self.files, self._devices = [], {}, []
 
     def __enter__(self) -> Self:
         return self
@@ -93,6 +113,7 @@ class Scratch:
     def _append(self, unit: dict[str, Any]) -> None:
         self.units.append(unit["content"])
         self.files |= unit["files"]
+        self._devices.append(unit["device"])
 
     def _is_whole(self, files: dict[str, str]) -> bool:
         for name, digest in files.items():

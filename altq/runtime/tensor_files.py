@@ -19,7 +19,7 @@ from altq.runtime.files import atomic
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file.
+    """Write a safetensors file of tensors on any device.
 
     OSError where the disk is full or cannot be written; ValueError names a tensor that holds NaN or infinity.
     """
@@ -28,7 +28,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dic
             require_finite(tensor, path, f"tensor {name}")
     with atomic(path) as partial:
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=metadata)
+            contents = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(contents, partial, metadata=metadata)
         except SafetensorError as error:
             number = re.search(r"\(os error (\d+)\)", str(error))
             if number is None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from altq.experiment.windows import require_windows
 from altq.models.typed_modules import TypedModuleList
 from altq.runtime.files import read_json
 from altq.runtime.progress import progress
-from altq.runtime.resume import fingerprint_of, read_unit, write_unit
+from altq.runtime.resume import fingerprint_of, read_unit, warn_of_mixture, write_unit
 from altq.selection.candidates import Candidates
 from altq.selection.scores import Scores
 
@@ -43,7 +43,8 @@ class Mixture(nn.Module):
     def __init__(self, candidates: Sequence[Unit]) -> None:
         super().__init__()
         self.candidates = TypedModuleList(candidates)
-        self.alpha = nn.Parameter(torch.zeros(len(candidates)))
+        device = next(self.candidates.parameters()).device
+        self.alpha = nn.Parameter(torch.zeros(len(candidates), device=device))
 
     def prepare(self) -> None:
         """Fold and quantize the weights of every candidate for the forward passes that follow."""
@@ -159,11 +160,13 @@ def search_model(
         if unit is None:
             began = time.process_time()
             trace = _search_from_start(subject, candidates, options, sublayer=s)
-            unit = {"trace": asdict(trace), "processor_seconds": time.process_time() - began}
+            seconds, device = time.process_time() - began, subject.skeleton.device.type
+            unit = {"trace": asdict(trace), "processor_seconds": seconds, "device": device}
             write_unit(path, unit_fingerprint, unit)
             shares = zip(candidates.kinds, trace.pi[-1], strict=True)
             log.info("%s: pi %s", sublayer_name(s), ", ".join(f"{kind} {pi:.3f}" for kind, pi in shares))
         traces.append(Trace(**unit["trace"]))
+    warn_of_mixture(SearchRecord.of(folder).devices, str(folder))
     return traces
 
 
@@ -184,7 +187,14 @@ def curve(kinds: Sequence[str], traces: Sequence[Trace]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def search_seconds(folder: str | Path) -> float:
-    """Processor seconds of all sublayers of a finished search, whichever process searched them."""
-    paths = Path(folder).glob("sublayer_*.json")
-    return math.fsum(read_json(path)["processor_seconds"] for path in paths)
+class SearchRecord(NamedTuple):
+    """Processor seconds of all sublayers of a finished search, whichever process searched them, and their devices."""
+
+    processor_seconds: float
+    devices: list[str]
+
+    @classmethod
+    def of(cls, folder: str | Path) -> "SearchRecord":
+        """Read the files of the sublayers, in order."""
+        units = [read_json(path) for path in sorted(Path(folder).glob("sublayer_*.json"))]
+        return cls(math.fsum(unit["processor_seconds"] for unit in units), [unit["device"] for unit in units])

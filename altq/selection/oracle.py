@@ -13,18 +13,25 @@ from altq.experiment.kinds import HALVES
 from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
+from altq.runtime.device import CPU
 from altq.runtime.progress import progress
 
 
 def reconstruction_errors(
-    model_folder: str | Path, tokens: np.ndarray, *, banks: Mapping[str, str | Path], setting: Setting, loss: str
+    model_folder: str | Path,
+    tokens: np.ndarray,
+    *,
+    banks: Mapping[str, str | Path],
+    setting: Setting,
+    loss: str,
+    device: torch.device = CPU,
 ) -> list[dict[str, float]]:
     """Reconstruction errors {kind: error} of each sublayer, its weights rounded to nearest.
 
     tokens: [windows, length], weighted as `loss` says (`altq.calibration.states.token_weights`). banks: kind -> folder.
     Inputs and targets are the full-precision model's own. ValueError for a bank of another kind or setting.
     """
-    skeleton = Skeleton(model_folder)
+    skeleton = Skeleton(model_folder, device=device)
     states, arguments = skeleton.embed(torch.from_numpy(tokens).long()), skeleton.block_arguments(tokens.shape[1])
     check_banks(banks, setting)
 
@@ -37,7 +44,7 @@ def reconstruction_errors(
     errors = []
     for s in progress(range(2 * skeleton.num_blocks), f"reconstruction error at {setting}"):
         outputs = run_sublayer(sublayer(s), states, arguments[s // 2])
-        problem = Problem(states, outputs, loss)
+        problem = Problem(states, outputs, loss, device)
         errors.append({kind: _error(unit(bank, s), problem) for kind, bank in banks.items()})
         states = outputs
     return errors

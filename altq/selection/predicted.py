@@ -45,7 +45,7 @@ class Prediction:
 def expected_squared_maximum(variances: Tensor) -> Tensor:
     """E max_i x_i^2 of independent Gaussians: integral of 1 - prod erf(t / (sigma_i sqrt 2)) over t^2; [d] -> []."""
     sigma = variances.double().clamp_min(torch.finfo(torch.float64).tiny).sqrt()
-    t = torch.linspace(0, GRID_END * sigma.max().item(), GRID_POINTS, dtype=torch.float64)
+    t = torch.linspace(0, GRID_END * sigma.max().item(), GRID_POINTS, dtype=torch.float64, device=sigma.device)
     beyond = 1 - torch.erf(t[:, None] / (sigma * math.sqrt(2))).prod(1)
     return torch.trapezoid(2 * t * beyond, t)
 

@@ -25,6 +25,9 @@ STARTS = ("balance", "hadamard", "random", "cayley")
 LONGEST_RUN = 128
 """Channels that `balance` balances together at most (CAT's block size)."""
 
+ROWS_AT_A_TIME = 64
+"""Of a moment that is scaled: of the widest input that there is, 28,672 channels, 15 MB."""
+
 
 def run_sizes(size: int, longest_run: int = LONGEST_RUN) -> tuple[int, int]:
     """(number of runs, channels in a run) for `balance`: the longest runs for which both have a Hadamard matrix."""
@@ -63,7 +66,7 @@ def start_transform(
         return Identity(len(moment_x))
     moment_x, moment_w = (moment.to(torch.float64, copy=True) for moment in (moment_x, moment_w))
     if kind == "scaling":
-        return Scaling(torch.ones(len(moment_x)) if scale is None else scale).float()
+        return Scaling(torch.ones(len(moment_x), device=moment_x.device) if scale is None else scale).float()
     if scale is None:
         return _online(
             kind,
@@ -74,11 +77,11 @@ def start_transform(
             generator=generator,
             longest_run=longest_run,
         ).float()
-    for row_x, row_w, row_scale in zip(
-        moment_x, moment_w, scale, strict=True
-    ):  # the largest matrices that there are: in place
-        row_x.mul_(row_scale * scale)
-        row_w.div_(row_scale * scale)
+    # The largest matrices that there are: in place, some rows at a time.
+    for rows_x, rows_w, row_scales in zip(*(m.split(ROWS_AT_A_TIME) for m in (moment_x, moment_w, scale)), strict=True):
+        scales = row_scales.unsqueeze(1) * scale
+        rows_x.mul_(scales)
+        rows_w.div_(scales)
     online = _online(
         kind,
         moment_x,
@@ -102,13 +105,13 @@ def _online(
 ) -> Transform:
     size = len(moment_x)
     if kind == "hadamard":
-        return Hadamard.of_size(size, generator)
+        return Hadamard.of_size(size, generator).to(moment_x.device)
     sizes = factor_sizes(size)
     if kind == "rotation" and structure == "full":
         sizes = 1, size
     if kind == "balance":
         sizes = run_sizes(size, longest_run)
-    left, right = (spreading_factor(start, d, generator) for d in sizes)
+    left, right = (spreading_factor(start, d, generator).to(moment_x.device) for d in sizes)
     if kind == "rotation":
         return Rotation(left, right)
     if kind == "balance":
@@ -122,7 +125,7 @@ def _online(
 def start_heads(moment_x: Tensor, moment_w: Tensor, *, start: str, generator: torch.Generator) -> HeadAffine:
     """The transformation of keys or values before any step, from [kv_heads, d, d] moments and sensitivities."""
     heads, head_dim, _ = moment_x.shape
-    factors = torch.stack([spreading_factor(start, head_dim, generator) for _ in range(heads)])
+    factors = torch.stack([spreading_factor(start, head_dim, generator) for _ in range(heads)]).to(moment_x.device)
     if start == "balance":
         factors = balance_matrix(moment_x, moment_w) @ factors
     return HeadAffine(factors).float()
@@ -133,7 +136,7 @@ def start_mixing(
 ) -> HeadMixing:
     """The transformation that mixes the heads of o's input, from [heads * d, heads * d] moments after the value's."""
     head_dim = len(moment_x) // heads
-    mixing = spreading_factor(start, heads, generator)
+    mixing = spreading_factor(start, heads, generator).to(moment_x.device)
     if start == "balance":
         over_dims_x, over_dims_w = (
             m.double().view(heads, head_dim, heads, head_dim).diagonal(dim1=1, dim2=3).sum(-1)

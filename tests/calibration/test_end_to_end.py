@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from altq.experiment.setting import FULL_PRECISION, Setting
 from altq.models.skeleton import Skeleton
 from altq.quantizers.clipping import search_row_clip
 from altq.quantizers.quantizer import Quantizer
-from altq.runtime import precision
+from altq.runtime import device, precision
 from altq.transforms.rotation import orthogonality_error
 
 
@@ -203,7 +204,7 @@ def test_pieces_of_logits_change_nothing_but_rounding(workspace, tmp_path, monke
     monkeypatch.setattr(subject, "Skeleton", lambda model, *_: Skeleton(model, torch.float64))
     banks = []
     for tokens in (7, 256):
-        monkeypatch.setattr(end_to_end, "TOKENS_OF_LOGITS", tokens)
+        monkeypatch.setattr(device, "ON_CPU", replace(device.ON_CPU, tokens_of_logits=tokens))
         banks.append(calibrate(workspace, tmp_path / str(tokens), few(OSTQUANT, steps=2)))
     assert read_index(banks[0])["losses"] == pytest.approx(read_index(banks[1])["losses"], rel=1e-9)
     torch.testing.assert_close(*map(read_residual, banks), rtol=0, atol=1e-8)

@@ -60,7 +60,7 @@ def double_norms(monkeypatch):
 def whole_model_of(folder, setting, recipe, dtype=torch.float64, seed=0):
     subject = Subject(Skeleton(folder, dtype), SimpleNamespace(length=IDS.shape[1]))
     fitting = Fitting.end_to_end(setting=setting, seed=seed, recipe=recipe)
-    return WholeModel(subject, fitting, torch.device("cpu"))
+    return WholeModel(subject, fitting)
 
 
 @torch.no_grad()

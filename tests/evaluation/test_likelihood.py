@@ -1,5 +1,7 @@
 """Scores of requests that share a row are those that each has alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from altq.evaluation import likelihood as module
 from altq.evaluation.likelihood import Request, is_truncated, lay_out, plan_batches, score_batch
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
+from altq.runtime import device
 
 TOKENS = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=6)
 ITEMS = st.lists(
@@ -126,7 +129,7 @@ def test_the_plan_does_not_change_scores(model, monkeypatch):
     expected = [found.log_likelihood for found in score(model, requests)]
     for budget, logits in ((1, 1), (7, 3), (1000, 1000)):
         monkeypatch.setattr(module, "TOKENS_PER_BATCH", budget)
-        monkeypatch.setattr(module, "TOKENS_OF_LOGITS", logits)
+        monkeypatch.setattr(device, "ON_CPU", replace(device.ON_CPU, tokens_of_logits=logits))
         assert [found.log_likelihood for found in score(model, requests)] == pytest.approx(expected, rel=1e-5)
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from unittest.mock import call
 
 import numpy as np
@@ -19,6 +20,7 @@ from altq.evaluation import perplexity as module
 from altq.evaluation.perplexity import window_losses
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
+from altq.runtime import device
 from altq.runtime.resume import Scratch
 
 
@@ -44,7 +46,7 @@ def test_losses_of_a_full_precision_model_are_transformers_own(name, tmp_path):
 def test_losses_do_not_depend_on_how_the_work_is_cut(tmp_path, monkeypatch, pieces):
     folder, tokens = save_tiny_model("llama_gqa", tmp_path), make_tokens(windows=3, length=14)
     expected = perplexity_losses(open_model(folder), tokens)
-    monkeypatch.setattr(module, "TOKENS_OF_LOGITS", pieces)
+    monkeypatch.setattr(device, "ON_CPU", replace(device.ON_CPU, tokens_of_logits=pieces))
     monkeypatch.setattr(module, "WINDOWS_IN_MEMORY", 1 + pieces % 3)
     assert perplexity_losses(open_model(folder), tokens) == pytest.approx(expected, rel=1e-6)
 

@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from altq import cli
 from altq.runtime import gpu
 
 HOLD = """
@@ -17,7 +19,7 @@ from pathlib import Path
 logging.basicConfig(level=logging.INFO)
 from altq.runtime import gpu
 gpu.SECONDS_BETWEEN_LOOKS = 0.05
-claim = gpu.claim_gpu(Path(sys.argv[1]))
+claim = gpu.claim_gpu(folder=Path(sys.argv[1]))
 print(claim.device, flush=True)
 sys.stdin.readline()
 """
@@ -80,7 +82,7 @@ def test_a_process_that_is_killed_lets_go(hold):
 
 
 def test_the_device_is_the_only_one_that_is_seen(two_devices, folder):
-    claim = gpu.claim_gpu(folder)
+    claim = gpu.claim_gpu(folder=folder)
     try:
         assert claim.device == os.environ[gpu.VISIBLE] == "0"
     finally:
@@ -89,13 +91,13 @@ def test_the_device_is_the_only_one_that_is_seen(two_devices, folder):
 
 def test_what_slurm_gave_is_left_alone(two_devices, folder, monkeypatch):
     monkeypatch.setenv(gpu.VISIBLE, "1")
-    assert gpu.claim_gpu(folder) is None and os.environ[gpu.VISIBLE] == "1"
+    assert gpu.claim_gpu(folder=folder) is None and os.environ[gpu.VISIBLE] == "1"
     assert not folder.exists()
 
 
 def test_a_machine_without_a_gpu_claims_nothing(two_devices, folder, monkeypatch):
     monkeypatch.setenv(gpu.DEVICES, "")
-    assert gpu.claim_gpu(folder) is None and gpu.VISIBLE not in os.environ
+    assert gpu.claim_gpu(folder=folder) is None and gpu.VISIBLE not in os.environ
 
 
 def test_the_locks_lie_in_a_folder_that_nobody_else_looks_into(two_devices, tmp_path, monkeypatch):
@@ -115,7 +117,7 @@ def test_a_folder_that_others_can_open_is_refused(two_devices, folder):
     for mode in (0o777, 0o770, 0o1777, 0o750):
         folder.chmod(mode)
         with pytest.raises(PermissionError, match=rf"is open to others .mode {mode:04o}, not 0700.; set TMPDIR"):
-            gpu.claim_gpu(folder)
+            gpu.claim_gpu(folder=folder)
     assert not list(folder.iterdir()) and gpu.VISIBLE not in os.environ
 
 
@@ -123,7 +125,7 @@ def test_a_folder_of_another_user_is_refused(two_devices, folder, monkeypatch):
     folder.mkdir(mode=0o700)
     monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
     with pytest.raises(PermissionError, match="belongs to user"):
-        gpu.claim_gpu(folder)
+        gpu.claim_gpu(folder=folder)
     assert not list(folder.iterdir())
 
 
@@ -132,22 +134,22 @@ def test_links_are_not_followed(two_devices, folder, tmp_path):
     elsewhere.mkdir(mode=0o700)
     folder.symlink_to(elsewhere)
     with pytest.raises(PermissionError, match="is no folder, or a link to one"):
-        gpu.claim_gpu(folder)
+        gpu.claim_gpu(folder=folder)
     folder.unlink()
     folder.mkdir(mode=0o700)
     for device in ("0", "3"):
         (folder / f"{device}.lock").symlink_to(elsewhere / "made-by-a-lock")
     with pytest.raises(OSError):
-        gpu.claim_gpu(folder)
+        gpu.claim_gpu(folder=folder)
     assert not list(elsewhere.iterdir())
 
 
 def test_a_claim_outlives_its_name(two_devices, folder, monkeypatch):
-    gpu.claim_gpu(folder)
+    gpu.claim_gpu(folder=folder)
     gc.collect()
     monkeypatch.delenv(gpu.VISIBLE)
     try:
-        assert gpu.claim_gpu(folder).device == "3"
+        assert gpu.claim_gpu(folder=folder).device == "3"
     finally:
         for claim in [*gpu._claims]:
             claim.release()
@@ -159,11 +161,11 @@ def test_a_wait_is_said_and_ends(two_devices, folder, monkeypatch, caplog):
         monkeypatch.setattr(gpu, name, value)
     claims = []
     for _ in range(2):
-        claims.append(gpu.claim_gpu(folder))
+        claims.append(gpu.claim_gpu(folder=folder))
         monkeypatch.delenv(gpu.VISIBLE)
     try:
         with pytest.raises(TimeoutError, match="no GPU of 0, 3 got free within"):
-            gpu.claim_gpu(folder)
+            gpu.claim_gpu(folder=folder)
     finally:
         for claim in claims:
             claim.release()
@@ -172,7 +174,7 @@ def test_a_wait_is_said_and_ends(two_devices, folder, monkeypatch, caplog):
 
 def test_names_of_devices_may_have_slashes(two_devices, folder, monkeypatch):
     monkeypatch.setenv(gpu.DEVICES, "MIG-GPU-ab12/1/0")
-    claim = gpu.claim_gpu(folder)
+    claim = gpu.claim_gpu(folder=folder)
     claim.release()
     assert claim.device == "MIG-GPU-ab12/1/0" and [path.name for path in folder.iterdir()] == [
         "MIG-GPU-ab12%2F1%2F0.lock"
@@ -197,8 +199,117 @@ def test_devices_are_those_that_the_driver_lists(tmp_path, monkeypatch):
 def test_commands_on_a_gpu_claim_it_before_torch_is_imported(run_python, project, words):
     code = (
         "import sys; from altq import cli\n"
-        "cli.claim_gpu = lambda: sys.exit(f'claims, with torch imported: {\"torch\" in sys.modules}')\n"
+        "cli.claim_gpu = lambda device: sys.exit(f'claims, with torch imported: {\"torch\" in sys.modules}')\n"
         "cli.main(sys.argv[1:])\n"
     )
     ended = run_python("-c", code, *words.split(), folder=project)
     assert ended.returncode == 1 and ended.stderr.strip() == "claims, with torch imported: False"
+
+
+def test_every_command_with_a_device_is_known_to_the_command_line():
+    for command in cli.COMMANDS:
+        actions = {action.dest: action for action in cli.command_parser(command)._actions}
+        takes = "device" in actions and actions["device"].default == gpu.AUTO
+        assert takes == (command in cli.ON_A_DEVICE), command
+
+
+@pytest.mark.parametrize(
+    ("words", "device"),
+    [
+        ("states --model m", "auto"),
+        ("states --model m --device cpu", "cpu"),
+        ("perplexity --device=cuda:1 --folder f", "cuda:1"),
+        ("calibrate --device tpu", None),
+        ("calibrate --device", None),
+        ("calibrate --help", None),
+        ("statistics --model m", None),
+        ("benchmark --device cpu", None),
+    ],
+)
+def test_a_device_is_read_from_the_flags_alone(words, device):
+    command, *flags = words.split()
+    assert cli.device_of(command, flags) == device
+
+
+@pytest.mark.parametrize("text", ["gpu", "cuda:", "cuda:-1", "cuda:1,2", "CUDA", "", "cpu:0"])
+def test_what_is_no_device_is_refused(text):
+    with pytest.raises(ValueError, match="is no device; give auto, cpu, cuda"):
+        gpu.checked_device(text)
+
+
+def test_the_cpu_claims_nothing(two_devices, folder):
+    assert gpu.claim_gpu("cpu", folder) is None and not folder.exists() and gpu.VISIBLE not in os.environ
+
+
+def test_a_numbered_device_is_that_one_or_an_error(two_devices, folder, monkeypatch):
+    claim = gpu.claim_gpu("cuda:1", folder)
+    try:
+        assert claim.device == os.environ[gpu.VISIBLE] == "3"
+        monkeypatch.delenv(gpu.VISIBLE)
+        with pytest.raises(ValueError, match=r"--device cuda:1: another process of altq has GPU 3 .its lock is in"):
+            gpu.claim_gpu("cuda:1", folder)
+        with pytest.raises(ValueError, match="--device cuda:2: GPUs there are 0, 3, counted from 0"):
+            gpu.claim_gpu("cuda:2", folder)
+        assert gpu.VISIBLE not in os.environ
+    finally:
+        claim.release()
+
+
+def test_a_numbered_device_is_one_of_those_that_slurm_gave(two_devices, folder, monkeypatch):
+    monkeypatch.setenv(gpu.VISIBLE, "5,7")
+    assert gpu.claim_gpu("cuda", folder) is None and os.environ[gpu.VISIBLE] == "5,7"
+    assert gpu.claim_gpu("cuda:1", folder) is None and os.environ[gpu.VISIBLE] == "7"
+    with pytest.raises(ValueError, match="GPUs there are 7"):
+        gpu.claim_gpu("cuda:1", folder)
+
+
+@pytest.mark.parametrize("visible", [None, "", "-1"])
+def test_a_gpu_that_is_not_there_is_one_line(two_devices, folder, monkeypatch, visible):
+    if visible is None:
+        monkeypatch.setenv(gpu.DEVICES, "")
+    else:
+        monkeypatch.setenv(gpu.VISIBLE, visible)
+    shown = "nvidia-smi lists none" if visible is None else f"CUDA_VISIBLE_DEVICES={visible}"
+    with pytest.raises(ValueError, match=rf"--device cuda: no GPU is there .{shown}.; give --device cpu"):
+        gpu.claim_gpu("cuda", folder)
+    assert gpu.claim_gpu(gpu.AUTO, folder) is None
+
+
+def test_a_torch_without_cuda_is_named(two_devices, monkeypatch, caplog):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(ValueError, match=r"--device cuda:1: torch .* is built without CUDA"):
+        gpu.open_device("cuda:1")
+    assert gpu.open_device(gpu.AUTO) == torch.device("cpu")
+    assert "computing on the CPU, although there is a GPU: torch" in caplog.text
+    assert gpu.open_device("cpu") == torch.device("cpu")
+
+
+def test_an_old_driver_is_one_line_with_its_version(two_devices, monkeypatch, caplog):
+    def too_old(*_, **__):
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch, "zeros", too_old)
+    monkeypatch.setattr(gpu, "driver_version", lambda: "470.82")
+    expected = r"--device cuda: torch \S+ cannot use it with driver 470.82 \(The NVIDIA driver .* 11040\).\); update"
+    with pytest.raises(ValueError, match=expected) as refused:
+        gpu.open_device("cuda")
+    assert "\n" not in str(refused.value)
+    assert gpu.open_device(gpu.AUTO).type == "cpu" and "update the driver" in caplog.text
+
+
+def test_a_device_that_works_is_the_gpu(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+    assert gpu.open_device("cuda:3").type == gpu.open_device(gpu.AUTO).type == "cuda"
+
+
+def test_refusals_are_messages_of_the_command_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv(gpu.DEVICES, "")
+    monkeypatch.delenv(gpu.VISIBLE, raising=False)
+    flags = ["--model", tmp_path, "--tokens", tmp_path / "t.npy", "--loss", "mse", "--output", tmp_path / "out"]
+    assert cli.main(["states", *map(str, flags), "--device", "cuda"]) == 1
+    assert capsys.readouterr().err.startswith("altq: --device cuda: no GPU is there")
+    with pytest.raises(SystemExit):
+        cli.main(["states", *map(str, flags), "--device", "gpu"])
+    assert "'gpu' is no device" in capsys.readouterr().err

@@ -1,9 +1,11 @@
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from altq.runtime import precision
-from altq.runtime.precision import reduced_linear, reduced_products
+from altq.runtime.precision import ReducedLinear, reduce_linear_layers, reduced_linear, reduced_products
 
 # bfloat16 keeps 8 significant bits of each operand; errors of a product of many average out below that.
 TOLERANCE = 2**-7
@@ -54,6 +56,33 @@ def test_products_outside_are_full_again_even_after_an_error(operands):
         raise KeyError
     assert backend.fp32_precision == before
     assert torch.equal(F.linear(inputs, weight), expected)
+
+
+def test_products_on_a_gpu_are_tf32_inside_and_keep_float32_outputs(operands, monkeypatch):
+    seen, product = [], torch.Tensor.matmul
+    inputs, weight, _ = operands
+    backend = torch.backends.cuda.matmul
+    with reduced_products():
+        assert backend.fp32_precision == "tf32"
+    assert backend.fp32_precision != "tf32"
+
+    def watched(a, b):
+        seen.append((a.dtype, b.dtype, backend.fp32_precision))
+        return product(a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+    out = reduced_linear(inputs.requires_grad_(), weight.requires_grad_())
+    out.backward(torch.ones_like(out))
+    assert seen == [(torch.float32, torch.float32, "tf32")] * 3
+
+
+def test_a_linear_layer_that_is_reduced_stays_one(operands):
+    inputs, _, _ = operands
+    model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Linear(8, 4, bias=False))
+    expected = model(inputs)
+    reduce_linear_layers(model)
+    assert relative(copy.deepcopy(model)(inputs), expected) < 2 * TOLERANCE
+    assert all(isinstance(layer, ReducedLinear) and isinstance(layer, torch.nn.Linear) for layer in model)
 
 
 def test_without_fast_bfloat16_nothing_changes(operands, monkeypatch):

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from altq.runtime.code_hash import code_hash
 from altq.runtime.files import write_json
@@ -100,3 +101,10 @@ def test_results_elsewhere_are_recorded_from_the_name_of_their_folder_on(tmp_pat
     tokens.write_bytes(b"12")
     monkeypatch.chdir(tmp_path / "here")
     assert recorded_path(tokens) == f"elsewhere-{hashlib.sha256(b'12').hexdigest()[:12]}/results/tokens/test.npy"
+
+
+def test_the_device_and_its_precision_are_recorded_where_something_was_computed():
+    assert "device" not in provenance("select", {}, [])["machine"]
+    on_cpu, on_gpu = (provenance("states", {}, [], torch.device(kind))["machine"] for kind in ("cpu", "cuda"))
+    assert on_cpu["device"] == "cpu" and on_cpu["precision"] in ("products bfloat16", "products float32")
+    assert (on_gpu["device"], on_gpu["precision"]) == ("cuda", "products tf32, attention bfloat16")

@@ -95,3 +95,24 @@ def test_a_stop_and_a_full_disk_leave_what_is_finished(tmp_path, stop):
     with pytest.raises(BaseException), filled(tmp_path / "s"):  # noqa: B017
         raise stop
     assert Scratch(tmp_path / "s", "one").units == [[0], [1], [2]]
+
+
+def test_units_of_another_device_are_kept_named_and_said(tmp_path, caplog):
+    filled(tmp_path / "s")
+    with caplog.at_level(logging.WARNING):
+        again = Scratch(tmp_path / "s", "one", "cuda")
+    assert again.units == [[0], [1], [2]]
+    assert "units are made on different devices (3 on cpu, 1 on cuda), which round differently" in caplog.text
+    again.add(["next"])
+    again.add(["last"])
+    assert again.devices == Scratch(tmp_path / "s", "one", "cuda").devices == ["cpu", "cuda"]
+    assert Scratch(tmp_path / "s", "one", "cpu").devices == ["cpu", "cuda", "cpu"]
+    again.drop()
+    assert again.devices == ["cuda"]
+
+
+def test_one_device_is_nothing_to_be_warned_of(tmp_path, caplog):
+    filled(tmp_path / "s")
+    with caplog.at_level(logging.WARNING):
+        assert Scratch(tmp_path / "s", "one").devices == ["cpu"]
+    assert not caplog.records

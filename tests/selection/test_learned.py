@@ -19,12 +19,12 @@ from altq.experiment.setting import Setting
 from altq.selection.candidates import Candidates
 from altq.selection.learned import (
     Mixture,
+    SearchRecord,
     Trace,
     curve,
     final_shares,
     objective,
     search_model,
-    search_seconds,
     search_sublayer,
 )
 from altq.selection.scores import Scores, best_selection
@@ -219,10 +219,10 @@ def test_a_stopped_search_goes_on_and_ends_the_same(workspace, tmp_path, monkeyp
 
 def test_the_time_of_a_search_is_that_of_all_its_processes(workspace, tmp_path):
     run(workspace, tmp_path)
-    spent = search_seconds(tmp_path)
+    spent = SearchRecord.of(tmp_path).processor_seconds
     assert spent > 0
     run(workspace, tmp_path)  # finds all of it done
-    assert search_seconds(tmp_path) == spent
+    assert SearchRecord.of(tmp_path).processor_seconds == spent
 
 
 @pytest.mark.parametrize("change", [{"code": "other"}, {"seed": 1}, {"entropy_weight": 0.5}])
