@@ -3,9 +3,11 @@
 CALIBRATION_WINDOWS = (
     f"--split calibration --num-windows {EXPERIMENT.calibration.num_windows} "
     f"--window-length {EXPERIMENT.calibration.window_length}"
-)
-TEST_WINDOWS = f"--split test --window-length {EXPERIMENT.evaluation.window_length}" + (
-    f" --num-windows {EXPERIMENT.evaluation.num_windows}" if EXPERIMENT.evaluation.num_windows else ""
+) + (f" --bos {EXPERIMENT.calibration.bos}" if EXPERIMENT.calibration.bos else "")
+TEST_WINDOWS = (
+    f"--split test --window-length {EXPERIMENT.evaluation.window_length}"
+    + (f" --num-windows {EXPERIMENT.evaluation.num_windows}" if EXPERIMENT.evaluation.num_windows else "")
+    + (f" --bos {EXPERIMENT.evaluation.bos}" if EXPERIMENT.evaluation.bos else "")
 )
 
 

@@ -87,6 +87,7 @@ def _measure(
             "corpus": drawn.corpus,
             "num_windows": num_windows,
             "window_length": window_length,
+            "bos": drawn.bos,
             "max_position_embeddings": context,
             "num_tokens": num_windows * (window_length - 1),
             "nll": nll,

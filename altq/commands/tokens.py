@@ -2,8 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from altq.commands.command import add_model, add_output
+from altq.experiment.windows import BOS_DESCRIPTION, Bos
 from altq.sources.tokens import calibration_tokens, test_tokens
 
 
@@ -17,6 +19,7 @@ def tokens_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--window-length", type=int, required=True, metavar="N", help="tokens in a window")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the random starts; required for calibration")
+    parser.add_argument("--bos", choices=get_args(Bos), help=BOS_DESCRIPTION)
     add_output(parser, ".npy file", beside=(".json",))
 
 
@@ -31,8 +34,9 @@ def tokens(arguments: argparse.Namespace) -> None:
       altq tokens --model results/models/smollm2 --corpus results/corpora/pydoc --split calibration --seed 0 \\
           --num-windows 32 --window-length 512 --output results/tokens/smollm2/pydoc/calibration-seed0.npy
     """
-    common = {"num_windows": arguments.num_windows, "window_length": arguments.window_length}
-    for name, value in {**common, "held_out": arguments.held_out}.items():
+    counts = {"num_windows": arguments.num_windows, "window_length": arguments.window_length}
+    common = {**counts, "bos": arguments.bos}
+    for name, value in {**counts, "held_out": arguments.held_out}.items():
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} {value} draws nothing; give at least 1")
     if arguments.split == "test":

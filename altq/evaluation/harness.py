@@ -18,7 +18,9 @@ from torch import nn
 
 from altq.evaluation.likelihood import Likelihood, Request, plan_batches, score_batch
 from altq.experiment.tasks import ITEMS_FILE, TASKS
+from altq.models.config_file import read_config_file
 from altq.models.configuration import empty_model
+from altq.models.family import family_of
 from altq.models.model_folder import ModelFolder
 from altq.models.tokenizer import load_tokenizer
 from altq.runtime.progress import progress
@@ -77,13 +79,28 @@ class HarnessModel(HFLM):
     """
 
     def __init__(self, model: nn.Module, folder: str | Path) -> None:
-        """folder: of the model, for its tokenizer."""
+        """folder: of the model, for its tokenizer; ValueError for one without the token that begins the family's texts."""
         super().__init__(pretrained=model, tokenizer=load_tokenizer(folder), trust_remote_code=False)
+        model_type = read_config_file(ModelFolder.at(folder)).model_type
+        self._begins_texts = family_of(model_type).bos == "window"
+        if self._begins_texts and self.tokenizer.bos_token_id is None:
+            raise ValueError(
+                f"the tokenizer in {folder} has no token that begins a text, without which models of type "
+                f"{model_type} are not evaluated; add bos_token to its tokenizer_config.json"
+            )
 
     @classmethod
     def without_weights(cls, folder: str | Path) -> "HarnessModel":
         """One that only encodes."""
         return cls(empty_model(ModelFolder.at(folder), with_buffers=False), folder)
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
+        """A text in tokens, begun as the family's are evaluated, whatever the tokenizer does by itself."""
+        tokens = super().tok_encode(string, add_special_tokens, **options)
+        bos = self.tokenizer.bos_token_id
+        if self._begins_texts and add_special_tokens is None and tokens[:1] != [bos]:
+            return [bos, *tokens]
+        return tokens
 
     def encode(self, instances: Sequence[Instance]) -> list[Request]:
         """Encode the harness's requests as tokens."""
@@ -104,7 +121,7 @@ class HarnessModel(HFLM):
         texts: list[int] = []
         for text, instance in enumerate(requests):
             rolling = get_rolling_token_windows(
-                token_list=self.tok_encode(instance.args[0]),
+                token_list=self.tok_encode(instance.args[0], False if self._begins_texts else None),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,

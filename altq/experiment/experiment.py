@@ -32,6 +32,7 @@ from altq.experiment.study import (
     each_checked,
 )
 from altq.experiment.tasks import TASKS, checked_task
+from altq.experiment.windows import BosOption
 
 Name = Annotated[
     str,
@@ -52,6 +53,7 @@ class CalibrationOptions(BorderOptions):
         pattern="^(relative|mse)$",
         description="mse (the paper's), or relative: each token weighted by the inverse mean square of its residual",
     )
+    bos: BosOption = None
     shards: NumBlocks = Field(1, description="jobs that each bank is split into, by ranges of blocks; the same bits")
 
 
@@ -81,6 +83,7 @@ class EvaluationOptions(Section):
         None, ge=2, description="windows from the start of the split; all when absent"
     )
     window_length: WindowLength = Field(description="tokens in a window")
+    bos: BosOption = None
 
 
 class KernelOptions(Section):

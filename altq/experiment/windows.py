@@ -1,9 +1,22 @@
-"""Calibration windows that options ask for, compared with those that exist. Imports nothing heavy.
+"""Windows of text: the token before them, and how many of them options may ask for. Imports nothing heavy.
 
 An option that asks for more windows than exist is refused: a table would report the number in the option.
 """
 
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field
+
+Bos = Literal["never", "document", "window"]
+"""Where the token that begins a text (BOS) stands: nowhere, before the text of a split, or before each window."""
+
+BOS_DESCRIPTION = (
+    "where the token that begins a text stands: never, before the whole split (document), or before each window, which "
+    "then has a token less of text; when absent as published evaluations of the model's family do, window for Gemma "
+    "and never for others"
+)
+
+BosOption = Annotated[Bos | None, Field(description=BOS_DESCRIPTION)]
 
 
 class WindowReader(Protocol):

@@ -27,7 +27,7 @@ LEGACY_KEYS = (
 WITHOUT_MEANING = frozenset(GenerationConfig._get_default_generation_params()) | {
     "attn_implementation", "auto_map", "cache_implementation", "finetuning_task", "is_llama_config", "license",
     "max_sequence_length", "model_max_length", "name_or_path", "num_labels", "output_attentions", "prefix",
-    "task_specific_params", "transformers.js_config", "unsloth_fixed", "unsloth_version",
+    "task_specific_params", "transformers.js_config", "unk_token_id", "unsloth_fixed", "unsloth_version",
     "use_return_dict",
 }  # fmt: skip
 """Keys of other people's files that have no part in predicting the next token; nor has one that starts with _."""

@@ -6,6 +6,8 @@ parts (docs/architecture.md).
 
 from dataclasses import dataclass, replace
 
+from altq.experiment.windows import Bos
+
 
 @dataclass(frozen=True)
 class Half:
@@ -54,6 +56,7 @@ class Family:
     unread_keys: of published config.json files, which are no field of that class and which no implementation reads.
     ignored_options: fields of that class which transformers' forward pass does not heed.
     rope_keys: of rope_parameters, which the family reads whatever the type.
+    bos: where published evaluations of the family have the token that begins a text.
     """
 
     attention: Half
@@ -68,6 +71,7 @@ class Family:
     unread_keys: tuple[str, ...] = ()
     ignored_options: tuple[str, ...] = ()
     rope_keys: tuple[str, ...] = ()
+    bos: Bos = "never"
 
     def half(self, name: str) -> Half:
         """The half of that name, `attention` or `ffn`."""
@@ -91,6 +95,7 @@ _GEMMA = Family(
     _attention(output_norm="post_attention_layernorm"),
     _ffn(norm="pre_feedforward_layernorm", output_norm="post_feedforward_layernorm"),
     norm_offset=1.0,
+    bos="window",
 )
 
 FAMILIES: dict[str, Family] = {

@@ -65,7 +65,11 @@ def lineage(path: Path) -> dict[str, str]:
     # A selection may have been chosen by what was calibrated with other seeds: it is not of their windows.
     if record.get("command") in (None, "states", *BANK_COMMANDS):
         for tokens in (entry for entry in history if entry.get("split") == "calibration"):
-            traits |= {"calibration text": _short(tokens["text_sha256"]), "seed of the windows": str(tokens["seed"])}
+            traits |= {
+                "calibration text": _short(tokens["text_sha256"]),
+                "seed of the windows": str(tokens["seed"]),
+                "beginning of the windows": tokens.get("bos", "never"),
+            }
     for task in (entry for entry in history if "task" in entry and "items" in entry):
         traits |= {"task": task["task"], "items": _short(task["sha256"])}
     return traits

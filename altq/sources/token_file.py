@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from altq.experiment.windows import Bos
 from altq.runtime.documents import Record, read_described
 from altq.runtime.files import sha256
 
@@ -20,6 +21,7 @@ class TokenRecord(Record):
     num_windows: int = Field(ge=1)
     window_length: int = Field(ge=1)
     tokens_sha256: str
+    bos: Bos = "never"  # as in all records of versions that had no such option
 
 
 class _Vocabulary(Record):

@@ -60,7 +60,7 @@ def test_bad_requests_are_one_message(checkpoint, capsys):
 def test_perplexity_of_packed_weights_is_that_of_the_checkpoint(checkpoint, tmp_path):
     np.save(tmp_path / "test.npy", make_tokens(windows=3, length=16))
     drawn = {"num_windows": 3, "window_length": 16, "tokens_sha256": sha256(tmp_path / "test.npy")}
-    (tmp_path / "test.json").write_text(json.dumps({"model": "m", "corpus": "c", **drawn}))
+    (tmp_path / "test.json").write_text(json.dumps({"model": "m", "corpus": "c", "bos": "window", **drawn}))
     argv = ["--folder", checkpoint[0], "--tokens", tmp_path / "test.npy"]
     results = {}
     for command in ("perplexity", "perplexity-packed"):
@@ -71,5 +71,6 @@ def test_perplexity_of_packed_weights_is_that_of_the_checkpoint(checkpoint, tmp_
     for result in (plain, packed):
         labels = {name: result[name] for name in ("method", "setting", "weights", "seed")}
         assert labels == {"method": "test", "setting": "W4A4K4V4", "weights": "rtn", "seed": 0}
+        assert result["bos"] == "window"
     assert packed["perplexity"] == pytest.approx(plain["perplexity"], rel=1e-3)
     assert packed["kernels"] and packed["provenance"]["command"] == "perplexity-packed"

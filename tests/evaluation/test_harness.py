@@ -1,12 +1,14 @@
 """Our models within lm-evaluation-harness, and its tasks over our data, against the harness alone."""
 
 import json
+import shutil
 from pathlib import Path
 
 import lm_eval
 import pytest
 import yaml
 from lm_eval.models.huggingface import HFLM
+from models_for_tests import tiny_config
 
 from altq.checkpoint.quantized_model import load_model
 from altq.evaluation.harness import HarnessModel, load_task
@@ -83,6 +85,34 @@ def test_encoding_needs_no_weights(items, made_model):
     bare, whole = HarnessModel.without_weights(made_model), HarnessModel(load_model(made_model), made_model)
     assert bare.encode(task.instances) == whole.encode(task.instances)
     assert bare.max_length == whole.max_length
+
+
+@pytest.fixture
+def gemma(made_model, tmp_path):
+    """A folder that only encodes, with a tokenizer that has a token to begin a text and does not use it by itself."""
+    folder = tmp_path / "gemma"
+    shutil.copytree(made_model, folder)
+    tiny_config("gemma3_text", vocab_size=512).save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"bos_token": content["eos_token"]}))
+    return folder
+
+
+def test_contexts_begin_where_the_family_is_evaluated_so(items, made_model, gemma):
+    task = load_task("piqa", items / "piqa", range(3))
+    task.build_all_requests()
+    plain, begun = (HarnessModel.without_weights(folder).encode(task.instances) for folder in (made_model, gemma))
+    assert [request.context for request in begun] == [[0, *request.context] for request in plain]
+    assert [request.continuation for request in begun] == [request.continuation for request in plain]
+    model = HarnessModel.without_weights(gemma)
+    assert model.tok_encode("a", False) == model.tok_encode("a")[1:] and model.tok_encode("a")[0] == 0
+
+
+def test_a_tokenizer_without_the_token_that_a_family_needs_is_refused(gemma, made_model):
+    shutil.copy(made_model / "tokenizer_config.json", gemma)
+    with pytest.raises(ValueError, match="no token that begins a text, without which models of type gemma3_text"):
+        HarnessModel.without_weights(gemma)
 
 
 def test_items_of_another_task_are_refused(items):

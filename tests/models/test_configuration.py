@@ -45,7 +45,7 @@ def test_a_key_that_nothing_heeds_is_refused(name, key, value, tmp_path):
 def test_keys_that_say_no_and_keys_of_other_people_are_passed_over(llama):
     folder = changed(
         llama, rope_interleaved=False, pruned_heads={}, final_logit_softcapping=None, quantization_config=None,
-        unsloth_version="2026.1", auto_map={"AutoModelForCausalLM": "code.Model"}, _name_or_path="/home/me/x",
+        unsloth_version="2026.1", unk_token_id=3, auto_map={"AutoModelForCausalLM": "code.Model"}, _name_or_path="/home/me/x",
         num_labels=10**9, **{"transformers.js_config": {"dtype": "fp16"}},
     )  # fmt: skip
     config = load_config(folder)

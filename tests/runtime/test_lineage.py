@@ -15,7 +15,7 @@ from stopped_for_tests import Stopped
 
 from altq.checkpoint.quantized_model import QuantizedSkeleton
 from altq.cli import main
-from altq.runtime.files import write_json
+from altq.runtime.files import read_json, write_json
 from altq.runtime.lineage import lineage, result_lineage
 
 SETTING, OTHER = "W4A4K4V4", "W3A3K3V3"
@@ -43,6 +43,9 @@ def made(tmp_path_factory):
             calibration = f"{tokens} --split calibration --num-windows 4 --seed {k}"
             assert run(f"{calibration} --output {at}/calibration{k}.npy") == 0
             assert run(f"{calibration} --held-out 2 --output {at}/held_out{k}.npy") == 0
+            begun = read_json(at / f"held_out{k}.json") | {"bos": "window"}
+            write_json(at / f"begun{k}.json", begun)
+            shutil.copy(at / f"held_out{k}.npy", at / f"begun{k}.npy")
             states = f"states --model {at}/made --tokens {at}/calibration{k}.npy --loss mse --output {at}/states{k}"
             assert run(states) == 0
         assert run(f"statistics --model {at}/made --output {at}/statistics.json") == 0
@@ -143,6 +146,10 @@ MIXES = {
     "reconstruction on windows that another seed left out": (
         "seed of the windows",
         lambda a, b: reconstruction(a, tokens=f"{a}/held_out1.npy"),
+    ),
+    "reconstruction on windows that begin otherwise": (
+        "beginning of the windows",
+        lambda a, b: reconstruction(a, tokens=f"{a}/begun0.npy"),
     ),
     "reconstruction of a bank of another setting": (
         "setting",

@@ -1,11 +1,14 @@
 """Windows of tokens: where they start, that they repeat, and that too few are refused."""
 
 import json
+import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from models_for_tests import tiny_config
 
 from altq.experiment.sources import CorpusDescription, Made, ModelDescription
 from altq.models.tokenizer import load_tokenizer
@@ -13,6 +16,7 @@ from altq.runtime import files
 from altq.sources import tokens
 from altq.sources.corpus import fetch_corpus
 from altq.sources.model import fetch_model
+from altq.sources.token_file import read_tokens
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +25,18 @@ def material(tmp_path_factory):
     fetch_model(ModelDescription(num_blocks=1, made=Made()), folder / "made")
     fetch_corpus(CorpusDescription(module="pydoc_data.topics"), folder / "pydoc")
     return folder / "made", folder / "pydoc"
+
+
+@pytest.fixture(scope="module")
+def begun(material, tmp_path_factory):
+    """The same with a tokenizer that has a token to begin a text."""
+    model, corpus = material
+    folder = tmp_path_factory.mktemp("begun") / "made"
+    shutil.copytree(model, folder)
+    content = files.read_json(folder / "tokenizer_config.json")
+    files.write_json(folder / "tokenizer_config.json", content | {"bos_token": content["eos_token"]})
+    assert load_tokenizer(folder).bos_token_id == 0
+    return folder, corpus
 
 
 def test_first_windows_by_hand():
@@ -84,7 +100,7 @@ def test_calibration_tokens_repeat(material, tmp_path):
     windows = np.load(tmp_path / "a.npy")
     assert windows.dtype == np.int32 and windows.shape == (5, 64) and windows.max() < 512
     made = files.read_json(tmp_path / "a.json")
-    assert made["seed"] == 0 and made["split"] == "calibration" and made["special_tokens"] == "none added"
+    assert made["seed"] == 0 and made["split"] == "calibration" and made["bos"] == "never"
     assert made["tokens_sha256"] == files.sha256(tmp_path / "a.npy")
     assert made["text_sha256"] == files.read_json(corpus / "source.json")["splits"]["calibration"]["sha256"]
 
@@ -100,6 +116,50 @@ def test_test_tokens_are_the_text(material, tmp_path):
     assert np.array_equal(np.load(tmp_path / "some.npy"), windows[:3])
     text = AutoTokenizer.from_pretrained(model).decode(windows.ravel())
     assert (corpus / "test.txt").read_text().startswith(text) and len(text) > 100_000
+
+
+def test_a_token_stands_before_each_window_which_has_one_less_of_text(begun, tmp_path):
+    model, corpus = begun
+    options = {"num_windows": 3, "window_length": 64}
+    for name, draw in (("test", tokens.test_tokens), ("drawn", partial(tokens.calibration_tokens, seed=0))):
+        draw(model, corpus, tmp_path / f"{name}.npy", **options, bos="window")
+        draw(model, corpus, tmp_path / f"{name}-text.npy", num_windows=3, window_length=63, bos="never")
+        windows = np.load(tmp_path / f"{name}.npy")
+        assert windows.shape == (3, 64) and windows.dtype == np.int32 and not windows[:, 0].any()
+        assert np.array_equal(windows[:, 1:], np.load(tmp_path / f"{name}-text.npy"))
+        assert read_tokens(tmp_path / f"{name}.npy", model)[1].bos == "window"
+    held_out = tmp_path / "held_out.npy"
+    tokens.calibration_tokens(model, corpus, held_out, **options, seed=0, num_held_out=2, bos="window")
+    taken = {tuple(row) for row in np.load(tmp_path / "drawn.npy")}
+    assert np.load(held_out).shape == (2, 64) and not {tuple(row) for row in np.load(held_out)} & taken
+    with pytest.raises(ValueError, match="windows of 1 tokens hold no text behind the token that begins one"):
+        tokens.test_tokens(model, corpus, tmp_path / "a.npy", num_windows=None, window_length=1, bos="window")
+
+
+def test_a_token_stands_before_a_document_once(begun, tmp_path):
+    model, corpus = begun
+    for bos in ("document", "never"):
+        tokens.test_tokens(model, corpus, tmp_path / f"{bos}.npy", num_windows=3, window_length=64, bos=bos)
+    whole, plain = (np.load(tmp_path / f"{bos}.npy").ravel() for bos in ("document", "never"))
+    assert whole[0] == 0 and np.array_equal(whole[1:], plain[:-1])
+
+
+def test_without_a_choice_windows_begin_as_the_family_is_evaluated(begun, tmp_path):
+    model, corpus = begun
+    gemma = tmp_path / "gemma"
+    shutil.copytree(model, gemma)
+    for name, folder in (("llama", model), ("gemma", gemma)):
+        if name == "gemma":
+            tiny_config("gemma3_text", vocab_size=512).save_pretrained(gemma)
+        tokens.test_tokens(folder, corpus, tmp_path / f"{name}.npy", num_windows=2, window_length=16)
+    assert [files.read_json(tmp_path / f"{name}.json")["bos"] for name in ("llama", "gemma")] == ["never", "window"]
+
+
+def test_a_tokenizer_without_that_token_is_refused_where_one_is_asked_for(material, tmp_path):
+    model, corpus = material
+    for bos in ("window", "document"):
+        with pytest.raises(ValueError, match=f"has no token that begins a text, for bos: {bos}; give bos: never"):
+            tokens.test_tokens(model, corpus, tmp_path / "a.npy", num_windows=2, window_length=16, bos=bos)
 
 
 def test_short_corpus_is_refused(material, tmp_path):
