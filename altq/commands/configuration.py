@@ -9,9 +9,8 @@ import yaml
 from altq.experiment.experiment import Experiment
 from altq.resources import doctor as checks
 from altq.resources.dry_run import list_jobs
-from altq.resources.needs import NUMERIC, Needs
+from altq.resources.needs import Needs
 from altq.resources.plan import plan_jobs, to_text
-from altq.resources.stages import ON_A_GPU
 from altq.runtime.cores import usable_cores
 from altq.runtime.documents import read_yaml
 
@@ -72,9 +71,6 @@ def plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", type=float, metavar="GB", help="main memory of all jobs together (default: here)")
     parser.add_argument("--disk", type=float, metavar="GB", help="free disk there (default: that of --directory)")
     parser.add_argument("--gpu-memory", type=float, default=80, metavar="GB", help="of one GPU (default: 80)")
-    parser.add_argument(
-        "--use-gpus-everywhere", action="store_true", help="as if every numeric stage could use a GPU, which it cannot"
-    )
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -83,7 +79,7 @@ def plan(arguments: argparse.Namespace) -> None:
     Reads a configuration file; no weights are needed, only the shape of each model (from its config.json where it is
     fetched, or from `shape:` in the configuration). Jobs are those of Snakemake's dry run, all of them or, with
     --remaining, those that are left to do in --directory. Writes nothing. Times are of idle processors as fast as those
-    of docs/scaling.md, and of one H100 where a stage uses a GPU.
+    of docs/scaling.md; with --gpus every numeric stage runs on one, and the plan ends with what its times rest on.
 
       altq plan config.yaml
       altq plan configs/paper.yaml --cores 128 --gpus 8 --memory 1000
@@ -95,9 +91,8 @@ def plan(arguments: argparse.Namespace) -> None:
     memory = arguments.memory * 1e9 if arguments.memory else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = {"cores": arguments.cores, "gpus": arguments.gpus, "remaining": arguments.remaining}
     jobs = list_jobs(arguments.file, arguments.directory, arguments.targets, **limits)
-    gpu_stages = NUMERIC if arguments.use_gpus_everywhere else ON_A_GPU
     free_disk = None if arguments.disk is None else arguments.disk * 1e9
-    needs = Needs(experiment, arguments.directory, gpus=arguments.gpus, gpu_stages=gpu_stages, free_disk=free_disk)
+    needs = Needs(experiment, arguments.directory, gpus=arguments.gpus, free_disk=free_disk)
     planned = plan_jobs(needs, jobs)
     gpu_memory = arguments.gpu_memory * 1e9
     text = to_text(needs, planned, cores=arguments.cores, gpus=arguments.gpus, memory=memory, gpu_memory=gpu_memory)

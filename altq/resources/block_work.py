@@ -23,6 +23,9 @@ STARTING = 50
 KEPT_FOR_BACKWARD = 12
 """Copies of a block's activations that a graph keeps, and malloc with it."""
 
+KEPT_ON_A_GPU = {"activations": 4.5, "weights": 6.0}
+"""Copies of a block's activations and of its weights that a step keeps on a GPU, the block's own included."""
+
 KEPT_FORWARD = 5
 """Copies of a block's activations that a forward pass without gradients keeps."""
 
@@ -73,7 +76,18 @@ def calibration(sizes: Sizes, recipe: Recipe, num_windows: int, length: int) -> 
     # Moments of the widest site, in float32 and in float64, are freed before the steps.
     starting = 2 * (FLOAT + 8) * max(sizes.site_widths) ** 2
     stepping = weights(sizes, 4) + activations(sizes, tokens, KEPT_FOR_BACKWARD)
-    return work + Work(memory=weights(sizes, 1) + max(starting, stepping))
+    return work + Work(
+        memory=weights(sizes, 1) + max(starting, stepping),
+        on_gpu=max(weights(sizes, 1) + starting, step_on_gpu(sizes, recipe, tokens)),
+    )
+
+
+def step_on_gpu(sizes: Sizes, recipe: Recipe, num_tokens: float) -> float:
+    """Bytes that a step of a unit holds on a GPU, its borders left out."""
+    unit = weights(sizes, KEPT_ON_A_GPU["weights"]) + activations(sizes, num_tokens, KEPT_ON_A_GPU["activations"])
+    if recipe.unit == "block":
+        return unit
+    return unit * max(sizes.attention_weights, sizes.ffn_weights) / sizes.block_weights
 
 
 def _start(sizes: Sizes, recipe: Recipe) -> Work:
@@ -90,8 +104,15 @@ def _steps(sizes: Sizes, recipe: Recipe, num_tokens: float, length: int) -> Work
     return (forward(sizes, num_tokens, length) + folding).times(3 * recipe.steps * share)
 
 
+LAUNCHES_OF_A_COLUMN = 4
+"""Operations that round a column of all rows in GPTQ."""
+
+
 def gptq(sizes: Sizes) -> Work:
     """Work of factorizing the Hessians of a block and rounding its weights, column after column."""
     output_widths = (sizes.query + sizes.key_value, sizes.hidden, 2 * sizes.intermediate, sizes.hidden)
     pairs = zip(sizes.site_widths, output_widths, strict=True)
-    return Work(solving=sum(2 * width**2 * outputs + width**3 for width, outputs in pairs))
+    return Work(
+        solving=sum(2 * width**2 * outputs + width**3 for width, outputs in pairs),
+        launches=LAUNCHES_OF_A_COLUMN * sum(sizes.site_widths),
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from altq.experiment.experiment import Experiment
 from altq.resources.machine import Cost, cost_of
 from altq.resources.shapes import GUESSED, sizes_of_models
-from altq.resources.stages import ON_A_GPU, Stages
+from altq.resources.stages import Stages
 from altq.runtime.files import free_space
 
 MEMORY_HEADROOM = 1.3
@@ -20,6 +20,9 @@ TIME_HEADROOM = 3.0
 LEAST_MINUTES = 15
 """A job that waits for a slow file system is not to be stopped."""
 
+THREADS_BESIDE_A_GPU = 4
+"""Threads of a job on a GPU: it reads, launches and writes."""
+
 THREADS_OF = ((2e7, 1), (1.5e8, 8), (math.inf, 16))
 """Threads of a numeric job, by the weights of a block: on a small one, threads wait for each other."""
 
@@ -27,7 +30,7 @@ THREADS_OF = ((2e7, 1), (1.5e8, 8), (math.inf, 16))
 class Needs:
     """Needs of an experiment's jobs; `folder` is the workflow's working directory, `gpus` the number of GPUs.
 
-    Without GPUs (0) no job asks for one; one that can use a GPU takes whatever torch finds. free_disk: bytes; where it is
+    Without GPUs (0) no job asks for one; with some, every numeric stage but `statistics` does. free_disk: bytes; where it is
     None, those of the disk of `folder`.
     """
 
@@ -36,11 +39,9 @@ class Needs:
         experiment: Experiment,
         folder: str | Path,
         gpus: int,
-        gpu_stages: frozenset[str] = ON_A_GPU,
         *,
         free_disk: float | None = None,
     ) -> None:
-        self.gpu_stages = gpu_stages
         self.sizes = sizes_of_models(experiment.models, folder)
         free = free_space(folder) if free_disk is None else free_disk
         self.stages, self.gpus = Stages(experiment, self.sizes, free), gpus
@@ -76,12 +77,14 @@ class Needs:
 
     def on_gpu(self, rule: str) -> bool:
         """Whether a job of this rule gets a GPU."""
-        return self.gpus > 0 and rule in self.gpu_stages
+        return self.gpus > 0 and rule in ON_A_DEVICE
 
     def threads(self, rule: str, wildcards: Mapping[str, str]) -> int:
         """Threads that a job of this rule makes use of."""
         if rule not in NUMERIC:
             return 1
+        if self.on_gpu(rule):
+            return THREADS_BESIDE_A_GPU
         weights = self.sizes[wildcards["model"]].block_weights
         return next(threads for most, threads in THREADS_OF if weights < most)
 
@@ -155,4 +158,4 @@ NUMERIC = frozenset(
 """Rules whose jobs spend their time in torch."""
 
 ON_A_DEVICE = NUMERIC - {"statistics"}
-"""Rules whose commands take `--device`."""
+"""Rules whose commands take `--device`, and get a GPU where there is one."""

@@ -5,15 +5,32 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from altq.resources.dry_run import Job
+from altq.resources.machine import gpu_assumptions
 from altq.resources.needs import Needs
 from altq.resources.schedule import Planned, critical_path, depths, finished_after
 
-COLUMNS = ("stage", "jobs", "threads", "minutes each", "hours in all", "memory GB", "GPU GB", "disk GB")
+COLUMNS = (
+    "stage",
+    "jobs",
+    "threads",
+    "minutes each",
+    "hours in all",
+    "memory GB",
+    "GPU GB",
+    "disk GB",
+    "PFLOP",
+    "TB moved",
+)
+ON_PROCESSORS = len(COLUMNS) - 2
+"""Columns of a plan without GPUs, where operations and bytes are not shown."""
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """All jobs of a stage: minutes of the shortest and the longest, hours of all one after the other, bytes at most."""
+    """All jobs of a stage: minutes of the shortest and the longest, hours of all one after the other, bytes at most.
+
+    operations, moved: of the longest job on a GPU, see `Cost`.
+    """
 
     stage: str
     jobs: int
@@ -24,6 +41,8 @@ class StagePlan:
     memory: float
     gpu_memory: float
     disk: float
+    operations: float
+    moved: float
 
 
 def plan_jobs(needs: Needs, jobs: Sequence[Job]) -> list[Planned]:
@@ -54,14 +73,16 @@ def _row(stage: str, members: Sequence[Planned]) -> StagePlan:
         memory=max(planned.cost.memory for planned in members),
         gpu_memory=max(planned.cost.gpu_memory for planned in members),
         disk=sum(planned.cost.disk for planned in members),
+        operations=max(planned.cost.operations for planned in members),
+        moved=max(planned.cost.moved for planned in members),
     )
 
 
 def to_text(needs: Needs, jobs: Sequence[Planned], cores: int, gpus: int, memory: float, gpu_memory: float) -> str:
     """The plan as it is printed: models, the table, the critical path, the end, and what does not fit."""
     stages = stage_plans(jobs)
-    rows = [COLUMNS, *(_cells(stage) for stage in stages)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    rows = [row[: None if gpus else ON_PROCESSORS] for row in (COLUMNS, *map(_cells, stages))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         f"{name}: {s.num_weights / 1e9:.2f} billion weights (shape: {s.origin})" for name, s in needs.sizes.items()
     ]
@@ -78,6 +99,7 @@ def to_text(needs: Needs, jobs: Sequence[Planned], cores: int, gpus: int, memory
         f"{len(jobs)} jobs, {sum(stage.disk for stage in stages) / 1e9:.1f} GB of disk.",
         f"Critical path, {_hours(on_path)}, minutes each: {steps}",
         f"On {machine} with {memory / 1e9:.0f} GB of memory: {_hours(finished_after(jobs, cores, gpus=gpus, memory=memory))}.",
+        *([gpu_assumptions()] if gpus else []),
         *_warnings(stages, memory, gpu_memory if gpus else 0.0),
     ]
     return "\n".join(lines) + "\n"
@@ -95,6 +117,8 @@ def _cells(stage: StagePlan) -> tuple[str, ...]:
         f"{stage.memory / 1e9:.1f}",
         gpu,
         f"{stage.disk / 1e9:.1f}" if stage.disk >= 5e7 else "0",
+        f"{stage.operations / 1e15:.3g}" if stage.operations else "",
+        f"{stage.moved / 1e12:.3g}" if stage.moved else "",
     )
 
 

@@ -27,9 +27,6 @@ from altq.resources.block_work import (
 from altq.resources.machine import Work
 from altq.resources.states_work import passing, recording
 
-ON_A_GPU = frozenset({"calibrate_end_to_end"})
-"""Stages that use a GPU where there is one."""
-
 DOWNLOAD = 5e7
 """Bytes a second from a hub or registry."""
 
@@ -106,6 +103,11 @@ class Stages:
         """Bytes of the states as they are stored."""
         return bytes_of_states(sizes, *self._calibration(), self._border_every(sizes))
 
+    def _unit_borders(self, sizes: Sizes) -> float:
+        """Bytes of the two borders of a unit, which lie on a GPU during its steps."""
+        windows, length = self._calibration()
+        return 2 * FLOAT * windows * length * sizes.hidden
+
     def _past_borders(self, sizes: Sizes, *, starts: int = 1) -> Work:
         """Work of going past all borders, where a sublayer is started so many times."""
         past = passing(sizes, *self._calibration(), self._border_every(sizes), starts=starts)
@@ -133,6 +135,7 @@ class Stages:
             + past
             + Work(
                 memory=block.memory + past.memory + FLOAT * sizes.outer_weights,
+                on_gpu=block.on_gpu + past.on_gpu + FLOAT * sizes.outer_weights + self._unit_borders(sizes),
                 bytes_written=self._bank(sizes, BANKS[wildcards["bank"]], wildcards["setting"]),
             )
         )
@@ -187,6 +190,7 @@ class Stages:
             + past
             + Work(
                 memory=num * block.memory + past.memory + FLOAT * sizes.outer_weights,
+                on_gpu=num * block.on_gpu + past.on_gpu + FLOAT * sizes.outer_weights + self._unit_borders(sizes),
                 bytes_written=1e4 * sizes.num_blocks,
             )
         )
@@ -223,9 +227,10 @@ class Stages:
             block += forward(sizes, tokens, length).times(1.5) + hessians + gptq(sizes)
             gptq_memory = 3 * max(sizes.site_widths) * tokens + 4 * FLOAT * max(sizes.site_widths) ** 2
         size = codes + FLOAT * sizes.outer_weights
+        at_work = weights(sizes, 6) + activations(sizes, WINDOWS_PER_BATCH * length, KEPT_FORWARD) + gptq_memory
         return block.times(sizes.num_blocks) + Work(
-            memory=2 * FLOAT * (sizes.outer_weights + tokens * sizes.hidden) + gptq_memory + weights(sizes, 6)
-            + activations(sizes, WINDOWS_PER_BATCH * length, KEPT_FORWARD),
+            memory=2 * FLOAT * (sizes.outer_weights + tokens * sizes.hidden) + at_work,
+            on_gpu=FLOAT * sizes.outer_weights + at_work,
             bytes_read=self._model_file(sizes) + self._states(sizes) / 2,
             bytes_written=size,
         )  # fmt: skip
@@ -233,8 +238,8 @@ class Stages:
     def perplexity(self, wildcards: Mapping[str, str]) -> Work:
         sizes, (tokens, length) = self.sizes[wildcards["model"]], self._test_tokens()
         block = weights(sizes, 4) + activations(sizes, WINDOWS_PER_BATCH / 2 * length, KEPT_FORWARD)
-        stream = 2 * tokens * sizes.hidden
-        return self._evaluation(sizes, tokens, length=length, memory=FLOAT * (sizes.outer_weights + stream) + block)
+        on_gpu, stream = FLOAT * sizes.outer_weights + block, 2 * FLOAT * tokens * sizes.hidden
+        return self._evaluation(sizes, tokens, length=length, memory=on_gpu + stream) + Work(on_gpu=on_gpu)
 
     def zero_shot(self, wildcards: Mapping[str, str]) -> Work:
         sizes, task = self.sizes[wildcards["model"]], wildcards["task"]
