@@ -26,14 +26,9 @@ from altq.transforms.scaling import Scaled, Scaling
 WINDOWS, LENGTH = 4, 2048
 TOKENS = WINDOWS * LENGTH
 RECIPE = Recipe(
-    unit="block",
-    start="random",
-    scaling="none",
-    clip_search=False,
-    fitted=["attention", "ffn"],
-    steps=1,
+    unit="block", start="random", scaling="none", clip_search=False, fitted=["attention", "ffn"], steps=1,
     windows_per_step=WINDOWS,
-)
+)  # fmt: skip
 SHAPES = {
     "LLaMA-2-7B": (4096, 11008, 32, 32),
     "LLaMA-3-8B": (4096, 14336, 32, 8),
