@@ -24,7 +24,7 @@ from altq.runtime.progress import LinesFromBars, Messages
 from altq.runtime.stopping import Terminated, is_interrupted, signals_heeded
 
 GROUPS = {
-    "use": ("generate", "show"),
+    "use": ("generate", "export", "show"),
     "inspect": ("config", "schema", "plan", "doctor", "verify"),
     "stages": (
         "fetch-model",
