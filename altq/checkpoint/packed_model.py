@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from altq.checkpoint.cpu_products import PackedCacheReader, cpu_products
-from altq.checkpoint.format import is_checkpoint
+from altq.checkpoint.format import CheckpointWeights, is_checkpoint
+from altq.checkpoint.packed_site import beyond_cpu_kernels
 from altq.checkpoint.quantized_model import CacheReader, Products, QuantizedSkeleton, Site
+from altq.experiment.kinds import HALVES
+from altq.experiment.setting import Setting
 from altq.models.family import family_of
 from altq.models.joints import CacheJoint, Projection, SharedInput
 from altq.quantizers.integer import Codes
+from altq.quantizers.quantizer import Quantizers
 from altq.runtime.device import CPU
 
 TRITON = "triton"
@@ -63,6 +67,15 @@ def packed_joints(
 
         return TritonProducts(device), CacheReader
     return partial(cpu_products, variant=variant), partial(PackedCacheReader, variant=variant)
+
+
+def beyond_packing(folder: str | Path) -> str | None:
+    """What the CPU kernels do not know of a checkpoint, in words; None for nothing."""
+    description = CheckpointWeights(folder).description
+    setting = Setting.parse(description.setting)
+    structures = [getattr(block, half) for block in description.blocks for half in HALVES]
+    problems = (beyond_cpu_kernels(Quantizers.at(setting, **structure.options)) for structure in structures)
+    return next((problem for problem in problems if problem), None)
 
 
 def kernels_of(model: nn.Module) -> str:

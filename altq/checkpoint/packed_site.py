@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from altq.checkpoint.quantized_model import Operand, Products, Site, weight_codes
-from altq.quantizers.quantizer import Quantizer
+from altq.quantizers.quantizer import Quantizer, Quantizers
 from altq.transforms.balance import Balance
 from altq.transforms.heads import HeadMixing
 from altq.transforms.identity import Identity
 from altq.transforms.kronecker import Kronecker
 from altq.transforms.transform import Transform
+from kernels.cpu.activations import BITS
 
 
 class PackedSite(NamedTuple):
@@ -47,6 +48,17 @@ def pack_site(site: Site) -> PackedSite:
         _bias(site, rows),
         [slice(end - n, end) for n, end in zip(rows, ends, strict=True)],
     )
+
+
+def beyond_cpu_kernels(quantizers: Quantizers) -> str | None:
+    """What the CPU kernels do not know of a sublayer's quantizers, in words; None for nothing."""
+    weights, activations = quantizers.weights, quantizers.activations
+    for operand, bits in (("weights", weights.bits), ("activations", activations.bits)):
+        if bits not in BITS:
+            return f"{operand} of {bits} bits"
+    if activations.asymmetric and activations.bits == 8:
+        return "activations of 8 bits with zero points"
+    return beyond_rows(weights)
 
 
 def beyond_rows(weights: Quantizer) -> str | None:

@@ -1,5 +1,6 @@
 """Text from a model by transformers' own `generate`, with what it took."""
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ from transformers import (
 )
 
 from altq.checkpoint.format import is_checkpoint
-from altq.checkpoint.packed_model import load_packed_model
+from altq.checkpoint.packed_model import beyond_packing, load_packed_model
 from altq.checkpoint.quantized_model import load_model
 from altq.evaluation.likelihood import require_causal
 from altq.runtime.device import CPU
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,16 @@ class RefuseNotFinite(LogitsProcessor):
 
 
 def load_generator(folder: str | Path, device: torch.device = CPU) -> PreTrainedModel:
-    """A checkpoint on the device's packed kernels or a model in full precision, with its generation_config.json if any."""
-    return load_packed_model(folder, device=device) if is_checkpoint(folder) else load_model(folder, device)
+    """A checkpoint on the device's packed kernels or a model in full precision, with its generation_config.json if any.
+
+    A checkpoint that the CPU kernels do not know is computed by torch, with codes held as floats; the log says why.
+    """
+    if not is_checkpoint(folder):
+        return load_model(folder, device)
+    if device.type == "cpu" and (problem := beyond_packing(folder)):
+        log.warning("%s: in plain torch, with codes held as floats; the CPU kernels do not know %s", folder, problem)
+        return load_model(folder, device)
+    return load_packed_model(folder, device=device)
 
 
 def generate_text(

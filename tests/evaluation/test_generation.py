@@ -8,6 +8,8 @@ from models_for_tests import VOCAB, Workspace
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
+from altq.checkpoint.packed_model import load_packed_model
+from altq.checkpoint.quantized_model import load_model
 from altq.evaluation.generation import RefuseNotFinite, Sampling, generate_text, load_generator
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
@@ -140,3 +142,26 @@ def test_a_model_that_overflows_says_so(checkpoint, say):
         model.get_output_embeddings().weight[5, 3] = math.nan
     with pytest.raises(ValueError, match="not finite"):
         say(model)
+
+
+@pytest.mark.parametrize(
+    ("text", "zero_point", "problem"),
+    [
+        ("W2A16g8", False, "activations of 16 bits"),
+        ("W4A4K4V4g8", False, "weights in groups of 8 channels"),
+        ("W4A4K4V4", True, "weights with zero points"),
+        ("W5A4K4V4", False, "weights of 5 bits"),
+    ],
+)
+def test_text_of_what_the_kernels_do_not_know_comes_from_torch_and_a_line_says_so(
+    workspace, say, caplog, text, zero_point, problem
+):
+    rounding = RoundingOptions(weights="rtn", windows=4)
+    folder = workspace.checkpoint(
+        Setting.parse(text), ["affine"] * 4, rounding, folder=f"torch-{text}{zero_point}", zero_point=zero_point
+    )
+    words = say(load_generator(folder))[0]
+    assert f"the CPU kernels do not know {problem}" in caplog.text
+    assert words == say(load_model(folder))[0] and len(words) == 14
+    with pytest.raises(ValueError, match=r"packed products|kernels know"):
+        load_packed_model(folder)
