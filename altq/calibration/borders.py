@@ -27,7 +27,7 @@ class Borders:
             block = max(0, index - 1) // 2
             self._known = {i: state for i, state in self._known.items() if 2 * block <= i <= 2 * block + 2}
             if index in self.states.stored:
-                self._known[index] = self.states.state(index)
+                self._known[index] = self.states.state(index).to(self.skeleton.device)
             else:
                 borders_before = range(2 * block, -1, -2)
                 start = next(i for i in borders_before if i in self._known or i in self.states.stored)

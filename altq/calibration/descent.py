@@ -2,13 +2,15 @@
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import geoopt
 import torch
 from torch import Tensor, nn
 
+from altq.calibration.unit import BATCH_SIZE
 from altq.experiment.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -72,17 +74,21 @@ class Descent(Generic[Outcome]):
         falling, constant = self.optimisers(reduction)
         schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, num_steps) for optimiser in falling]
         for step in range(num_steps):
-            try:
-                objective = self.objective(step)
-            except torch.linalg.LinAlgError as error:
-                raise DivergenceError(f"a factor is singular at step {step} ({error})") from error
-            for optimiser in (*falling, *constant):
-                optimiser.zero_grad(set_to_none=True)
-            objective.backward()
+            BATCH_SIZE.fit(partial(self._differentiate, step, (*falling, *constant)), f"step {step}")
             for optimiser in (*falling, *constant):
                 optimiser.step()
             for schedule in schedules:
                 schedule.step()
+
+    def _differentiate(self, step: int, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+        """Give the parameters the gradients of a step, and no others."""
+        try:
+            objective = self.objective(step)
+        except torch.linalg.LinAlgError as error:
+            raise DivergenceError(f"a factor is singular at step {step} ({error})") from error
+        for optimiser in optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        objective.backward()
 
 
 def finite(loss: Tensor, step: int) -> Tensor:

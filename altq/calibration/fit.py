@@ -135,7 +135,7 @@ def _search_weight_clips(quantized: QuantizedSublayer, moments: dict[str, Tensor
 def _loss_of_clip(clip: Clip, *, unit: Unit, problem: Problem, windows: Tensor) -> Callable[[float], float]:
     def loss(factor: float) -> float:
         clip.set(factor)
-        return problem.evaluate(unit, windows).item()
+        return problem.value(unit, windows)
 
     return loss
 

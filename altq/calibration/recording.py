@@ -109,7 +109,11 @@ class _Recording:
         sublayer = Sublayer(self.skeleton.resident_block(s // 2), self.skeleton.family, HALVES[s % 2])
         path, is_stored, arguments = state_path(self.folder, s + 1), s + 1 in self.stored, self.arguments[s // 2]
         shape, windows = tuple(self.states.shape), slice(MOMENT_WINDOWS)
-        written = written_hidden_states(path, shape) if is_stored else nullcontext(torch.empty(shape))
+        written = (
+            written_hidden_states(path, shape)
+            if is_stored
+            else nullcontext(torch.empty(shape, device=self.skeleton.device))
+        )
         with written as outputs:
             run_sublayer(sublayer, self.states, arguments, out=outputs)
             if not all(outputs[rows].isfinite().all() for rows in batches(len(outputs))):

@@ -18,12 +18,16 @@ from torch import Tensor
 from altq.experiment.border_spacing import stored_borders
 from altq.models.joints import SharedInput, attach_cache_joint
 from altq.models.sublayer import Sublayer
+from altq.runtime.batch_size import BatchSize
 from altq.runtime.device import CPU
 from altq.runtime.files import read_json, sha256
 from altq.runtime.precision import reduced_linear, reduced_products
 from altq.runtime.tensor_files import read_hidden_states
 
 WINDOWS_PER_BATCH = 4
+BATCH_SIZE = BatchSize()
+"""That of passes of the full-precision model."""
+
 STATES_FILE = "states.json"
 TOKENS_FILE = "tokens.npy"
 MOMENT_WINDOWS = 16
@@ -92,9 +96,13 @@ def run_sublayer(sublayer: Sublayer, states: Tensor, arguments: dict[str, Any], 
     """The residual stream after a full-precision sublayer: [windows, length, hidden] -> the same, in `out` if given."""
     outputs = torch.empty_like(states) if out is None else out
     device = sublayer.device
-    for rows in batches(len(states)):
-        entering = states[rows].to(device)
-        outputs[rows] = entering + sublayer.after_norm(sublayer.norm(entering), arguments)
+
+    def run() -> None:
+        for rows in batches(len(states)):
+            entering = states[rows].to(device)
+            outputs[rows] = entering + sublayer.after_norm(sublayer.norm(entering), arguments)
+
+    BATCH_SIZE.fit(run, f"states after {sublayer.name}")
     return outputs
 
 
@@ -113,11 +121,18 @@ def observe(
     linear layers, [kv_heads, d, d] for `key` and `value`; and `site.peak`, max|x| of each channel: [d], [kv_heads, d].
     """
     observers, device = _Observers(sublayer), sublayer.device
-    for rows in batches(len(states)):
-        weights = token_weights(loss, outputs[rows].to(device))
-        normed = sublayer.norm(states[rows].to(device)).requires_grad_()
-        added = sublayer.after_norm(normed, arguments)
-        added.backward(torch.randn(added.shape, generator=generator).to(device) * weights.sqrt())
+    position = generator.get_state()
+
+    def run() -> None:
+        observers.totals.clear()
+        generator.set_state(position)
+        for rows in batches(len(states)):
+            weights = token_weights(loss, outputs[rows].to(device))
+            normed = sublayer.norm(states[rows].to(device)).requires_grad_()
+            added = sublayer.after_norm(normed, arguments)
+            added.backward(torch.randn(added.shape, generator=generator).to(device) * weights.sqrt())
+
+    BATCH_SIZE.fit(run, f"moments of {sublayer.name}")
     return observers.totals
 
 
@@ -133,8 +148,8 @@ def windows_of_step(step: int, num_windows: int, count: int) -> Tensor:
 
 
 def batches(num_windows: int) -> Iterator[slice]:
-    """Consecutive slices of at most WINDOWS_PER_BATCH windows."""
-    return (slice(start, start + WINDOWS_PER_BATCH) for start in range(0, num_windows, WINDOWS_PER_BATCH))
+    """Consecutive slices of at most WINDOWS_PER_BATCH windows, as many as the full-precision model takes at once."""
+    return BATCH_SIZE.slices(num_windows, WINDOWS_PER_BATCH)
 
 
 def digest(states: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altq.calibration.states import WINDOWS_PER_BATCH, batches
+from altq.calibration.states import WINDOWS_PER_BATCH
 from altq.calibration.sublayer import QuantizedSublayer, fold_biases, fold_weight, module_key
 from altq.checkpoint.folding import rows_before_down
 from altq.checkpoint.quantized_model import read_input
@@ -17,9 +18,13 @@ from altq.experiment.rounding import RoundingOptions
 from altq.quantizers.gptq import HessianFactor, factorize_hessian, gptq_round
 from altq.quantizers.integer import Codes, dequantized
 from altq.quantizers.weight_codes import WeightCodes, WeightGrid
+from altq.runtime.batch_size import BatchSize
 from altq.runtime.precision import reduced_products
 
 log = logging.getLogger(__name__)
+
+BATCH_SIZE = BatchSize()
+"""That of passes of the rounded model."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,6 @@ class Inputs:
     arguments: dict[str, Any]
 
 
-@torch.no_grad()
 def round_sublayer(
     quantized: QuantizedSublayer, inputs: Inputs, *, outputs: Tensor, rounding: RoundingOptions, name: str
 ) -> dict[str, WeightCodes | Tensor]:
@@ -47,6 +51,14 @@ def round_sublayer(
     is rounding to nearest, and a warning has the sublayer's `name` and the site; ValueError, with both, for one that
     cannot be factorized.
     """
+    return BATCH_SIZE.fit(partial(_rounded, quantized, inputs, outputs, rounding, name), name)
+
+
+@torch.no_grad()
+def _rounded(
+    quantized: QuantizedSublayer, inputs: Inputs, outputs: Tensor, rounding: RoundingOptions, name: str
+) -> dict[str, WeightCodes | Tensor]:
+    """The same; done again it leaves what it leaves done once."""
     quantizer = quantized.quantizers.weights
     exact = copy.deepcopy(quantized.transforms).double()
     for projection, bias in fold_biases(quantized.transforms, quantized.sites, quantized.biases).items():
@@ -100,7 +112,7 @@ def site_inputs(quantized: QuantizedSublayer, site: str, inputs: Inputs) -> list
     clip, quantizer = quantized.activation_clip[site](), quantized.quantizers.activations
     read = partial(read_input, quantized.transforms[site], clip, quantizer)
     quantized_inputs = []
-    for rows in batches(len(inputs.hidden)):
+    for rows in _batches(len(inputs.hidden)):
         x = sublayer.norm(inputs.hidden[rows].to(sublayer.device))
         if site != sublayer.half.selected_site:
             x = sublayer.before_output(x, inputs.arguments)
@@ -109,12 +121,16 @@ def site_inputs(quantized: QuantizedSublayer, site: str, inputs: Inputs) -> list
     return quantized_inputs
 
 
+def _batches(num_windows: int) -> Iterator[slice]:
+    return BATCH_SIZE.slices(num_windows, WINDOWS_PER_BATCH)
+
+
 def _hessian(inputs: list[Codes | Tensor], weights: Tensor) -> Tensor:
     """sum_t w_t x_t^T x_t over the quantized inputs of a site, [d, d]."""
     total: Tensor | None = None
-    for x, token_weight in zip(inputs, weights.split(WINDOWS_PER_BATCH), strict=True):
+    for rows_of_batch, x in zip(_batches(len(weights)), inputs, strict=True):
         values = dequantized(x)
-        rows = (values * token_weight.to(values.device).sqrt()).flatten(0, 1)
+        rows = (values * weights[rows_of_batch].to(values.device).sqrt()).flatten(0, 1)
         with reduced_products():
             batch_sum = rows.T @ rows
         total = batch_sum if total is None else total.add_(batch_sum)
@@ -126,6 +142,6 @@ def _hessian(inputs: list[Codes | Tensor], weights: Tensor) -> Tensor:
 def _advance(quantized: QuantizedSublayer, inputs: list[Codes | Tensor], *, hidden: Tensor, outputs: Tensor) -> None:
     """Fill in the residual stream after a sublayer, from the inputs of its last projection."""
     *_, last = quantized.projections.values()
-    for rows, x in zip(batches(len(hidden)), inputs, strict=True):
+    for rows, x in zip(_batches(len(hidden)), inputs, strict=True):
         added = quantized.sublayer.addition(last.project(dequantized(x)))
         outputs[rows] = hidden[rows].to(added.device) + added

@@ -43,7 +43,7 @@ def assemble(arguments: argparse.Namespace) -> None:
           --output results/checkpoints/smollm2/adaptive/W3A3K3V3/gptq/seed0
     """
     setting, rounding = Setting.parse(arguments.setting), read_options(arguments, RoundingOptions)
-    device = open_device(arguments.device)
+    device = open_device(arguments.device, arguments.gpu_memory)
     options = {
         "setting": str(setting),
         "rounding": rounding.model_dump(),

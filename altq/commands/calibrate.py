@@ -49,7 +49,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
     """
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
     fitting = Fitting(setting, kind=arguments.kind, seed=arguments.seed, recipe=recipe)
-    device = open_device(arguments.device)
+    device = open_device(arguments.device, arguments.gpu_memory)
     shard = Shard.parse(arguments.shard) if arguments.shard else WHOLE
     inputs = [arguments.model, arguments.states]
     check_lineage(inputs)
@@ -92,7 +92,7 @@ def calibrate_end_to_end(arguments: argparse.Namespace) -> None:
           --output results/bank/smollm2/W4A4K4V4/seed0/spinquant
     """
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, EndToEndRecipe)
-    device = open_device(arguments.device)
+    device = open_device(arguments.device, arguments.gpu_memory)
     inputs = [arguments.model, arguments.states]
     check_lineage(inputs)
     fingerprint = run_fingerprint("calibrate-end-to-end", {}, [arguments.model])

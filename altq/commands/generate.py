@@ -50,7 +50,7 @@ def generate(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--max-new-tokens {arguments.max_new_tokens} makes no text; give 1 or more")
     sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p)
     disable_progress_bar()
-    device = open_device(arguments.device)
+    device = open_device(arguments.device, arguments.gpu_memory)
     if arguments.embedding == "bfloat16" and device.type != "cpu":
         raise ValueError("--embedding bfloat16 needs the CPU's kernels; leave it out, or give --device cpu")
     model = load_generator(arguments.folder, device)

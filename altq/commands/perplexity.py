@@ -44,7 +44,7 @@ def perplexity(arguments: argparse.Namespace) -> None:
       altq perplexity --folder results/checkpoints/smollm2/affine/W4A4K4V4/gptq/seed0 \\
           --tokens results/tokens/smollm2/pydoc/test.npy --output affine-pydoc.json
     """
-    device = open_device(arguments.device)
+    device = open_device(arguments.device, arguments.gpu_memory)
     _measure(arguments, partial(open_model, device=device), "perplexity")
 
 

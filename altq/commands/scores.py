@@ -60,7 +60,7 @@ def search(arguments: argparse.Namespace) -> None:
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
     remedy = "see `altq search --help` for what it takes"
     options = described(parse_json(arguments.search, "--search"), SearchOptions, name="--search", remedy=remedy)
-    inputs, device = [arguments.model, arguments.states], open_device(arguments.device)
+    inputs, device = [arguments.model, arguments.states], open_device(arguments.device, arguments.gpu_memory)
     check_lineage(inputs)
     fingerprint = run_fingerprint("search", {}, [arguments.model])
     candidates = Candidates(tuple(arguments.candidates), setting=setting, seed=arguments.seed, recipe=recipe)
@@ -104,7 +104,10 @@ def reconstruction(arguments: argparse.Namespace) -> None:
           --setting W3A3K3V3 --loss relative --output oracle.json
     """
     setting, banks = Setting.parse(arguments.setting), banks_by_kind(arguments.banks)
-    inputs, device = [arguments.model, arguments.tokens, *banks.values()], open_device(arguments.device)
+    inputs, device = (
+        [arguments.model, arguments.tokens, *banks.values()],
+        open_device(arguments.device, arguments.gpu_memory),
+    )
     check_lineage(inputs, {"setting": str(setting)})
     tokens, _ = read_tokens(arguments.tokens, arguments.model)
     errors = reconstruction_errors(
@@ -143,7 +146,7 @@ def predict(arguments: argparse.Namespace) -> None:
           --candidates affine rotation --output predicted.json
     """
     setting, recipe = Setting.parse(arguments.setting), read_options(arguments, Recipe)
-    inputs, device = [arguments.model, arguments.states], open_device(arguments.device)
+    inputs, device = [arguments.model, arguments.states], open_device(arguments.device, arguments.gpu_memory)
     check_lineage(inputs)
     candidates = Candidates(tuple(arguments.candidates), setting=setting, seed=arguments.seed, recipe=recipe)
     predictions = predict_model(Subject.open(arguments.model, arguments.states, device=device), candidates)

@@ -38,7 +38,7 @@ def states(arguments: argparse.Namespace) -> None:
       altq states --model results/models/smollm2 --tokens results/tokens/smollm2/wikipedia/calibration-seed0.npy \\
           --loss relative --output results/states/smollm2/seed0
     """
-    device = open_device(arguments.device)
+    device = open_device(arguments.device, arguments.gpu_memory)
     options, inputs = {"loss": arguments.loss}, [arguments.model, arguments.tokens]
     check_lineage(inputs)
     tokens, _ = read_tokens(arguments.tokens, arguments.model)

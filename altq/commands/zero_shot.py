@@ -93,7 +93,7 @@ def zero_shot(arguments: argparse.Namespace) -> None:
       altq zero-shot --folder results/checkpoints/smollm2/affine/W4A4K4V4/gptq/seed0 --task piqa \\
           --items results/tasks/piqa --requests results/requests/smollm2/piqa.parquet --output affine-piqa.parquet
     """
-    labels, device = labels_of(arguments.folder), open_device(arguments.device)
+    labels, device = labels_of(arguments.folder), open_device(arguments.device, arguments.gpu_memory)
     asked, drawn = TaskRequests.read(arguments.requests), read_json(arguments.requests.with_suffix(".json"))
     inputs = [arguments.folder, arguments.requests]
     check_lineage([*inputs, arguments.items])

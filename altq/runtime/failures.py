@@ -28,7 +28,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 def message_of(error: BaseException) -> str | None:
     """The message of an error that the user can mend; None for any other."""
-    if _lacks_memory(error):
+    if lacks_memory(error):
         first_line = str(error).partition("\n")[0] or type(error).__name__
         return f"{OUT_OF_MEMORY} ({first_line})"
     if isinstance(error, OSError) and error.errno in NO_SPACE:
@@ -39,7 +39,8 @@ def message_of(error: BaseException) -> str | None:
     return str(error) if isinstance(error, (ValueError, OSError)) else None
 
 
-def _lacks_memory(error: BaseException) -> bool:
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error, of whatever type, reports that there is not enough memory."""
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, (RuntimeError, ImportError)) and any(words in str(error) for words in WORDS_OF_NO_MEMORY)

@@ -100,11 +100,12 @@ def claim_gpu(device: str = AUTO, folder: Path | None = None) -> Claim | None:
     return claim
 
 
-def open_device(device: str) -> "torch.device":
+def open_device(device: str, gpu_memory: float | None = None) -> "torch.device":
     """The device that `--device` names, once it is claimed and torch may be imported.
 
-    ValueError where torch cannot use the GPU that is asked for: built without CUDA, no driver, or one that is too old.
-    `auto` is the CPU then, with a warning where the machine has a GPU.
+    gpu_memory: GB of a GPU that torch is to take at most; all where None. ValueError where torch cannot use the GPU that
+    is asked for: built without CUDA, no driver, or one that is too old, or where the GPU has less memory. `auto` is the
+    CPU then, with a warning where the machine has a GPU.
     """
     import torch
 
@@ -113,7 +114,14 @@ def open_device(device: str) -> "torch.device":
         raise ValueError(f"--device {device}: {problem}")
     if problem and visible_devices():
         log.warning("computing on the CPU, although there is a GPU: %s", problem)
-    return torch.device("cpu" if device == "cpu" or problem else "cuda")
+    if device == "cpu" or problem:
+        return torch.device("cpu")
+    if gpu_memory is not None:
+        _, total = torch.cuda.mem_get_info()
+        if gpu_memory * 1e9 > total:
+            raise ValueError(f"--gpu-memory {gpu_memory:g}: the GPU has {total / 1e9:.1f} GB; give no more than that")
+        torch.cuda.set_per_process_memory_fraction(gpu_memory * 1e9 / total)
+    return torch.device("cuda")
 
 
 def _problem() -> str | None:

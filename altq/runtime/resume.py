@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Self
 
+from altq.runtime.failures import lacks_memory
 from altq.runtime.files import read_json, sha256, write_json
 
 log = logging.getLogger(__name__)
@@ -102,8 +103,10 @@ class Scratch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or (issubclass(kind, Exception) and not issubclass(kind, (OSError, MemoryError))):
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        if kind is None or (
+            isinstance(error, Exception) and not isinstance(error, OSError) and not lacks_memory(error)
+        ):
             self.drop()
 
     def _path(self) -> Path:

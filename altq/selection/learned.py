@@ -99,10 +99,10 @@ class Trace:
     loss: list[float] = field(default_factory=list)
     entropy: list[float] = field(default_factory=list)
 
-    def clear(self) -> None:
-        """Begin again."""
+    def cut(self, step: int) -> None:
+        """Forget what came from a step on: it begins again."""
         for values in (self.pi, self.loss, self.entropy):
-            values.clear()
+            del values[step:]
 
 
 def search_sublayer(mixture: Mixture, problem: Problem, *, recipe: Recipe, options: SearchOptions, name: str) -> Trace:
@@ -118,8 +118,7 @@ def search_sublayer(mixture: Mixture, problem: Problem, *, recipe: Recipe, optio
         return Optimisers(make_optimisers(mixture.candidates, recipe, reduction), [alpha])
 
     def objective_of_step(step: int) -> Tensor:
-        if step == 0:
-            trace.clear()
+        trace.cut(step)
         mixture.prepare()
         windows = windows_of_step(step, len(problem.inputs), options.windows_per_step)
         reconstruction, entropy = problem.evaluate(mixture, windows), mixture.entropy()

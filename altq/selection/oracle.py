@@ -44,7 +44,7 @@ def reconstruction_errors(
     errors = []
     for s in progress(range(2 * skeleton.num_blocks), f"reconstruction error at {setting}"):
         outputs = run_sublayer(sublayer(s), states, arguments[s // 2])
-        problem = Problem(states, outputs, loss, device)
+        problem = Problem(states, outputs, loss)
         errors.append({kind: _error(unit(bank, s), problem) for kind, bank in banks.items()})
         states = outputs
     return errors
@@ -58,6 +58,6 @@ def _error(unit: Unit, problem: Problem) -> float:
     for rows in batches(len(problem.inputs)):
         windows = torch.arange(len(problem.inputs))[rows]
         batch_weight = token_weights(problem.loss, problem.outputs[rows]).sum().item()
-        total += problem.evaluate(unit, windows).item() * batch_weight
+        total += problem.value(unit, windows) * batch_weight
         weight += batch_weight
     return total / weight

@@ -6,6 +6,7 @@ import pytest
 import torch
 from models_for_tests import MODELS, double_model, recipe, relative_error
 
+from altq.calibration import unit as module
 from altq.calibration.start import start_sublayer
 from altq.calibration.states import States
 from altq.calibration.sublayer import QuantizedSublayer
@@ -142,6 +143,29 @@ def test_gradients_of_a_block_s_loss_reach_both_halves(workspaces):
     assert names == {"0", "1"}
     for name, parameter in unit.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all() and parameter.grad.norm() > 0, name
+
+
+def test_with_half_the_windows_at_once_loss_and_gradients_are_the_same(workspaces, monkeypatch):
+    workspace = workspaces("llama_gqa")
+    unit, *_ = double_unit(workspace)
+    problem = Problem(inputs_of(workspace), States(workspace.states).state(4).double(), "relative")
+
+    def found():
+        unit.prepare()
+        unit.zero_grad()
+        loss = problem.evaluate(unit, ALL)
+        loss.backward()
+        return loss.item(), {name: parameter.grad.clone() for name, parameter in unit.named_parameters()}
+
+    at_once, expected = found()
+    seen = []
+    monkeypatch.setattr(module.BATCH_SIZE, "is_halved", True)
+    unit.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    in_halves, gradients = found()
+    assert seen == [2] * 4  # forward, and each again in the backward pass
+    assert in_halves == pytest.approx(at_once, rel=1e-12)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-12 * gradient.abs().max().item())
 
 
 def test_settled_folds_the_weights_as_they_now_are(workspaces):

@@ -304,6 +304,26 @@ def test_a_device_that_works_is_the_gpu(monkeypatch):
     assert gpu.open_device("cuda:3").type == gpu.open_device(gpu.AUTO).type == "cuda"
 
 
+def test_the_memory_that_is_taken_is_bounded_by_what_is_asked_for(monkeypatch):
+    bounds = []
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (70e9, 80e9))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", bounds.append)
+    assert gpu.open_device("cuda", 24.0).type == "cuda" and bounds == [0.3]
+    with pytest.raises(ValueError, match=r"--gpu-memory 81: the GPU has 80\.0 GB; give no more than that"):
+        gpu.open_device("cuda", 81.0)
+    assert gpu.open_device("cpu", 81.0).type == "cpu" and len(bounds) == 1
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "24GB", ""])
+def test_what_is_no_amount_of_memory_is_refused(text, capsys, tmp_path):
+    flags = ["--model", tmp_path, "--tokens", tmp_path / "t.npy", "--loss", "mse", "--output", tmp_path / "out"]
+    with pytest.raises(SystemExit):
+        cli.main(["states", *map(str, flags), f"--gpu-memory={text}"])
+    assert "is no amount of memory; give gigabytes, such as 24" in capsys.readouterr().err
+
+
 def test_refusals_are_messages_of_the_command_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv(gpu.DEVICES, "")
     monkeypatch.delenv(gpu.VISIBLE, raising=False)
