@@ -23,9 +23,12 @@ from altq.calibration.subject import Subject
 from altq.calibration.sublayer import module_key
 from altq.calibration.whole_model import WholeModel
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
+from altq.experiment.shape import Sizes
 from altq.experiment.windows import require_windows
+from altq.models.skeleton import Skeleton
 from altq.quantizers.clipping import search_row_clip
-from altq.runtime.device import CPU, traits_of
+from altq.runtime.batch_size import BatchSize
+from altq.runtime.device import CPU, free_memory, traits_of
 from altq.runtime.files import atomic
 from altq.runtime.progress import progress
 from altq.runtime.resume import Scratch, fingerprint_of
@@ -33,6 +36,9 @@ from altq.transforms.heads import HeadRotation
 from altq.transforms.rotation import orthogonality_error, project_orthogonal
 
 log = logging.getLogger(__name__)
+
+BATCH_SIZE = BatchSize()
+"""That of passes through the whole model."""
 
 LARGEST_DRIFT = 1e-2
 """Rounding takes rotations off their manifold by far less; more than this is a fault that projecting would hide."""
@@ -55,7 +61,7 @@ def calibrate_end_to_end(
     """
     folder, recipe = Path(folder), fitting.recipe
     subject = Subject.open(model_folder, states_folder, dtype=traits_of(device).resident_weights, device=device)
-    whole = WholeModel(subject, fitting)
+    whole = WholeModel(subject, fitting, streamed=not _fits(subject.skeleton))
     inputs = {"code and model": fingerprint, "states": subject.states.fingerprint_of_output()}
     description = fitting.description
     description["fingerprint"] = fingerprint_of(description | inputs)
@@ -76,6 +82,17 @@ def calibrate_end_to_end(
         _write_entries(whole, folder, record=record, search_clips=recipe.weight_clip)
         fit = {"start_loss": start_loss, "losses": losses, "loss": loss, "drift": drift, "devices": scratch.devices}
         write_index(folder, description | fit)
+
+
+def _fits(skeleton: Skeleton) -> bool:
+    """Whether the weights of all blocks leave half of the device's memory to the block that is at work."""
+    if skeleton.device.type == "cpu":
+        return True
+    sizes = Sizes(skeleton.weights.config.shape, skeleton.num_blocks, str(skeleton.weights.folder))
+    fits = sizes.num_blocks * sizes.block_weights * skeleton.dtype.itemsize <= free_memory(skeleton.device) / 2
+    if not fits:
+        log.info("the GPU does not hold all blocks: each takes its weights from main memory as it runs")
+    return fits
 
 
 class _Training:
@@ -115,15 +132,20 @@ class _Training:
     def evaluate(self) -> float:
         """The loss on as many windows as a step has, spread evenly over all."""
         windows = spread(len(self.tokens), self.recipe.windows_per_step)
-        return self._loss(windows, with_gradients=False)
+        return BATCH_SIZE.fit(lambda: self._loss(windows, with_gradients=False), "the loss")
 
     def _step(self, step: int, windows: Tensor) -> float:
         progress_made = step / self.recipe.steps
         for optimiser, rate in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
                 group["lr"] = rate * (1 + math.cos(math.pi * progress_made)) / 2
-        total = self._loss(windows, with_gradients=True)
+
+        def differentiate() -> float:
+            for optimiser, _ in self.optimisers:
+                optimiser.zero_grad(set_to_none=True)
+            return self._loss(windows, with_gradients=True)
+
+        total = BATCH_SIZE.fit(differentiate, f"step {step + 1}")
         if not math.isfinite(total):
             raise ValueError(f"the loss is {total} at step {step + 1}; lower the recipe's rates")
         for optimiser, _ in self.optimisers:
@@ -134,7 +156,8 @@ class _Training:
         """The mean loss a token over some windows; its gradients are added to those of the parameters."""
         # On the device, so that nothing waits for a piece.
         total = torch.zeros((), dtype=torch.float64, device=self.whole.rotation.device)
-        for part in windows.split(self.recipe.windows_in_memory):
+        for rows_of_part in BATCH_SIZE.slices(len(windows), self.recipe.windows_in_memory):
+            part = windows[rows_of_part]
             inputs, targets = self._head_inputs(part)
             rows = inputs.detach().requires_grad_(with_gradients)
             count = traits_of(rows.device).tokens_of_logits

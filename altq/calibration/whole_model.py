@@ -23,6 +23,7 @@ from altq.models.residual import fold_gain, require_rotatable, rotate_projection
 from altq.models.sublayer import Sublayer
 from altq.models.typed_modules import TypedModuleList
 from altq.quantizers.quantizer import Quantizers
+from altq.runtime.device import is_pinned_for
 from altq.runtime.precision import reduced_linear
 from altq.transforms.hadamard import randomized_hadamard
 from altq.transforms.heads import HeadRotation
@@ -34,11 +35,12 @@ class WholeModel(nn.Module):
     """The model with its residual stream rotated by `rotation` [hidden, hidden], activations and cache quantized.
 
     Weights are at full precision. `sublayers` are in the order in which they run. What the recipe trains is held in
-    float32 or better, whatever the type of the weights, and alone requires gradients. ValueError for a family whose
-    stream cannot be rotated.
+    float32 or better, whatever the type of the weights, and alone requires gradients. streamed: whether the weights of
+    blocks lie in main memory, from which each block takes its own as it runs, forward and backward; a model that a GPU
+    does not hold is fitted so, to the same bits. ValueError for a family whose stream cannot be rotated.
     """
 
-    def __init__(self, subject: Subject, fitting: Fitting[EndToEndRecipe]) -> None:
+    def __init__(self, subject: Subject, fitting: Fitting[EndToEndRecipe], *, streamed: bool = False) -> None:
         super().__init__()
         skeleton, recipe = subject.skeleton, fitting.recipe
         config, family = skeleton.config, skeleton.family
@@ -61,7 +63,10 @@ class WholeModel(nn.Module):
                 transforms = {site: transform.to(device, dtype) for site, transform in transforms.items()}
                 full = replace(self.quantizers.weights, bits=FULL_PRECISION_BITS)  # clipping factors keep their shape
                 quantizers = replace(self.quantizers, weights=full)
-                self.sublayers.append(QuantizedSublayer(sublayer, transforms, quantizers).to(device, dtype))
+                quantized = QuantizedSublayer(sublayer, transforms, quantizers).to(device, dtype)
+                if streamed:
+                    quantized.weights = {name: in_main_memory(weight) for name, weight in quantized.weights.items()}
+                self.sublayers.append(quantized)
         self._weights = [(quantized.weights, quantized.biases) for quantized in self.sublayers]
         for quantized in self.sublayers:
             for clip in quantized.activation_clip.values():
@@ -117,8 +122,8 @@ class WholeModel(nn.Module):
         """Give sublayer s its weights in the stream as it is rotated now."""
         quantized = self.sublayers[s]
         weights, biases = self._weights[s]
-        dtype, half = self.rotation.dtype, quantized.sublayer.half
-        weights = {name: weight.to(dtype) for name, weight in weights.items()}
+        device, dtype, half = self.rotation.device, self.rotation.dtype, quantized.sublayer.half
+        weights = {name: weight.to(device, dtype) for name, weight in weights.items()}
         biases = {name: None if bias is None else bias.to(dtype) for name, bias in biases.items()}
         quantized.weights, quantized.biases = rotate_projections(half, weights, biases=biases, rotation=self.rotation)
 
@@ -131,6 +136,11 @@ class WholeModel(nn.Module):
         """[tokens, hidden] in the basis of the original -> [tokens, vocabulary]."""
         skeleton, _ = self._skeleton_and_norm
         return make_logits(skeleton.model, normed)
+
+
+def in_main_memory(tensor: Tensor) -> Tensor:
+    """A copy in main memory, from which a GPU copies at full speed."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=is_pinned_for(tensor.device)).copy_(tensor)
 
 
 class _ReducedHead(nn.Module):

@@ -84,7 +84,7 @@ def assemble(
 
     with (
         Scratch(folder / "residual_stream.scratch", fingerprint, device.type) as scratch,
-        ResidualStream(scratch, shape, partial(skeleton.embed_into, tokens)) as stream,
+        ResidualStream(scratch, shape, partial(skeleton.embed_into, tokens), device) as stream,
     ):
         for s in progress(
             range(stream.step, num_sublayers), f"assembling {scheme.selection.policy} at {scheme.setting}"

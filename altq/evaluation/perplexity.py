@@ -12,11 +12,13 @@ from transformers import PreTrainedModel
 from altq.models.logits import make_logits
 from altq.models.residual_stream import ResidualStream
 from altq.models.skeleton import Skeleton
+from altq.runtime.batch_size import BatchSize
 from altq.runtime.device import traits_of
 from altq.runtime.progress import progress
 from altq.runtime.resume import Scratch
 
 WINDOWS_IN_MEMORY = 2
+BATCH_SIZE = BatchSize()
 
 
 @torch.no_grad()
@@ -28,21 +30,24 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: Scratch) -> l
     ValueError where a state or a loss is not finite, or a norm's input overflows.
     """
     windows, arguments = torch.from_numpy(tokens).long(), skeleton.block_arguments(tokens.shape[1])
-    batches = [slice(start, start + WINDOWS_IN_MEMORY) for start in range(0, len(windows), WINDOWS_IN_MEMORY)]
+    batches = partial(BATCH_SIZE.slices, len(windows), WINDOWS_IN_MEMORY)
     shape = (*tokens.shape, skeleton.config.hidden_size)
 
     def run_block(index: int, inputs: Tensor, outputs: Tensor) -> dict[str, Any]:
-        for rows in batches:
-            outputs[rows] = skeleton.resident_block(index)(inputs[rows].to(skeleton.device), **arguments[index])
-            if not outputs[rows].isfinite().all():
-                raise ValueError(f"{skeleton.weights.folder}: the state after block {index} is not finite")
+        def run() -> None:
+            for rows in batches():
+                outputs[rows] = skeleton.resident_block(index)(inputs[rows].to(skeleton.device), **arguments[index])
+                if not outputs[rows].isfinite().all():
+                    raise ValueError(f"{skeleton.weights.folder}: the state after block {index} is not finite")
+
+        BATCH_SIZE.fit(run, f"block {index}")
         return {}
 
-    with ResidualStream(scratch, shape, partial(skeleton.embed_into, windows)) as stream:
+    with ResidualStream(scratch, shape, partial(skeleton.embed_into, windows), skeleton.device) as stream:
         for index in progress(range(stream.step, skeleton.num_blocks), "perplexity"):
             stream.advance(partial(run_block, index))
         hidden = stream.states
-        finished = ((skeleton.finish(hidden[rows]), windows[rows]) for rows in batches)
+        finished = ((skeleton.finish(hidden[rows]), windows[rows]) for rows in batches())
         losses = [loss for normed, words in finished for loss in _losses(normed, words, skeleton.model)]
     bad = [index for index, loss in enumerate(losses) if not np.isfinite(loss)]
     if bad:

@@ -10,6 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from altq.runtime.device import CPU, is_pinned_for
+from altq.runtime.failures import lacks_memory
 from altq.runtime.files import require_space
 from altq.runtime.memory import available_memory
 from altq.runtime.resume import Scratch
@@ -33,9 +35,12 @@ class ResidualStream:
     As a context it spills where it is interrupted or memory ends, so that only the step that was going on is lost then;
     a process that is killed loses what it did since it spilled last. Where the states of a stopped run cannot be read,
     it is begun anew, by `start`, which fills in the states that enter the first step.
+    device: of what runs, for whose copies the memory is made.
     """
 
-    def __init__(self, scratch: Scratch, shape: tuple[int, int, int], start: Callable[[Tensor], Any]) -> None:
+    def __init__(
+        self, scratch: Scratch, shape: tuple[int, int, int], start: Callable[[Tensor], Any], device: torch.device = CPU
+    ) -> None:
         self.scratch, self.shape = scratch, shape
         size = 4 * math.prod(shape)
         self._in_memory = 2 * size <= SHARE_OF_MEMORY * available_memory()
@@ -48,7 +53,7 @@ class ResidualStream:
             self._noted = []
             require_space(scratch.folder, 2 * size)
         if self._in_memory:
-            self._states, self._next = torch.empty(shape), torch.empty(shape)
+            self._states, self._next = (torch.empty(shape, pin_memory=is_pinned_for(device)) for _ in range(2))
             start(self._states) if stored is None else self._states.copy_(stored)
         elif stored is None:
             with written_hidden_states(self._path(0), shape) as outputs:
@@ -110,13 +115,9 @@ class ResidualStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if (
-            kind is not None
-            and issubclass(kind, (KeyboardInterrupt, MemoryError))
-            and self._in_memory
-            and self._pending
-        ):
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        is_stopped = error is not None and (isinstance(error, KeyboardInterrupt) or lacks_memory(error))
+        if is_stopped and self._in_memory and self._pending:
             self.spill()
 
     def _add_unit(self) -> None:

@@ -14,7 +14,7 @@ from altq.models.generation_config import load_generation_config
 from altq.models.overflow import refuse_overflow_in_norms
 from altq.models.residual import ResidualRotation
 from altq.models.weights import ModelWeights
-from altq.runtime.device import CPU, traits_of
+from altq.runtime.device import CPU, is_pinned_for, traits_of
 from altq.runtime.precision import reduce_linear_layers
 
 
@@ -100,6 +100,10 @@ class Skeleton:
     def _placed(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype)
 
+    def _in_main_memory(self, tensor: Tensor) -> Tensor:
+        """A copy of what is mapped from a file."""
+        return tensor.pin_memory() if is_pinned_for(self.device) else tensor.clone()
+
     def block(self, block: int) -> nn.Module:
         """A new module of block `block` with its weights, without gradients."""
         module = copy.deepcopy(self._blocks[block])
@@ -110,10 +114,15 @@ class Skeleton:
         return module.requires_grad_(False)
 
     def resident_block(self, block: int) -> nn.Module:
-        """The module of block `block`, which stays in memory until another block is requested: one at a time."""
+        """The module of block `block`, which stays in memory until another block is requested: one at a time.
+
+        On a GPU, the tensors of the next one are read into main memory meanwhile.
+        """
         if self._resident is None or self._resident[0] != block:
             self._resident = None
             self._resident = block, self.block(block)
+            if traits_of(self.device).reads_ahead and block + 1 < self.num_blocks:
+                self.weights.read_ahead(block + 1, self._in_main_memory)
         return self._resident[1]
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """The tensors of a model folder, read one at a time."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -14,13 +14,14 @@ from altq.models.config_file import CONFIG_FILE, ConfigFile, read_config_file
 from altq.models.family import Family, family_of
 from altq.models.fused_projection import fused_rows
 from altq.models.model_folder import ModelFolder
+from altq.models.read_ahead import ReadAhead
 from altq.models.tensor_index import FLOATING_TYPES, HARMLESS, Entry, opened, read_tensor_index
 
 NUM_NAMES_SHOWN = 3
 
 
 class ModelWeights:
-    """A model on disk. Nothing is held open and no tensor is kept: memory is what the caller keeps.
+    """A model on disk. Nothing is held open, and no tensor is kept but of a block that is read ahead.
 
     Every file is opened once here, so that a missing, truncated or mismatched one is refused (ValueError) at once.
     """
@@ -32,6 +33,7 @@ class ModelWeights:
         self.num_blocks: int = self.config.num_hidden_layers
         tensors = read_tensor_index(self.source)
         self.skipped = tuple(name for name in tensors if HARMLESS.search(name))
+        self._ahead = ReadAhead(self._read_block)
         self._tensors = {name: entry for name, entry in tensors.items() if name not in self.skipped}
         self._split_fused()
         self._check_tensors()
@@ -56,7 +58,14 @@ class ModelWeights:
         return tuple(name for name in self._tensors if name.startswith(prefix))
 
     def block(self, block: int) -> dict[str, Tensor]:
-        """All tensors of one block by their name relative to it, e.g. `self_attn.q_proj.weight`."""
+        """All tensors of one block by their name relative to it, e.g. `self_attn.q_proj.weight`; those read ahead once."""
+        return self._ahead.take(block)
+
+    def read_ahead(self, block: int, place: Callable[[Tensor], Tensor]) -> None:
+        """Let a thread copy the tensors of a block, each by `place`, for the next call of `block` that asks for them."""
+        self._ahead.begin(block, place)
+
+    def _read_block(self, block: int) -> dict[str, Tensor]:
         prefix = self.block_prefix(block)
         return {name.removeprefix(prefix): self.tensor(name) for name in self.block_tensor_names(block)}
 

@@ -54,6 +54,16 @@ def weights(sizes: Sizes, copies: float) -> float:
     return FLOAT * copies * sizes.block_weights
 
 
+def streamed(sizes: Sizes, num_tokens: float) -> float:
+    """Bytes on a GPU that does not hold the whole model, in bfloat16, while it is fitted end to end.
+
+    One block at work, the borders of all, and half of the tokens that are asked for at once.
+    """
+    tokens = num_tokens / 2
+    outer, borders = 2 * sizes.outer_weights, FLOAT * sizes.num_blocks * tokens * sizes.hidden
+    return outer + borders + weights(sizes, 6) + activations(sizes, tokens, KEPT_FOR_BACKWARD)
+
+
 def share_of(half: str, sizes: Sizes) -> float:
     """A half's share of a block's work, by its weights and activations."""
     share = sizes.attention_weights / sizes.block_weights

@@ -22,6 +22,7 @@ from altq.resources.block_work import (
     calibration,
     forward,
     gptq,
+    streamed,
     weights,
 )  # fmt: skip
 from altq.resources.machine import Work
@@ -168,15 +169,12 @@ class Stages:
         clips = Work(elements=PASSES_OF_ROW_CLIPS * sizes.num_blocks * sizes.block_weights * recipe.weight_clip / 6)
         resident = sizes.num_blocks * sizes.block_weights + sizes.embedding_weights
         at_work = weights(sizes, 6) + activations(sizes, in_memory, KEPT_FOR_BACKWARD)
-        return (
-            run.times(runs)
-            + clips
-            + Work(
-                memory=FLOAT * (resident + sizes.outer_weights) + 8 * sizes.embedding_weights + at_work,
-                on_gpu=2 * resident + at_work,
-                bytes_read=self._model_file(sizes),
-                bytes_written=self._bank(sizes, "identity", wildcards["setting"]) + 3 * FLOAT * sizes.hidden**2,
-            )
+        fitting = run.times(runs) + clips
+        return fitting + Work(
+            memory=FLOAT * (resident + sizes.outer_weights) + 8 * sizes.embedding_weights + at_work,
+            on_gpu=streamed(sizes, in_memory),
+            bytes_read=self._model_file(sizes),
+            bytes_written=self._bank(sizes, "identity", wildcards["setting"]) + 3 * FLOAT * sizes.hidden**2,
         )
 
     def search(self, wildcards: Mapping[str, str]) -> Work:

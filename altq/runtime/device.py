@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from altq.runtime.memory import available_memory
+
 CPU = torch.device("cpu")
 
 
@@ -19,12 +21,14 @@ class Traits:
     resident_weights: the type of weights that are all in memory at once, as end-to-end calibration has them.
     reduced_linears: whether the full-precision model's linear layers, too, multiply in reduced precision
     (altq/runtime/precision.py). attention: the type in which attention computes from float32; None to leave it.
+    reads_ahead: whether the next block is read while one is at work, which on a CPU would take its memory and cores.
     """
 
     tokens_of_logits: int
     resident_weights: torch.dtype
     reduced_linears: bool
     attention: torch.dtype | None
+    reads_ahead: bool
 
 
 # Logits of 128 tokens and 49,152 words are 25 MB; above 32 MB, malloc takes fresh pages from the system for every tensor,
@@ -34,6 +38,7 @@ ON_CPU = Traits(
     resident_weights=torch.float32,
     reduced_linears=False,
     attention=None,
+    reads_ahead=False,
 )
 
 # Of 4,096 tokens and 128,256 words they are 2.1 GB: small beside a GPU's memory, and few launches.
@@ -43,7 +48,22 @@ ON_GPU = Traits(
     resident_weights=torch.bfloat16,
     reduced_linears=True,
     attention=torch.bfloat16,
+    reads_ahead=True,
 )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that torch may still take: of a GPU, of those that it was bounded to, or of main memory where there is none."""
+    if device.type == "cpu" or not torch.cuda.is_available():
+        return available_memory()
+    free, total = torch.cuda.mem_get_info(device)
+    bound = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return min(free, bound - torch.cuda.memory_allocated(device))
+
+
+def is_pinned_for(device: torch.device) -> bool:
+    """Whether main memory is pinned for a device: a GPU copies from such memory at full speed, and nobody waits."""
+    return device.type == "cuda" and torch.cuda.is_available()
 
 
 def traits_of(device: torch.device) -> Traits:

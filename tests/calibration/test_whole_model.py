@@ -57,10 +57,10 @@ def double_norms(monkeypatch):
         monkeypatch.setattr(norm, "forward", forward)
 
 
-def whole_model_of(folder, setting, recipe, dtype=torch.float64, seed=0):
+def whole_model_of(folder, setting, recipe, dtype=torch.float64, seed=0, **options):
     subject = Subject(Skeleton(folder, dtype), SimpleNamespace(length=IDS.shape[1]))
     fitting = Fitting.end_to_end(setting=setting, seed=seed, recipe=recipe)
-    return WholeModel(subject, fitting)
+    return WholeModel(subject, fitting, **options)
 
 
 @torch.no_grad()
@@ -301,3 +301,32 @@ def test_a_family_whose_stream_cannot_be_rotated_is_refused_by_name(folders):
 def test_the_seed_decides_the_signs(folders):
     rotations = [whole_model_of(folders["llama_gqa"], W4A4K4V4, QUAROT, seed=seed).rotation for seed in (0, 0, 1)]
     assert torch.equal(rotations[0], rotations[1]) and not torch.equal(rotations[0], rotations[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["llama_gqa", "qwen3", "llama_biases"])
+def test_streamed_block_by_block_its_gradients_are_those_of_resident_blocks_bit_for_bit(folders, name, dtype):
+    resident, streamed = (
+        gradients_of(whole_model_of(folders[name], W4A4K4V4, OSTQUANT, dtype, streamed=streamed))
+        for streamed in (False, True)
+    )
+    assert resident.keys() == streamed.keys() and len(resident) > 2
+    for parameter, gradient in resident.items():
+        assert gradient.abs().max() > 0 and torch.equal(streamed[parameter], gradient), parameter
+
+
+def test_streamed_weights_are_copies_that_are_used_by_one_block_at_a_time(folders):
+    whole = whole_model_of(folders["llama_gqa"], W4A4K4V4, SPINQUANT, torch.bfloat16, streamed=True)
+    kept = [[t for tensors in pair for t in tensors.values() if t is not None] for pair in whole._weights]
+    used, original = [], whole.rotate
+
+    def rotate(s):
+        used.append([i for i, q in enumerate(whole.sublayers) if next(iter(q.weights.values())).dtype == torch.float32])
+        original(s)
+
+    whole.rotate = rotate
+    gradients_of(whole)
+    assert used == [[], [0], [], [2], [], [2], [], [0]]  # forward, then backward; the other half of its block beside it
+    whole.release()
+    for quantized, tensors in zip(whole.sublayers, kept, strict=True):
+        assert all(a is b for a, b in zip(quantized.weights.values(), tensors, strict=False))

@@ -1,5 +1,7 @@
 """A model driven block by block against transformers' own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from models_for_tests import (
@@ -14,8 +16,10 @@ from models_for_tests import (
 )  # fmt: skip
 
 from altq.experiment.kinds import HALVES, sublayer_name
+from altq.models import skeleton as skeleton_module
 from altq.models.skeleton import Skeleton
 from altq.models.sublayer import Sublayer
+from altq.runtime.device import ON_CPU
 from altq.transforms.rotation import random_orthogonal
 
 
@@ -108,3 +112,30 @@ def test_a_rotation_that_is_not_orthogonal_is_another_model(tmp_path):
     rotation[0, 1] = 0.01
     found = logits(Skeleton(folder, torch.float64, rotation).fill(), tokens)
     assert relative_error(found, logits(transformers_model(folder, torch.float64), tokens)) > 1e-4
+
+
+def test_the_next_block_is_read_while_one_is_at_work_and_is_the_same(tmp_path, monkeypatch):
+    folder = save_tiny_model("llama_gqa", tmp_path, num_hidden_layers=4)
+    expected = [Skeleton(folder).block(block).state_dict() for block in range(4)]
+    skeleton = Skeleton(folder)
+    monkeypatch.setattr(skeleton_module, "traits_of", lambda _: replace(ON_CPU, reads_ahead=True))
+    ahead = []
+    for block in range(4):
+        tensors = skeleton.resident_block(block).state_dict()
+        ahead.append(skeleton.weights._ahead._ahead and skeleton.weights._ahead._ahead[0])
+        assert tensors.keys() == expected[block].keys()
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in expected[block].items())
+    assert ahead == [1, 2, 3, None]
+
+
+def test_an_error_of_reading_ahead_is_that_of_its_block(tmp_path, monkeypatch):
+    folder = save_tiny_model("llama_gqa", tmp_path, num_hidden_layers=3)
+    skeleton = Skeleton(folder)
+    monkeypatch.setattr(skeleton_module, "traits_of", lambda _: replace(ON_CPU, reads_ahead=True))
+    (folder / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ValueError) as at_once:
+        skeleton.block(1)
+    skeleton.weights.read_ahead(1, torch.clone)
+    with pytest.raises(ValueError) as later:
+        skeleton.resident_block(1)
+    assert str(later.value) == str(at_once.value) and "model.safetensors" in str(later.value)
