@@ -9,7 +9,7 @@ LOCKED = $(PIP) --require-hashes --requirement
 PINS := pyproject.toml $(wildcard envs/lock*.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help table2 test test-fast test-slurm lint docs lock clean
+.PHONY: help table2 test test-fast test-slurm gpu lint docs lock clean
 
 help:
 	@echo "make table2       run the default experiment and print its table (results/table2.*; what it cost: results/cost.*)"
@@ -18,6 +18,7 @@ help:
 	@echo "make lint         check style, types and the layout of the rules"
 	@echo "make docs         build the documentation's site (site/index.html)"
 	@echo "make test-slurm   run a part of the workflow through a SLURM that is started here (root, Debian packages)"
+	@echo "make gpu          on a machine with a GPU: tests, times and memory of the kernels and stages (results/gpu.md)"
 	@echo "make lock         look up the hashes of the pinned versions anew"
 	@echo "make clean        remove .venv; results/ stays"
 
@@ -53,6 +54,9 @@ table2: .venv/installed
 	    || { tail -n 5 $(MESSAGES); echo "Not finished; the same command goes on from here."; exit 1; }
 	@$(BIN)/altq show results/table2.csv
 	@echo "The table: results/table2.md (.csv, .tex, .png), how it came about: results/table2.protocol.md, its cost: results/cost.md"
+
+gpu: .venv/installed
+	$(BIN)/python benchmarks/gpu.py --output results/gpu.md
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile

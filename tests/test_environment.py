@@ -104,7 +104,10 @@ def test_conda_environments_take_nothing_from_elsewhere(project, metadata):
 
 def test_the_image_is_made_of_the_same_pins(project, metadata):
     text = (project / "envs" / "altq.def").read_text()
-    assert f"From: python:{metadata['requires-python'].removeprefix('>=')}-" in text
+    # The CUDA of the image is that of torch's pins; Ubuntu 24.04 has Python 3.12.
+    (cuda,) = re.findall(r"^From: nvidia/cuda:(\d+\.\d+)\.\d+-base-ubuntu24\.04$", text, re.MULTILINE)
+    assert f"cuda-toolkit=={cuda}." in (project / "constraints.txt").read_text()
+    assert metadata["requires-python"] in (">=3.11", ">=3.12")
     files = dict(
         re.findall(r"^    (\S+) (/opt/altq/\S+)$", text.partition("%files")[2].partition("%post")[0], re.MULTILINE)
     )
@@ -121,7 +124,7 @@ def test_the_image_is_made_of_the_same_pins(project, metadata):
     } <= files.keys()
     for name, place in files.items():
         assert (project / name).exists() and place == f"/opt/altq/{name}"
-    (install,) = re.findall(r"^    pip install (.*)$", text, re.MULTILINE)
+    (install,) = re.findall(r"^    /opt/venv/bin/pip install (.*)$", text, re.MULTILINE)
     assert "--constraint /opt/altq/constraints.txt" in install
     (extra,) = re.findall(r"'/opt/altq\[(\w+)\]'", install)
     assert extra in metadata["optional-dependencies"] and "==" not in text

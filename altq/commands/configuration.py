@@ -7,7 +7,8 @@ from pathlib import Path
 import yaml
 
 from altq.experiment.experiment import Experiment
-from altq.resources import doctor as checks
+from altq.resources import checks
+from altq.resources import doctor as machine_checks
 from altq.resources.dry_run import list_jobs
 from altq.resources.needs import Needs
 from altq.resources.plan import plan_jobs, to_text
@@ -118,14 +119,14 @@ def doctor(arguments: argparse.Namespace) -> None:
     """
     if arguments.block and not arguments.file:
         raise ValueError("--block needs a configuration, which names the models")
-    found = list(checks.check_machine())
+    found = list(machine_checks.check_machine())
     if arguments.file:
         experiment = read_experiment(arguments.file)
-        found += checks.check_experiment(experiment, arguments.file, arguments.directory)
+        found += machine_checks.check_experiment(experiment, arguments.file, arguments.directory)
         if arguments.block:
             length = experiment.calibration.window_length
             folders = [arguments.directory / "results" / "models" / name for name in experiment.models]
-            found += [checks.check_block(folder, length) for folder in folders]
+            found += [machine_checks.check_block(folder, length) for folder in folders]
     print(checks.to_text(found), end="")
     missing = [check.name for check in found if check.state == checks.MISSING]
     if missing:

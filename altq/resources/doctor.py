@@ -9,14 +9,15 @@ import subprocess
 import time
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from altq.experiment.experiment import Experiment
+from altq.resources.checks import MISSING, NOTE, OK, Check
 from altq.resources.dry_run import list_jobs
+from altq.resources.gpu_checks import check_gpu_memory, check_gpus
 from altq.resources.needs import Needs
 from altq.resources.plan import plan_jobs
 from altq.runtime.code_hash import ROOT
@@ -24,22 +25,8 @@ from altq.runtime.cores import usable_cores
 from altq.runtime.gpu import list_devices
 from altq.sources.wheel import default_cache
 
-OK, NOTE, MISSING = "ok", "note", "missing"
 HUB = ("huggingface.co", 443)
 INSTALL = "pip install -c constraints.txt -e ."
-
-
-@dataclass(frozen=True)
-class Check:
-    """Outcome of a check.
-
-    state: ok, note (works, but worth knowing) or missing (required). remedy: the command that mends it, or "".
-    """
-
-    name: str
-    state: str
-    finding: str
-    remedy: str = ""
 
 
 def check_machine() -> Iterator[Check]:
@@ -64,8 +51,7 @@ def check_machine() -> Iterator[Check]:
             remedy="apt-get install build-essential",
         )
     )
-    devices = list_devices()
-    yield Check("GPUs", OK if devices else NOTE, ", ".join(devices) or "none; everything runs on processors")
+    yield from check_gpus()
     yield check_cache()
     yield check_slurm()
 
@@ -175,6 +161,8 @@ def check_experiment(experiment: Experiment, file: Path, folder: Path) -> Iterat
             finding=finding,
             remedy="" if fits else "run on a larger machine (profiles/slurm)",
         )
+    if gpu := check_gpu_memory(planned):
+        yield gpu
     yield from check_hub(experiment, folder)
 
 
@@ -211,7 +199,8 @@ def check_hub(experiment: Experiment, folder: Path) -> Iterator[Check]:
 def check_block(folder: Path, length: int) -> Check:
     """Run a block of a fetched model forward and backward over one window of `length` tokens; all blocks are alike.
 
-    Gradients of its weights are taken, too. The finding gives seconds and the peak memory of the process.
+    Gradients of its weights are taken, too. The finding gives seconds and the peak memory of the process, on a
+    GPU that of its tensors there.
     """
     name = f"block of {folder.name}"
     if not (folder / "source.json").is_file():
@@ -227,42 +216,26 @@ def check_block(folder: Path, length: int) -> Check:
 
     from altq.models.skeleton import Skeleton
 
-    skeleton = Skeleton(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    block = skeleton.block(0).to(device).requires_grad_(True)
-    tokens = torch.arange(length).remainder(skeleton.config.vocab_size).unsqueeze(0)
-    arguments = {key: _to_device(value, device) for key, value in skeleton.block_arguments(length)[0].items()}
     began = time.monotonic()
     try:
-        output = block(skeleton.embed(tokens).to(device), **arguments)
+        skeleton = Skeleton(folder, device=device)
+        block = skeleton.block(0).requires_grad_(True)
+        tokens = torch.arange(length).remainder(skeleton.config.vocab_size).unsqueeze(0)
+        output = block(skeleton.embed(tokens), **skeleton.block_arguments(length)[0])
         output = output[0] if isinstance(output, tuple) else output
         output.square().mean().backward()
     except (torch.OutOfMemoryError, MemoryError) as error:
         return Check(
             name=name,
             state=MISSING,
-            finding=f"does not fit ({error})",
+            finding=f"does not fit the memory of {device} ({error})",
             remedy="run on a larger machine (profiles/slurm)",
         )
     gradients = [parameter.grad for parameter in block.parameters()]
     finite = all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
     finding = f"forward and backward on {device} in {time.monotonic() - began:.1f} s, {peak / 1e9:.1f} GB at the peak"
     return Check(name, OK, finding) if finite else Check(name, MISSING, f"{finding}, but its gradients are not finite")
-
-
-def _to_device(value, device):
-    if isinstance(value, tuple):
-        return tuple(_to_device(part, device) for part in value)
-    return value.to(device) if hasattr(value, "to") else value
-
-
-def to_text(checks: list[Check]) -> str:
-    """The checks as a table, each remedy on a line of its own."""
-    width = max(len(check.name) for check in checks)
-    lines = []
-    for check in checks:
-        lines.append(f"{check.name.ljust(width)}  {check.state.ljust(7)}  {check.finding}")
-        if check.remedy:
-            lines.append(f"{' ' * width}           -> {check.remedy}")
-    return "\n".join(lines) + "\n"
