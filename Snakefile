@@ -84,6 +84,20 @@ rule study:
     localrule: True
 
 
+# Every checkpoint with its card, which has its perplexity before and after: what `altq quantize` makes.
+rule cards:
+    input:
+        lambda wildcards: expand(
+            rules.card.output,
+            model=EXPERIMENT.models,
+            method=[method for method in EXPERIMENT.methods if method != FULL],
+            setting=EXPERIMENT.settings,
+            weights=EXPERIMENT.rounding.weights,
+            seed=EXPERIMENT.seeds,
+        ),
+    localrule: True
+
+
 include: "rules/common.smk"
 include: "rules/results.smk"
 include: "rules/fetch.smk"

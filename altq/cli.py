@@ -24,7 +24,7 @@ from altq.runtime.progress import LinesFromBars, Messages
 from altq.runtime.stopping import Terminated, is_interrupted, signals_heeded
 
 GROUPS = {
-    "use": ("generate", "export", "show"),
+    "use": ("quantize", "compare", "generate", "export", "show"),
     "inspect": ("config", "schema", "plan", "doctor", "verify"),
     "stages": (
         "fetch-model",
@@ -44,6 +44,7 @@ GROUPS = {
         "assemble",
         "perplexity",
         "perplexity-packed",
+        "card",
         "zero-shot",
         "benchmark",
         "compiled",

@@ -39,6 +39,32 @@ use rule perplexity as perplexity_full with:
         f"<benchmarks>/perplexity/{WHOLE}/{{corpus}}.tsv"
 
 
+# The card of a checkpoint: README.md, beside its weights.
+rule card:
+    input:
+        checkpoint=rules.assemble.output,
+        before=expand(rules.perplexity_full.output, corpus=EXPERIMENT.corpora, allow_missing=True),
+        after=expand(rules.perplexity.output, corpus=EXPERIMENT.corpora, allow_missing=True),
+    output:
+        f"results/checkpoints/{CHECKPOINT}/README.md",
+    log:
+        f"<logs>/card/{CHECKPOINT}.log",
+    benchmark:
+        f"<benchmarks>/card/{CHECKPOINT}.tsv"
+    localrule: True
+    conda:
+        QUANTIZE
+    resources:
+        **NEEDS.resources,
+    params:
+        code=code_hash("card"),
+    shell:
+        altq(
+            "card",
+            "--checkpoint $(dirname {input.checkpoint}) --results {input.before} {input.after} --output {output}",
+        )
+
+
 # Accuracy of a checkpoint.
 rule zero_shot:
     input:

@@ -54,25 +54,29 @@ def altq(run_python):
 
 
 @pytest.fixture(scope="session")
-def snakemake(tmp_path_factory):
-    """Run the workflow of `root` with results in `folder`; its jobs are forked from a Python that has imported much."""
+def preloaded(tmp_path_factory):
+    """A Python whose jobs of the workflow are forked from one that has imported much."""
     from preloaded_for_tests import make_environment, start_server
 
     environment = tmp_path_factory.mktemp("preloaded")
-    python, servers = make_environment(environment), []
+    python = make_environment(environment)
+    server = start_server(environment)
+    yield python
+    server.terminate()
+
+
+@pytest.fixture(scope="session")
+def snakemake(preloaded):
+    """Run the workflow of `root` with results in `folder`."""
 
     def run(*arguments: str | Path, folder: Path, root: Path = PROJECT) -> subprocess.CompletedProcess:
-        if not servers:
-            servers.append(start_server(environment))
-        command = [python, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", folder, *arguments]
+        command = [preloaded, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", folder, *arguments]
         variables = os.environ | {"PYTHONPATH": str(root)}
         return subprocess.run(
             [*map(str, command)], cwd=root, env=variables, capture_output=True, text=True, check=False
         )
 
-    yield run
-    for server in servers:
-        server.terminate()
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,14 @@ def add_output(parser: argparse.ArgumentParser, what: str, beside: Sequence[str]
     parser.set_defaults(suffix=what.partition(" ")[0], beside=beside, own=own)
 
 
+def positive(text: str) -> int:
+    """The type of a flag that counts."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is too small; give 1 or more")
+    return value
+
+
 def add_source(parser: argparse.ArgumentParser, kind: str) -> None:
     parser.add_argument(
         "--source", required=True, metavar="YAML", help=f"where the {kind} comes from, as under `{kind}` in config.yaml"

@@ -37,7 +37,8 @@ def generate_flags(parser: argparse.ArgumentParser) -> None:
 def generate(arguments: argparse.Namespace) -> None:
     """Generate text from a quantized checkpoint on packed kernels, the CPU's or the GPU's, or from a full-precision model.
 
-    Reads a checkpoint folder (or a model folder, with transformers' own linear layers). Writes the text as it comes
+    Reads a checkpoint folder (or a model folder, with transformers' own linear layers; a checkpoint with weights or
+    activations in full precision is computed without the kernels). Writes the text as it comes
     and, on the error stream at the end, tokens per second and the memory of the weights. How tokens are chosen is as
     the folder's generation_config.json says (without one, the likeliest each time), unless --temperature, --top-k or
     --top-p say otherwise; drawn ones are the same for the same --seed. Keys and values go through the quantizer of the

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     TextStreamer,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from altq.checkpoint.format import is_checkpoint
 from altq.checkpoint.packed_model import beyond_packing, load_packed_model
@@ -71,16 +72,36 @@ class Speed:
     decode_seconds: float
 
 
-class _TimedStreamer(TextStreamer):
-    """Prints text as it comes, and notes when."""
+class _Clock(BaseStreamer):
+    """Notes when tokens come."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__(tokenizer, skip_special_tokens=True)
+    def __init__(self) -> None:
         self.times: list[float] = []
 
     def put(self, value: Tensor) -> None:
         self.times.append(time.perf_counter())
-        super().put(value)
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+    def speed(self, prompt_tokens: int) -> Speed:
+        begin, first, *others = self.times
+        return Speed(prompt_tokens, first - begin, len(others), others[-1] - first if others else 0.0)
+
+
+class _TimedStreamer(_Clock, TextStreamer):
+    """Prints text as it comes, and notes when."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        _Clock.__init__(self)
+        TextStreamer.__init__(self, tokenizer, skip_special_tokens=True)
+
+    def put(self, value: Tensor) -> None:
+        _Clock.put(self, value)
+        TextStreamer.put(self, value)
+
+    def end(self) -> None:
+        TextStreamer.end(self)
 
 
 class RefuseNotFinite(LogitsProcessor):
@@ -122,19 +143,22 @@ def generate_text(
     tokens = torch.tensor([prompt], device=model.device)
     if own.pad_token_id is None:
         own.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    with torch.inference_mode():
-        model.generate(  # type: ignore[misc]  # its protocol for `self` asks for more than its own models declare
-            tokens,
-            attention_mask=torch.ones_like(tokens),
-            max_new_tokens=max_new_tokens,
-            streamer=streamer,
-            logits_processor=LogitsProcessorList([RefuseNotFinite()]),
-            **sampling.options(own),
-        )
-    begin, first, *others = streamer.times
-    return Speed(
-        prompt_tokens=len(prompt),
-        prompt_seconds=first - begin,
-        decoded_tokens=len(others),
-        decode_seconds=others[-1] - first if others else 0.0,
+    _generate(model, tokens, streamer, max_new_tokens=max_new_tokens, **sampling.options(own))
+    return streamer.speed(len(prompt))
+
+
+def decoding_speed(model: PreTrainedModel, prompt: list[int], num_tokens: int) -> Speed:
+    """What a model takes to make so many tokens after a prompt, the likeliest each time, whatever would end its text."""
+    require_causal(model)
+    clock, options = _Clock(), Sampling(temperature=0).options(model.generation_config)
+    lengths = {"min_new_tokens": num_tokens, "max_new_tokens": num_tokens}
+    _generate(model, torch.tensor([prompt], device=model.device), clock, **lengths, **options, pad_token_id=prompt[0])
+    return clock.speed(len(prompt))
+
+
+@torch.inference_mode()
+def _generate(model: PreTrainedModel, tokens: Tensor, streamer: BaseStreamer, **options: Any) -> None:
+    processors = LogitsProcessorList([RefuseNotFinite()])
+    model.generate(  # type: ignore[operator]  # its own models declare less than the protocol of `self` asks for
+        tokens, attention_mask=torch.ones_like(tokens), streamer=streamer, logits_processor=processors, **options
     )

@@ -1,5 +1,6 @@
 """Perplexity by windows, each alone: exp of the mean negative log-likelihood over all windows (GPTQ's protocol)."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,26 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: Scratch) -> l
     they fit; they are spilled to `scratch`, from which a run that was stopped goes on; the caller drops it.
     ValueError where a state or a loss is not finite, or a norm's input overflows.
     """
+    finished = _finished(skeleton, tokens, scratch)
+    losses = [loss for hidden, words in finished for loss in _losses(hidden, words, skeleton.model)]
+    _require_finite(losses, skeleton)
+    return losses
+
+
+@torch.no_grad()
+def window_predictions(skeleton: Skeleton, tokens: np.ndarray, scratch: Scratch) -> tuple[list[float], Tensor]:
+    """The same losses [windows], and besides the likeliest token after each place [windows, length - 1]."""
+    losses, likeliest = [], []
+    for hidden, windows in _finished(skeleton, tokens, scratch):
+        losses += _losses(hidden, windows, skeleton.model)
+        pieces = hidden[:, :-1].flatten(0, 1).split(traits_of(hidden.device).tokens_of_logits)
+        likeliest += [make_logits(skeleton.model, piece).argmax(-1).cpu() for piece in pieces]
+    _require_finite(losses, skeleton)
+    return losses, torch.cat(likeliest).view(len(losses), -1)
+
+
+def _finished(skeleton: Skeleton, tokens: np.ndarray, scratch: Scratch) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the head reads [rows, length, hidden] for some windows [rows, length] at a time."""
     windows, arguments = torch.from_numpy(tokens).long(), skeleton.block_arguments(tokens.shape[1])
     batches = partial(BATCH_SIZE.slices, len(windows), WINDOWS_IN_MEMORY)
     shape = (*tokens.shape, skeleton.config.hidden_size)
@@ -47,13 +68,15 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: Scratch) -> l
         for index in progress(range(stream.step, skeleton.num_blocks), "perplexity"):
             stream.advance(partial(run_block, index))
         hidden = stream.states
-        finished = ((skeleton.finish(hidden[rows]), windows[rows]) for rows in batches())
-        losses = [loss for normed, words in finished for loss in _losses(normed, words, skeleton.model)]
+        for rows in batches():
+            yield skeleton.finish(hidden[rows]), windows[rows]
+
+
+def _require_finite(losses: list[float], skeleton: Skeleton) -> None:
     bad = [index for index, loss in enumerate(losses) if not np.isfinite(loss)]
     if bad:
         where = skeleton.weights.folder
         raise ValueError(f"{where}: the loss of window {bad[0]} is {losses[bad[0]]}; the model's outputs overflow")
-    return losses
 
 
 def _losses(hidden: Tensor, windows: Tensor, model: PreTrainedModel) -> list[float]:

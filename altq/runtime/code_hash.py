@@ -62,7 +62,7 @@ def stage_modules(entry: str) -> dict[str, Path]:
 def command_module(command: str) -> str:
     """The module that defines a command, in the function of its name; ValueError if there is none."""
     for path in sorted((ROOT / "commands").glob("*.py")):
-        if function_of(command) in _definitions(path):
+        if isinstance(_definitions(path).get(function_of(command)), ast.FunctionDef):  # and not imported from elsewhere
             return f"{PACKAGE}.commands.{path.stem}"
     raise ValueError(f"there is no command {command}")
 

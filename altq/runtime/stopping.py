@@ -37,6 +37,7 @@ def signals_heeded() -> Iterator[None]:
         signal.alarm(0)
         for number, handler in previous.items():
             signal.signal(number, handler)
+        _is_asked = _is_interrupted = False
 
 
 def stop_if_asked() -> None:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from altq.evaluation.bootstrap import perplexity_interval
+from altq.evaluation.bootstrap import perplexity_interval, ratio_interval
 
 
 def test_perplexity_is_of_all_tokens_together():
@@ -59,3 +59,19 @@ def test_non_finite_is_refused(value):
 def test_bad_input_is_refused(nll, tokens, message):
     with pytest.raises(ValueError, match=message):
         perplexity_interval(nll, tokens, np.random.default_rng(0))
+
+
+def test_a_ratio_is_that_of_both_perplexities_and_far_surer_than_either():
+    generator = np.random.default_rng(1)
+    before = generator.normal(1500, 300, size=40)
+    after = before + generator.normal(50, 5, size=40)
+    ratio, low, high = ratio_interval(before, after, 500, np.random.default_rng(0))
+    both = [perplexity_interval(nll, 500, np.random.default_rng(0)) for nll in (before, after)]
+    assert ratio == pytest.approx(both[1].perplexity / both[0].perplexity)
+    assert low < ratio < high and high / low < 1.02 < both[0].high / both[0].low
+
+
+@pytest.mark.parametrize(("before", "after"), [([1.0, 2.0], [1.0]), ([1.0], [1.0]), ([1.0, 2.0], [1.0, math.nan])])
+def test_a_ratio_of_different_windows_is_refused(before, after):
+    with pytest.raises(ValueError, match="needs the same two windows or more, of finite losses"):
+        ratio_interval(before, after, 10, np.random.default_rng(0))
