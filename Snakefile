@@ -21,7 +21,7 @@ from altq.commands.command import source_flags
 from altq.experiment.baselines import END_TO_END
 from altq.experiment.experiment import Experiment
 from altq.experiment.kinds import KINDS
-from altq.experiment.methods import BANKS, MEASURED_POLICIES, METHODS, NUMBERED_METHODS, PROBE
+from altq.experiment.methods import BANKS, MEASURED_POLICIES, METHODS, NUMBERED_METHODS, PROBE, REFINED
 from altq.experiment.methods import method_of, method_of_policy
 from altq.experiment.setting import FULL, FULL_PRECISION
 from altq.experiment.tasks import TASKS
@@ -53,6 +53,8 @@ NEEDS = Needs(EXPERIMENT, ".", gpus=workflow.global_resources.get("gpu").value o
 for warning in NEEDS.warnings:
     print(f"altq: {warning}", file=sys.stderr)
 
+UNREFINED = "|".join([*METHODS, *(rf"{family}\d+" for family in NUMBERED_METHODS)])
+
 
 wildcard_constraints:
     model="|".join(map(re.escape, EXPERIMENT.models)),
@@ -60,7 +62,7 @@ wildcard_constraints:
     task="|".join(EXPERIMENT.tasks or TASKS),
     policy=r"[a-z_]+\d*",
     number=r"\d+",
-    method="|".join([*METHODS, *(rf"{family}\d+" for family in NUMBERED_METHODS)]),
+    method=f"(?:{UNREFINED})(?:{REFINED})?",
     setting=r"W\d+A\d+K\d+V\d+(g\d+)?",
     weights="gptq|rtn",
     seed=r"\d+",
@@ -104,6 +106,13 @@ include: "rules/fetch.smk"
 include: "rules/calibration.smk"
 include: "rules/selection.smk"
 include: "rules/assembly.smk"
+
+
+if EXPERIMENT.refinement:
+
+    include: "rules/refinement.smk"
+
+
 include: "rules/evaluation.smk"
 include: "rules/kernels.smk"
 include: "rules/tables.smk"

@@ -42,6 +42,7 @@ GROUPS = {
         "select",
         "distinct",
         "assemble",
+        "refine",
         "perplexity",
         "perplexity-packed",
         "card",
@@ -60,7 +61,7 @@ COMMANDS = tuple(command for group in GROUPS.values() for command in group)
 
 ON_A_DEVICE = (
     "generate", "states", "calibrate", "calibrate-end-to-end", "search", "reconstruction", "predict", "assemble",
-    "perplexity", "zero-shot",
+    "refine", "perplexity", "zero-shot",
 )  # fmt: skip
 """The commands that compute on the device that `--device` names."""
 

@@ -16,6 +16,8 @@ rule assemble:
         f"<logs>/assemble/{CHECKPOINT}.log",
     benchmark:
         f"<benchmarks>/assemble/{CHECKPOINT}.tsv"
+    wildcard_constraints:
+        method=UNREFINED,
     conda:
         QUANTIZE
     threads: NEEDS.threads_of_job

@@ -21,9 +21,11 @@ from altq.evaluation.likelihood import Request, plan_batches, score_batch
 from altq.evaluation.perplexity import window_losses
 from altq.experiment.baselines import OSTQUANT, SPINQUANT
 from altq.experiment.policies import SearchOptions
+from altq.experiment.refinement import RefinementRecipe
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
 from altq.models.skeleton import Skeleton
+from altq.refinement.refine import refine
 from altq.runtime import device as device_module
 from altq.runtime.resume import Scratch
 from altq.selection.candidates import Candidates
@@ -68,6 +70,11 @@ def run_stages(model, tokens, folder, device):
         used = {kind: folder / kind for kind in set(kinds) - {"identity"}} or {"identity": folder / name}
         scheme = Scheme(selection, setting=SETTING, rounding=RoundingOptions(windows=4), banks=used)
         assemble(model, states, scheme, folder / f"{name}-checkpoint", fingerprint="test", device=device)
+    windows = {"tokens": tokens, "held_out": make_tokens(windows=2, length=tokens.shape[1], seed=1)}
+    options = RefinementRecipe(steps=2, windows_per_step=2, judged_every=1)
+    what = {"recipe": options, "method": "mine_refined", "folder": folder / "refined-checkpoint", "device": device}
+    seen["refined"] = refine(model, folder / "mixed-checkpoint", **windows, **what, fingerprint="test")
+    del seen["refined"]["devices"]
     requests = [Request(n // 2, [1, 2, 3 + n // 2], [4 + n, 5]) for n in range(6)]
     for name in ("mixed-checkpoint", "spinquant-checkpoint", "full"):
         evaluated = model if name == "full" else folder / name

@@ -13,7 +13,7 @@ FLOORS = (
     {"sources", "calibration"},
     {"selection"},
     {"checkpoint"},
-    {"evaluation", "integration", "export", "resources", "report"},
+    {"evaluation", "integration", "export", "refinement", "resources", "report"},
 )
 """The packages of altq, from the ground up; each imports itself and what lies on lower floors."""
 

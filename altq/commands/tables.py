@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from altq.commands.command import add_output
-from altq.experiment.methods import METHODS
+from altq.experiment.methods import METHODS, REFINED
 from altq.experiment.policies import Grid
 from altq.report.cost import write_cost
 from altq.report.perplexity import context_notes
@@ -107,8 +107,9 @@ def table2(arguments: argparse.Namespace) -> None:
 
 def table3_flags(parser: argparse.ArgumentParser) -> None:
     _add_table(parser)
+    methods = [*METHODS, *(f"{method}{REFINED}" for method in METHODS)]
     parser.add_argument(
-        "--reference", choices=METHODS, required=True, metavar="METHOD", help="with which others are compared"
+        "--reference", choices=methods, required=True, metavar="METHOD", help="with which others are compared"
     )
 
 

@@ -5,6 +5,7 @@ from itertools import product
 from typing import Any
 
 from altq.experiment.kinds import HALVES
+from altq.experiment.methods import is_refined
 from altq.experiment.windows import windows_beyond
 
 
@@ -47,11 +48,26 @@ def _zero_shot_tasks(sections: Any) -> Iterator[str]:
         yield f"study.{zero_shot_tables[0]}.zero_shot asks for zero-shot results, but there are no tasks"
 
 
+def _refinement(sections: Any) -> Iterator[str]:
+    if sections.refinement is not None:
+        return
+    listed = {
+        "methods": sections.methods,
+        "zero_shot.methods": sections.zero_shot.methods,
+        "zero_shot.reference": [sections.zero_shot.reference],
+        "study.table7.policies": sections.study.table7.policies,
+    }
+    for place, methods in listed.items():
+        if refined := [method for method in methods if is_refined(method)]:
+            yield f"{place} has {refined[0]}, but there is no section `refinement` that says how it is refined"
+
+
 CHECKS = (
     ({"calibration", "corpora"}, _calibration_corpus),
     ({"calibration", "models"}, _shards),
     ({"models", "selection"}, _rotations),
     ({"recipe", "selection", "baselines", "methods", "rounding", "calibration"}, _windows),
     ({"study", "tasks"}, _zero_shot_tasks),
+    ({"refinement", "methods", "zero_shot", "study"}, _refinement),
 )
 """Each check with the sections that it compares."""

@@ -15,9 +15,10 @@ from altq.experiment.border_spacing import BorderOptions
 from altq.experiment.bounds import AtMost, NumBlocks, NumWindows, Seeds, Sentence, WindowLength
 from altq.experiment.consistency import inconsistencies
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
-from altq.experiment.methods import METHODS, PROBE, method_of
+from altq.experiment.methods import METHODS, PROBE, REFINED, method_of
 from altq.experiment.policies import Grid, HeuristicOptions, SelectionOptions
 from altq.experiment.recipe import Recipe
+from altq.experiment.refinement import RefinementOptions
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.section import Section, problems_of
 from altq.experiment.setting import FULL
@@ -102,12 +103,17 @@ class Experiment(Section):
     corpora: dict[Name, CorpusDescription] = Field(min_length=1, description="corpora, by the name used in results/")
     tasks: dict[str, TaskDescription] = Field({}, description=f"data of zero-shot tasks: {', '.join(TASKS)}")
     settings: list[str] = Field(min_length=1, description="bit widths, written W4A4K4V4")
-    methods: list[str] = Field(min_length=1, description=f"{FULL}, {', '.join(METHODS)}")
+    methods: list[str] = Field(
+        min_length=1, description=f"{FULL}, {', '.join(METHODS)}; all but {FULL} with {REFINED} behind, too"
+    )
     seeds: Seeds = Field(min_length=1, description="calibration seeds: tokens and starts")
     calibration: CalibrationOptions
     recipe: Recipe = Recipe()
     baselines: BaselineRecipes = BaselineRecipes()
     rounding: RoundingOptions = RoundingOptions()
+    refinement: RefinementOptions | None = Field(
+        None, description=f"how methods with {REFINED} behind their name are refined; none can be listed when absent"
+    )
     selection: SelectionOptions = SelectionOptions()
     study: Study = Study()
     evaluation: EvaluationOptions

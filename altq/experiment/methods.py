@@ -4,7 +4,7 @@ The rest of the pipeline is shared. A bank is named after its kind where our own
 baseline whose recipe does.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from altq.experiment.kinds import KINDS
 
@@ -48,6 +48,9 @@ METHODS: dict[str, Method] = {
 NUMBERED_METHODS: dict[str, dict[str, str] | None] = {"random": None, "grid": PAPER_BANKS}
 """The banks of methods that are numbered: random3 is the fourth random selection, grid5 the sixth heuristic."""
 
+REFINED = "_refined"
+"""Suffix of the method whose checkpoints are those of another, refined: adaptive_refined."""
+
 MEASURED_POLICIES = tuple(method.policy for method in METHODS.values() if method.banks is None)
 """Policies that choose by measurements at a setting and seed; all others depend on neither."""
 
@@ -63,10 +66,23 @@ BANKS: dict[str, str] = {
 
 
 def method_of(name: str) -> Method:
-    """Look up a method by name, numbered ones too; KeyError for an unknown name."""
+    """Look up a method by name, numbered and refined ones too; KeyError for an unknown name."""
+    if is_refined(name):
+        method = method_of(unrefined(name))
+        return replace(method, label=f"{method.label}, refined")
     if name in METHODS:
         return METHODS[name]
     return Method(name, name, NUMBERED_METHODS[name.rstrip("0123456789")])
+
+
+def is_refined(name: str) -> bool:
+    """Whether a method's checkpoints are refined."""
+    return name.endswith(REFINED)
+
+
+def unrefined(name: str) -> str:
+    """Name of the method whose checkpoints a refined method refines; of any other method its own."""
+    return name.removesuffix(REFINED)
 
 
 def method_of_policy(policy: str) -> str:

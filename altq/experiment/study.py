@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from altq.experiment.bounds import AtMost, Seed, Seeds
-from altq.experiment.methods import METHODS
+from altq.experiment.methods import METHODS, is_refined, unrefined
 from altq.experiment.section import Section
 from altq.experiment.setting import FULL, FULL_PRECISION, Setting
 
@@ -115,12 +115,19 @@ def _checked_setting(setting: str) -> str:
 
 
 def checked_methods(methods: list[str], choices: list[str]) -> list[str]:
-    """Methods, all among `choices`; ValueError for an unknown one, with the nearest choice, or a repeated one."""
-    unknown = [method for method in dict.fromkeys(methods) if method not in choices]
+    """Methods, all among `choices`, or one of ours refined; ValueError for an unknown one, with the nearest choice.
+
+    ValueError, too, for one that is listed twice.
+    """
+    unknown = [method for method in dict.fromkeys(methods) if not _is_known(method, choices)]
     if unknown:
         problems = "; ".join(f"method {method!r} is not known{_hint(method, choices)}" for method in unknown)
         raise ValueError(f"{problems} (known: {', '.join(choices)})")
     return distinct(methods)
+
+
+def _is_known(method: str, choices: list[str]) -> bool:
+    return method in choices or (is_refined(method) and unrefined(method) in set(choices) & set(METHODS))
 
 
 def _hint(method: str, choices: list[str]) -> str:

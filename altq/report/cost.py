@@ -8,14 +8,20 @@ from typing import Any
 
 import pandas
 
-from altq.experiment.methods import METHODS
+from altq.experiment.methods import METHODS, is_refined, unrefined
 from altq.report.presentation import HEADINGS, Entry, Presentation, method_label
 from altq.report.table import Cell, Column, Row, Table
 from altq.report.table_files import write_table
+from altq.runtime.lineage import assemblies
 
 PLACE = ("model", "method", "setting", "weights", "seed")
-STAGES = {"calibration": ("calibrate", "calibrate-end-to-end"), "states": ("states",), "assembly": ("assemble",)}
-"""The commands of each stage."""
+STAGES = {
+    "calibration": ("calibrate", "calibrate-end-to-end"),
+    "states": ("states",),
+    "assembly": ("assemble",),
+    "refinement": ("refine",),
+}
+"""The commands of each stage; the table has the last one where a checkpoint is refined."""
 
 MEASURES = {"seconds": "seconds", "processor_seconds": "processor_seconds", "memory_mb": "peak_memory"}
 """The measures of a stage, by ours, with the names in its record; a record's memory is in bytes, MB are 10^6."""
@@ -49,13 +55,16 @@ def cost_frame(records: Mapping[str | Path, Mapping[str, Any]]) -> pandas.DataFr
     if frame.duplicated(key).any():
         place = ", ".join(str(value) for value in frame.loc[frame.duplicated(key), key].iloc[0])
         raise ValueError(f"two checkpoints for {place}: the table has room for one")
+    if not frame["method"].map(is_refined).any():
+        frame = frame.drop(columns=[name for name in COLUMNS if name.startswith("refinement_")])
     order = pandas.DataFrame({name: pandas.factorize(frame[name])[0] for name in key})
     return frame.loc[order.sort_values(key, kind="stable").index].reset_index(drop=True)
 
 
 def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
     """Lay out a group of rows for each model and setting, with means over seeds; states are in the protocol."""
-    measures = [(stage, measure) for stage in ("calibration", "assembly") for measure in MEASURES]
+    stages = [stage for stage in STAGES if stage != "states" and f"{stage}_seconds" in frame]
+    measures = [(stage, measure) for stage in stages for measure in MEASURES]
     several_roundings = frame["weights"].nunique() > 1
     groups = [
         tuple(
@@ -85,19 +94,26 @@ def write_cost(records: Mapping[str | Path, Mapping[str, Any]], csv: str | Path,
 
 def _row(folder: Path, record: Mapping[str, Any]) -> list[Any]:
     model, method, setting, weights, seed = _place(folder)
+    upstream, command = record.get("upstream", {}), "refine" if is_refined(method) else "assemble"
+    if record.get("command") != command:
+        raise ValueError(f"{folder} was not made by `altq {command}`; give checkpoint folders")
+    history = {str(folder): record}
+    if command == "refine":
+        path = next(iter(assemblies(record["inputs"], upstream)), None)
+        if path is None:
+            raise ValueError(f"{folder} has no assembled checkpoint in its history; refine one")
+        record = history[path] = upstream[path]
     options = record.get("options", {})
-    if record.get("command") != "assemble":
-        raise ValueError(f"{folder} was not made by `altq assemble`; give checkpoint folders")
     rounding = options.get("rounding")
     held = options.get("setting"), rounding.get("weights") if isinstance(rounding, dict) else None
     if held != (setting, weights):
         raise ValueError(f"{folder} holds a checkpoint at {held[0]} with {held[1]}: it was moved; assemble it again")
-    upstream = record.get("upstream", {})
     # What it was assembled from itself: a selection may have banks and states behind it, too.
-    history = {str(folder): record, **{path: upstream.get(path, {}) for path in record.get("inputs", {})}}
+    history |= {path: upstream.get(path, {}) for path in record.get("inputs", {})}
     figures: list[float] = []
-    banks = METHODS[method].banks
+    banks = METHODS[unrefined(method)].banks
     expected = {"calibration": None if banks is None else len(banks), "states": 1, "assembly": 1}
+    expected["refinement"] = int(is_refined(method))
     for stage, commands in STAGES.items():
         results = {path: entry for path, entry in history.items() if entry.get("command") in commands}
         if expected[stage] is not None and len(results) != expected[stage]:
@@ -112,7 +128,7 @@ def _row(folder: Path, record: Mapping[str, Any]) -> list[Any]:
 def _place(folder: Path) -> tuple[str, str, str, str, int]:
     """Read model, method, setting, weights and seed of a checkpoint from its path."""
     match = _PLACE.fullmatch(folder.absolute().as_posix())
-    if not match or match["method"] not in METHODS:
+    if not match or unrefined(match["method"]) not in METHODS:
         raise ValueError(
             f"{folder} is not of the form checkpoints/<model>/<method>/<setting>/<weights>/seed<k>, which says what it "
             f"is (methods: {', '.join(METHODS)})"

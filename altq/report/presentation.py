@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from altq.experiment.methods import METHODS
+from altq.experiment.methods import METHODS, method_of, unrefined
 from altq.experiment.section import Section
 from altq.experiment.setting import FULL
 from altq.runtime.files import write_json
@@ -84,7 +84,7 @@ def method_label(method: str, weights: str, several_roundings: bool) -> str:
     """The printed name of a method, with its rounding of weights where the rows of a table differ in it."""
     if method == FULL:
         return "Full precision"
-    label = METHODS[method].label if method in METHODS else method
+    label = method_of(method).label if unrefined(method) in METHODS else method
     return f"{label} ({ROUNDINGS.get(weights, weights)})" if several_roundings else label
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from altq.experiment.baselines import BASELINES, DIFFERENCES, END_TO_END, FLATQUANT
 from altq.experiment.experiment import CalibrationOptions, EvaluationOptions, Experiment
 from altq.experiment.kinds import HALVES
-from altq.experiment.methods import METHODS
+from altq.experiment.methods import METHODS, is_refined, method_of, unrefined
 from altq.experiment.policies import HeuristicOptions, SearchOptions
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import FULL
@@ -69,6 +69,9 @@ def _covering(experiment: Experiment, methods: Iterable[str], seeds: Iterable[in
 
 
 def _presentation(experiment: Experiment, measured: list[Entry]) -> Presentation:
+    refined = [method for method in experiment.methods if is_refined(method)]
+    # All that is told of a method holds for what was refined, too.
+    told = experiment.model_copy(update={"methods": list(dict.fromkeys(map(unrefined, experiment.methods)))})
     models = {name: model.published for name, model in experiment.models.items() if model.published}
     corpora = {name: corpus.published for name, corpus in experiment.corpora.items() if corpus.published}
     return Presentation(
@@ -76,9 +79,10 @@ def _presentation(experiment: Experiment, measured: list[Entry]) -> Presentation
             *(Entry("note", note) for note in experiment.notes),
             *sources(experiment),
             *measured,
-            *calibration(experiment),
-            *policies(experiment),
-            *baselines(experiment),
+            *calibration(told),
+            *policies(told),
+            *baselines(told),
+            *refinement(experiment, refined),
         ),
         labels=models | corpora,
         published_models=models,
@@ -224,6 +228,25 @@ def baselines(experiment: Experiment) -> list[Entry]:
         rows += [entry for entry in beside if entry.departs]
         rows += [Entry(METHODS[method].label, here, authors) for here, authors in DIFFERENCES[method]]
     return rows
+
+
+def refinement(experiment: Experiment, methods: Iterable[str]) -> list[Entry]:
+    """Say how the refined among the methods are refined, which the paper does not."""
+    options = experiment.refinement
+    labels = [method_of(method).label for method in methods]
+    if not labels or options is None:
+        return []
+    what = Entry(
+        "refinement",
+        f"of {listed(labels)}: with all codes as they were, scales of weight rows, clipping factors and gains of norms "
+        "are trained on the full-precision model's logits (KL divergence)",
+        "none",
+    )
+    names = WORDS["refinement"]
+    return [
+        what,
+        *(Entry(f"refinement.{name}", in_words("refinement", name, getattr(options, name))) for name in names),
+    ]
 
 
 def _own_kinds(experiment: Experiment, methods: Iterable[str] | None = None) -> set[str]:

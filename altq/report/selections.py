@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from altq.report.results import REMEDY
+from altq.runtime.lineage import assemblies
 from altq.runtime.provenance import recorded_path
 from altq.selection.selection import Selection
 
@@ -62,8 +63,7 @@ def _assembled_from(result: Mapping[str, Any], command: str) -> list[str]:
     history = result["provenance"]["upstream"]
     inputs = [
         path
-        for checkpoint in result["provenance"]["inputs"]
-        if history.get(checkpoint, {}).get("command") == "assemble"
+        for checkpoint in assemblies(result["provenance"]["inputs"], history)
         for path in history[checkpoint]["inputs"]
         if history.get(path, {}).get("command") == command
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas
 
-from altq.experiment.methods import METHODS
+from altq.experiment.methods import method_of
 from altq.experiment.setting import FULL, FULL_PRECISION
 from altq.experiment.tasks import TASKS
 from altq.report.accuracy import AVERAGE, PLACE, averages, format_accuracy, read_accuracies, read_items
@@ -128,7 +128,7 @@ def _paper(rows: pandas.DataFrame) -> Cell:
 def _caption(frame: pandas.DataFrame, with_papers: bool) -> str:
     sentences = ["Higher is better."]
     if frame["better"].notna().any():
-        reference = METHODS[frame["reference"].iloc[0]].label
+        reference = method_of(frame["reference"].iloc[0]).label
         sentences.append(
             f"{MARKS[1]} significantly better, {MARKS[-1]} significantly worse than {reference} on the same items."
         )

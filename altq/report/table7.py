@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas
 
-from altq.experiment.methods import METHODS
+from altq.experiment.methods import method_of
 from altq.experiment.study import REFERENCE
 from altq.report.accuracy import ZERO_SHOT, format_accuracy, with_zero_shot, zero_shot_models
 from altq.report.intervals import Interval, mean_interval
@@ -125,7 +125,7 @@ def wide_table(frame: pandas.DataFrame, presentation: Presentation) -> Table:
             seconds = of_method.groupby("model")["selection_seconds"].mean()
             cells += [Cell(f"{seconds[model]:.0f}") for model in models]
             cells += paper_cells(of_method, papers)
-            rows.append(Row((setting, METHODS[method].label), tuple(cells)))
+            rows.append(Row((setting, method_of(method).label), tuple(cells)))
         groups.append(tuple(rows))
     seeds = int(frame["num_seeds"].min())
     caption = (

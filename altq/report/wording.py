@@ -74,6 +74,15 @@ WORDS: dict[str, dict[str, Any]] = {
         "mixture_rate": "{}",
     },
     "rounding": {"weights": {"gptq": "GPTQ", "rtn": "to nearest"}, "windows": "{}"},
+    "refinement": {
+        "steps": "{}",
+        "windows_per_step": "{}",
+        "rate": "{}",
+        "betas": "{}",
+        "judged_every": "{} steps, by the held-out loss, the best of which is kept",
+        "windows": "{}",
+        "held_out_windows": "{}",
+    },
     "evaluation": {"num_windows": "{}", "window_length": "{} tokens"},
 }
 """The words of each option's values, by section: one for each value, or a form with a place for it.

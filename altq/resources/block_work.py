@@ -5,6 +5,7 @@ Counts are of one block. Arithmetic is in float32, whatever type a model is stor
 
 from altq.experiment.border_spacing import FLOAT, moment_elements
 from altq.experiment.recipe import Recipe
+from altq.experiment.setting import Setting
 from altq.experiment.shape import Sizes
 from altq.resources.machine import Work
 
@@ -112,6 +113,17 @@ def _steps(sizes: Sizes, recipe: Recipe, num_tokens: float, length: int) -> Work
     share = sum(share_of(half, sizes) for half in recipe.fitted)
     folding = Work(elements=2 * sizes.block_weights, products=4 * sizes.block_weights * sizes.hidden**0.5)
     return (forward(sizes, num_tokens, length) + folding).times(3 * recipe.steps * share)
+
+
+def bytes_of_bank(sizes: Sizes, kind: str, setting: str, recipe: Recipe) -> float:
+    """Bytes of a bank: transforms (a matrix in two factors, or whole heads) and a clip for each row or group."""
+    rows: float = 2 * sizes.query + sizes.key_value + 2 * sizes.hidden + 2 * sizes.intermediate
+    if (group := Setting.parse(setting).group) is not None:
+        rows = max(rows, sizes.block_weights / group)
+    dense = sum(min(width, recipe.longest_run) * width for width in sizes.site_widths)
+    factors = dense if kind == "balance" else sum(4 * width for width in sizes.site_widths)
+    heads = sizes.key_value * sizes.head_dim
+    return FLOAT * sizes.num_blocks * (rows + factors + heads) + 4e3 * sizes.num_blocks
 
 
 LAUNCHES_OF_A_COLUMN = 4

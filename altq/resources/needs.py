@@ -152,7 +152,7 @@ def _keep_signature(function: Callable[..., int | str | None]) -> None:
 NUMERIC = frozenset(
     {
         "statistics", "states", "calibrate", "calibrate_shard", "calibrate_end_to_end", "search", "reconstruction",
-        "predict", "assemble", "perplexity", "perplexity_full", "zero_shot", "zero_shot_full",
+        "predict", "assemble", "refine", "perplexity", "perplexity_full", "zero_shot", "zero_shot_full",
     }
 )  # fmt: skip
 """Rules whose jobs spend their time in torch."""

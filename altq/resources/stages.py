@@ -19,6 +19,7 @@ from altq.resources.block_work import (
     PASSES_OF_ROW_CLIPS,
     WINDOWS_PER_BATCH,
     activations,
+    bytes_of_bank,
     calibration,
     forward,
     gptq,
@@ -26,6 +27,7 @@ from altq.resources.block_work import (
     weights,
 )  # fmt: skip
 from altq.resources.machine import Work
+from altq.resources.refinement_work import refining
 from altq.resources.states_work import passing, recording
 
 DOWNLOAD = 5e7
@@ -140,23 +142,15 @@ class Stages:
             + Work(
                 memory=block.memory + past.memory + FLOAT * sizes.outer_weights,
                 on_gpu=block.on_gpu + past.on_gpu + FLOAT * sizes.outer_weights + self._unit_borders(sizes),
-                bytes_written=self._bank(sizes, BANKS[wildcards["bank"]], wildcards["setting"]),
+                bytes_written=bytes_of_bank(
+                    sizes, BANKS[wildcards["bank"]], wildcards["setting"], self.experiment.recipe
+                ),
             )
         )
 
     def calibrate_shard(self, wildcards: Mapping[str, str]) -> Work:
         """Work of one shard; all shards of a bank are taken to be equal."""
         return self._fitting(wildcards).times(1 / self.experiment.calibration.shards)
-
-    def _bank(self, sizes: Sizes, kind: str, setting: str) -> float:
-        """Bytes of a bank: transforms (a matrix in two factors, or whole heads) and a clip for each row or group."""
-        rows: float = 2 * sizes.query + sizes.key_value + 2 * sizes.hidden + 2 * sizes.intermediate
-        if (group := Setting.parse(setting).group) is not None:
-            rows = max(rows, sizes.block_weights / group)
-        dense = sum(min(width, self.experiment.recipe.longest_run) * width for width in sizes.site_widths)
-        factors = dense if kind == "balance" else sum(4 * width for width in sizes.site_widths)
-        heads = sizes.key_value * sizes.head_dim
-        return FLOAT * sizes.num_blocks * (rows + factors + heads) + 4e3 * sizes.num_blocks
 
     def calibrate_end_to_end(self, wildcards: Mapping[str, str]) -> Work:
         sizes, recipe = self.sizes[wildcards["model"]], self.experiment.recipe_of(wildcards["bank"])
@@ -177,7 +171,8 @@ class Stages:
             memory=FLOAT * (resident + sizes.outer_weights) + 8 * sizes.embedding_weights + at_work,
             on_gpu=streamed(sizes, in_memory),
             bytes_read=self._model_file(sizes),
-            bytes_written=self._bank(sizes, "identity", wildcards["setting"]) + 3 * FLOAT * sizes.hidden**2,
+            bytes_written=bytes_of_bank(sizes, "identity", wildcards["setting"], self.experiment.recipe)
+            + 3 * FLOAT * sizes.hidden**2,
         )
 
     def search(self, wildcards: Mapping[str, str]) -> Work:
@@ -236,6 +231,10 @@ class Stages:
             bytes_written=size,
         )  # fmt: skip
 
+    def refine(self, wildcards: Mapping[str, str]) -> Work:
+        sizes = self.sizes[wildcards["model"]]
+        return refining(sizes, self.experiment, wildcards["setting"]) + self._reading_model(sizes)
+
     def perplexity(self, wildcards: Mapping[str, str]) -> Work:
         sizes, (tokens, length) = self.sizes[wildcards["model"]], self._test_tokens()
         block = weights(sizes, 4) + activations(sizes, WINDOWS_PER_BATCH / 2 * length, KEPT_FORWARD)
@@ -279,6 +278,7 @@ WORK: dict[str, Callable[[Stages, Mapping[str, str]], Work]] = {
     "fetch_corpus": Stages.fetch_text,
     "fetch_task": Stages.fetch_text,
     **dict.fromkeys(("requests", "calibration_tokens", "held_out_tokens", "test_tokens"), Stages.tokens),
+    **dict.fromkeys(("refinement_tokens", "refinement_held_out_tokens"), Stages.tokens),
     "statistics": Stages.statistics,
     "states": Stages.states,
     "calibrate": Stages.calibrate,
@@ -288,6 +288,7 @@ WORK: dict[str, Callable[[Stages, Mapping[str, str]], Work]] = {
     "reconstruction": Stages.reconstruction,
     "predict": Stages.predict,
     "assemble": Stages.assemble,
+    "refine": Stages.refine,
     "perplexity": Stages.perplexity,
     "perplexity_full": Stages.perplexity,
     "benchmark_cpu": Stages.benchmark,

@@ -87,13 +87,25 @@ def result_lineage(path: Path) -> dict[str, str]:
     for source, suffix in (("corpus", ".npy"), ("task", ".parquet")):
         hashes = [h for name, h in record.get("inputs", {}).items() if name.endswith(suffix) and source in content]
         traits |= {f"tokens of {content[source]} for {model}": _short(hash_) for hash_ in hashes}
-    for checkpoint in (record, *(upstream.get(name, {}) for name in record.get("inputs", ()))):
-        if checkpoint.get("command") == "assemble":
-            if states := _states_of(checkpoint, upstream):
-                traits[f"calibration states of {model} with seed {content['seed']}"] = _short(states)
-            selections = ((name, hash_) for name, hash_ in checkpoint["inputs"].items() if name.endswith(".json"))
-            traits |= {f"selection {name}": _short(hash_) for name, hash_ in selections}
+    paths = assemblies(record.get("inputs", ()), upstream)
+    for checkpoint in [record] if record.get("command") == "assemble" else [upstream[path] for path in paths]:
+        if states := _states_of(checkpoint, upstream):
+            traits[f"calibration states of {model} with seed {content['seed']}"] = _short(states)
+        selections = ((name, hash_) for name, hash_ in checkpoint["inputs"].items() if name.endswith(".json"))
+        traits |= {f"selection {name}": _short(hash_) for name, hash_ in selections}
     return traits
+
+
+def assemblies(inputs: Iterable[str], upstream: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Paths of the checkpoints among some inputs as they were assembled: of a refined one that behind it."""
+    found = []
+    for path in inputs:
+        record = upstream.get(path, {})
+        if record.get("command") == "refine":
+            found += assemblies(record["inputs"], upstream)
+        elif record.get("command") == "assemble":
+            found.append(path)
+    return found
 
 
 def content_of(path: Path) -> dict[str, str]:
@@ -128,6 +140,8 @@ def _states_of(record: Mapping[str, Any], upstream: Mapping[str, Any]) -> str | 
     """The hash of the states that a record is of, or that it was made from."""
     if record.get("command") == "states":
         return fingerprint_of(record["files"]) if "files" in record else record.get("fingerprint")
+    if record.get("command") == "refine":
+        return next((_states_of(upstream[path], upstream) for path in assemblies(record["inputs"], upstream)), None)
     if record.get("command") not in (*BANK_COMMANDS, "assemble"):
         return None
     states = [upstream[path] for path in record.get("inputs", ()) if upstream.get(path, {}).get("command") == "states"]

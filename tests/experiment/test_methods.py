@@ -6,7 +6,15 @@ from pydantic import ValidationError
 from altq.experiment.baselines import BASELINES, DIFFERENCES, END_TO_END
 from altq.experiment.end_to_end_recipe import EndToEndRecipe
 from altq.experiment.kinds import KINDS
-from altq.experiment.methods import BANKS, MEASURED_POLICIES, METHODS, method_of, method_of_policy
+from altq.experiment.methods import (
+    BANKS,
+    MEASURED_POLICIES,
+    METHODS,
+    is_refined,
+    method_of,
+    method_of_policy,
+    unrefined,
+)
 from altq.experiment.recipe import Recipe
 from altq.experiment.setting import FULL
 
@@ -33,6 +41,18 @@ def test_numbered_methods_read_our_own_banks():
     assert method_of("quarot") is METHODS["quarot"]
     with pytest.raises(KeyError):
         method_of("gird3")
+
+
+def test_a_refined_method_is_another_label_of_the_same_selection_and_banks():
+    for name in (*METHODS, "random3", "grid5"):
+        method, refined = method_of(name), method_of(f"{name}_refined")
+        assert (refined.policy, refined.banks) == (method.policy, method.banks)
+        assert refined.label == f"{method.label}, refined"
+        assert is_refined(f"{name}_refined") and not is_refined(name)
+        assert unrefined(f"{name}_refined") == unrefined(name) == name
+    for name in ("full_refined", "_refined", "gird3_refined"):
+        with pytest.raises(KeyError):
+            method_of(name)
 
 
 def test_a_policy_leads_back_to_its_method():

@@ -54,7 +54,7 @@ def figures(frame, stage):
 
 def test_banks_are_summed_and_their_memory_is_the_highest(records):
     frame = cost_frame(records)
-    assert tuple(frame.columns) == COLUMNS
+    assert tuple(frame.columns) == tuple(name for name in COLUMNS if not name.startswith("refinement_"))
     assert figures(frame, "calibration") == {
         "rtn": (0, 0, 0),
         "affine": (100.25, 50.125, 2000),
@@ -149,6 +149,29 @@ def test_a_folder_elsewhere_is_refused(path):
 def test_a_history_that_does_not_add_up_is_refused(path, made, message):
     with pytest.raises(ValueError, match=message):
         cost_frame({path: made})
+
+
+def test_a_refined_checkpoint_costs_its_assembly_and_its_refinement(records):
+    assembled = folder("adaptive")
+    inner = records[assembled]
+    upstream = {**inner["upstream"], assembled: {name: inner[name] for name in inner if name != "upstream"}}
+    refinement = {
+        "command": "refine", "options": {"method": "adaptive_refined"}, "upstream": upstream,
+        "inputs": {"results/models/tiny": "hash", assembled: "hash"},
+        "seconds": 500.0, "processor_seconds": 400.0, "peak_memory": 2_500_000_000,
+    }  # fmt: skip
+    frame = cost_frame(records | {folder("adaptive_refined"): refinement})
+    for stage in ("calibration", "states", "assembly"):
+        of_stage = figures(frame, stage)
+        assert of_stage["adaptive_refined"] == of_stage["adaptive"]
+    assert figures(frame, "refinement")["adaptive_refined"] == (500, 400, 2500)
+    assert figures(frame, "refinement")["adaptive"] == (0, 0, 0)
+    assert "Adaptive, refined" in to_terminal(wide_table(frame, Presentation()), "cost.protocol.md")
+    assert not [name for name in cost_frame(records) if name.startswith("refinement")]
+    with pytest.raises(ValueError, match="was not made by `altq assemble`"):
+        cost_frame({assembled: refinement})
+    with pytest.raises(ValueError, match="was not made by `altq refine`"):
+        cost_frame({folder("adaptive_refined"): inner})
 
 
 def test_two_checkpoints_of_one_place_are_refused():

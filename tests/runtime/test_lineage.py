@@ -106,6 +106,14 @@ def zero_shot(at, requests=None, items=None):
     return f"zero-shot --folder {folder} --task hellaswag {asked}"
 
 
+def refine(a, model=None, tokens=None, held_out=None):
+    checkpoint = f"{a}/checkpoints/made/affine/{SETTING}/rtn/seed0"
+    return (
+        f"refine --model {model or a}/made --checkpoint {checkpoint} --tokens {tokens or f'{a}/calibration0.npy'} "
+        f"--held-out {held_out or f'{a}/held_out0.npy'} --steps 2 --windows-per-step 2 --judged-every 1"
+    )
+
+
 def best_random(a, b):
     results = f"{a}/affine-pydoc.json {b}/affine-pydoc.json"
     return f"select --policy best_random --results {results} --selections {a}/affine.json"
@@ -166,6 +174,12 @@ MIXES = {
     "assembly of a selection by another model's statistics": (
         "model",
         lambda a, b: assemble(a, selection=f"{b}/heuristic.json"),
+    ),
+    "refinement to another model": ("model", lambda a, b: refine(a, model=b)),
+    "refinement on tokens of another model": ("model", lambda a, b: refine(a, tokens=f"{b}/calibration0.npy")),
+    "refinement judged by windows that another seed left out": (
+        "seed of the windows",
+        lambda a, b: refine(a, held_out=f"{a}/held_out1.npy"),
     ),
     "perplexity over tokens of another model": ("model", lambda a, b: perplexity(a, tokens=f"{b}/test.npy")),
     "perplexity in full precision over tokens of another model": (
@@ -259,6 +273,26 @@ def test_what_goes_together_is_taken_and_gives_the_same_again(made, tmp_path):
         assert run(line, "--output", tmp_path / output) == 0
     seen, expected = (json.loads(path.read_text()) for path in (tmp_path / "again.json", made / "a/affine-pydoc.json"))
     assert seen["nll"] == expected["nll"]
+
+
+def test_a_refined_checkpoint_is_of_the_lineage_of_the_one_behind_it(made, tmp_path, capsys):
+    a = copy(made, tmp_path)
+    folder = a / f"checkpoints/made/affine_refined/{SETTING}/rtn/seed0"
+    assert run(refine(a), "--output", folder) == 0
+    record = json.loads((folder / "provenance.json").read_text())
+    assert len(record["refinement"]["losses"]) == 2 and record["options"]["method"] == "affine_refined"
+    behind = a / f"checkpoints/made/affine/{SETTING}/rtn/seed0"
+    assert lineage(folder) == {n: trait for n, trait in lineage(behind).items() if n != "weight rounding"}
+    assert run(f"perplexity --folder {folder} --tokens {a}/test.npy", "--output", a / "refined-pydoc.json") == 0
+    refined, plain = a / "refined-pydoc.json", a / "affine-pydoc.json"
+    assert json.loads(refined.read_text())["method"] == "affine_refined"
+    traits = result_lineage(refined)
+    assert traits == result_lineage(plain) and any(name.startswith("calibration states") for name in traits)
+    assert run(f"table2 --results {plain} {refined}", "--output", tmp_path / "table2.csv") == 0
+    assert "Affine, refined" in (tmp_path / "table2.md").read_text()
+    again = tmp_path / "again"
+    assert run(refine(a).replace("/affine/", "/affine_refined/"), "--output", again) == 0
+    assert json.loads((again / "quantization.json").read_text())["method"] == "affine_refined"
 
 
 def test_an_entry_in_the_place_of_another_is_refused_and_made_again(made, tmp_path, capsys):

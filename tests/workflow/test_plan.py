@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +27,30 @@ def test_as_many_jobs_as_snakemake_counts(project, tmp_path, altq, snakemake):
     total = counted.pop("total")
     assert jobs_of(text) == counted and f"{total} jobs, " in text
     assert not list((tmp_path / "run").rglob("*.json"))
+
+
+def test_refined_methods_read_the_checkpoints_of_others(project, tmp_path, altq, snakemake):
+    config = yaml.safe_load((project / "configs" / "smoke.yaml").read_text())
+    config |= {"methods": ["quarot", "quarot_refined", "affine_refined"], "settings": ["W3A3K2V2"], "refinement": {}}
+    (tmp_path / "refined.yaml").write_text(yaml.safe_dump(config))
+    text = planned(altq, tmp_path, tmp_path / "refined.yaml")
+    dry = snakemake(
+        "--configfile",
+        tmp_path / "refined.yaml",
+        "--dry-run",
+        "--printshellcmds",
+        "results/table2.csv",
+        folder=tmp_path,
+    )
+    printed = dry.stdout + dry.stderr
+    assert dry.returncode == 0, printed
+    counted = jobs_of(printed.partition("Job stats:")[2].partition("\n\n")[0])
+    names = ("assemble", "refine", "perplexity", "refinement_tokens", "refinement_held_out_tokens")
+    assert [counted[name] for name in names] == [2, 2, 3, 1, 1]
+    assert [jobs_of(text)[name] for name in names] == [2, 2, 3, 1, 1]
+    (line,) = (line for line in printed.splitlines() if " refine " in line and "--method affine_refined" in line)
+    assert "--checkpoint $(dirname results/checkpoints/made/affine/W3A3K2V2/gptq/seed0/quantization.json)" in line
+    assert "--output $(dirname results/checkpoints/made/affine_refined/W3A3K2V2/gptq/seed0/quantization.json)" in line
 
 
 def test_the_paper_on_a_cluster(project, tmp_path, altq):
