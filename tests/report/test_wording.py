@@ -8,6 +8,7 @@ from altq.experiment.experiment import CalibrationOptions, EvaluationOptions
 from altq.experiment.methods import BANKS
 from altq.experiment.policies import SearchOptions
 from altq.experiment.recipe import Recipe
+from altq.experiment.refinement import RefinementOptions
 from altq.report.wording import OF_KIND, OF_STEPS, WORDS, entries, in_words, listed
 
 
@@ -19,6 +20,7 @@ from altq.report.wording import OF_KIND, OF_STEPS, WORDS, entries, in_words, lis
         ("calibration", CalibrationOptions, {"corpus", "shards", "border_every"}),
         ("evaluation", EvaluationOptions, set()),
         ("search", SearchOptions, set()),
+        ("refinement", RefinementOptions, set()),
     ],
 )
 def test_every_option_has_words(section, options, left_out):

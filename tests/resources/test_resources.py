@@ -69,6 +69,13 @@ def test_within_a_factor_of_two_of_what_was_measured(project, tmp_path, name, mo
         assert memory / 2 < cost.memory / 1e6 < memory * 2, (rule, bank, cost.memory)
 
 
+def test_refinement_within_a_factor_of_two_of_what_was_measured(project, tmp_path):
+    """The record of docs/performance.md: 16 steps of 4 windows, 72 windows in all."""
+    cost = needs(project, tmp_path, refinement={}).cost("refine", wildcards("smollm2"), threads=1)
+    assert 513.5 / 2 < cost.seconds < 513.5 * 2
+    assert 2798 / 2 < cost.memory / 1e6 < 2798 * 2
+
+
 def test_disk_is_what_the_default_experiment_wrote(project, tmp_path):
     planned = needs(project, tmp_path)
     for rule, megabytes in {"states": 1840, "assemble": 161, "fetch_model": 542}.items():
