@@ -69,7 +69,7 @@ class Problem:
 
     @torch.no_grad()
     def value(self, unit: Unit, windows: Tensor) -> float:
-        """The same as a number, with half as many windows at once where memory ends."""
+        """Measure the loss as a number, with half as many windows at once where memory ends."""
         return BATCH_SIZE.fit(lambda: self.evaluate(unit, windows).item(), "loss of a unit")
 
     def settled(self, unit: Unit, windows: Tensor) -> float:

@@ -70,7 +70,7 @@ def packed_joints(
 
 
 def beyond_packing(folder: str | Path) -> str | None:
-    """What the CPU kernels do not know of a checkpoint, in words; None for nothing."""
+    """Say what the CPU kernels do not know of a checkpoint; None for nothing."""
     description = CheckpointWeights(folder).description
     setting = Setting.parse(description.setting)
     structures = [getattr(block, half) for block in description.blocks for half in HALVES]

@@ -51,7 +51,7 @@ def pack_site(site: Site) -> PackedSite:
 
 
 def beyond_cpu_kernels(quantizers: Quantizers) -> str | None:
-    """What the CPU kernels do not know of a sublayer's quantizers, in words; None for nothing."""
+    """Say what the CPU kernels do not know of a sublayer's quantizers; None for nothing."""
     weights, activations = quantizers.weights, quantizers.activations
     for operand, bits in (("weights", weights.bits), ("activations", activations.bits)):
         if bits not in BITS:
@@ -62,7 +62,7 @@ def beyond_cpu_kernels(quantizers: Quantizers) -> str | None:
 
 
 def beyond_rows(weights: Quantizer) -> str | None:
-    """What a quantizer of weights has besides a scale a row, in words; None for nothing."""
+    """Say what a quantizer of weights has besides a scale a row; None for nothing."""
     if weights.group is not None:
         return f"weights in groups of {weights.group} channels"
     return "weights with zero points" if weights.asymmetric else None

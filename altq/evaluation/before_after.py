@@ -32,7 +32,7 @@ class Measured:
 
     @classmethod
     def read(cls, name: str, num_bytes: int, result: Path) -> "Measured":
-        """With the losses of a file that `altq perplexity` wrote."""
+        """Read the losses of a file that `altq perplexity` wrote."""
         losses = read_described(result, _Losses, "evaluate again", "a perplexity result")
         return cls(name, num_bytes, losses.nll, losses.window_length)
 

@@ -148,7 +148,7 @@ def generate_text(
 
 
 def decoding_speed(model: PreTrainedModel, prompt: list[int], num_tokens: int) -> Speed:
-    """What a model takes to make so many tokens after a prompt, the likeliest each time, whatever would end its text."""
+    """Time a model that makes so many tokens after a prompt, the likeliest each time, whatever would end its text."""
     require_causal(model)
     clock, options = _Clock(), Sampling(temperature=0).options(model.generation_config)
     lengths = {"min_new_tokens": num_tokens, "max_new_tokens": num_tokens}

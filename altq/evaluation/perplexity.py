@@ -38,7 +38,7 @@ def window_losses(skeleton: Skeleton, tokens: np.ndarray, scratch: Scratch) -> l
 
 @torch.no_grad()
 def window_predictions(skeleton: Skeleton, tokens: np.ndarray, scratch: Scratch) -> tuple[list[float], Tensor]:
-    """The same losses [windows], and besides the likeliest token after each place [windows, length - 1]."""
+    """Measure the losses [windows] of `window_losses`, and the likeliest token after each place [windows, length - 1]."""
     losses, likeliest = [], []
     for hidden, windows in _finished(skeleton, tokens, scratch):
         losses += _losses(hidden, windows, skeleton.model)

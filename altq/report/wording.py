@@ -7,11 +7,19 @@ from pydantic import BaseModel
 
 from altq.report.presentation import Entry, numeral
 
+BOS = {
+    None: "as published evaluations of each model's family have it",
+    "never": "none",
+    "document": "before the whole split",
+    "window": "before each window",
+}
+
 WORDS: dict[str, dict[str, Any]] = {
     "calibration": {
         "num_windows": "{}",
         "window_length": "{} tokens",
         "loss": {"mse": "mean squared error", "relative": "relative to each token's mean square"},
+        "bos": BOS,
     },
     "recipe": {
         "unit": {"sublayer": "sublayer by sublayer", "block": "block by block"},
@@ -37,6 +45,7 @@ WORDS: dict[str, dict[str, Any]] = {
         "initial_clip": "{}",
         "clip_search": {True: "on a grid", False: "none"},
         "signed_scale": {True: "either sign", False: "positive"},
+        "zero_point": {True: "weights with a zero point", False: "weights without a zero point"},
         "steps": "{}",
         "fitted": "{}",
         "windows_per_step": "{}",
@@ -58,6 +67,7 @@ WORDS: dict[str, dict[str, Any]] = {
         "activation_clip": "{}",
         "cache_clip": "{}",
         "asymmetric": {True: "with a zero point", False: "symmetric"},
+        "zero_point": {True: "weights with a zero point", False: "weights without a zero point"},
         "weight_clip": {True: "rows clipped", False: "rows not clipped"},
     },
     "heuristic": {
@@ -83,7 +93,7 @@ WORDS: dict[str, dict[str, Any]] = {
         "windows": "{}",
         "held_out_windows": "{}",
     },
-    "evaluation": {"num_windows": "{}", "window_length": "{} tokens"},
+    "evaluation": {"num_windows": "{}", "window_length": "{} tokens", "bos": BOS},
 }
 """The words of each option's values, by section: one for each value, or a form with a place for it.
 

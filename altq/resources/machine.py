@@ -133,7 +133,7 @@ def cost_of(work: Work, threads: int, *, gpu: bool) -> Cost:
 
 
 def gpu_assumptions() -> str:
-    """What the seconds of a GPU rest on, in a sentence for those who read a plan."""
+    """Say in a sentence what the seconds of a GPU rest on, for those who read a plan."""
     return (
         f"A GPU is taken for an H100 that reaches {SHARES['products']:.0%} of its {H100['products'] / 1e12:.0f} TFLOP/s in "
         f"products (TF32), {SHARES['bandwidth']:.0%} of its {H100['bandwidth'] / 1e12:.2f} TB/s and "

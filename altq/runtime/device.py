@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Traits:
-    """What a kind of device does its own way.
+    """Choices that a kind of device makes its own way.
 
     tokens_of_logits: logits are made for so many tokens at a time, never for a window, let alone for all.
     resident_weights: the type of weights that are all in memory at once, as end-to-end calibration has them.

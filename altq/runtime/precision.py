@@ -42,7 +42,7 @@ def reduced_products() -> Iterator[None]:
 
 
 def precision_of(device: torch.device) -> str:
-    """What `reduced_products` rounds operands to on a device, and what attention computes in on a GPU."""
+    """Name the type that `reduced_products` rounds operands to on a device, and attention's on a GPU."""
     if device.type == "cuda":
         return "products tf32, attention bfloat16"
     return "products bfloat16" if _has_fast_bfloat16() else "products float32"
