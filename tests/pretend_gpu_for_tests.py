@@ -76,7 +76,8 @@ class _Operations(TorchDispatchMode):
         indexes = args[1] if name in INDEXING and is_on_gpu(args[0]) else ()
         operands = [x for x in tree_leaves((args[0], args[2:]) if indexes else (args, kwargs)) if isinstance(x, Tensor)]
         if not any(map(is_on_gpu, operands)):
-            return func(*args, **kwargs)
+            # Gradients that are missing are zeros beside those that are there.
+            return put(func(*args, **kwargs), True) if name == "zeros" and self.gpu.goes_back else func(*args, **kwargs)
         self.gpu.operations[func] += 1
         # CUDA takes single values of the CPU.
         places = {is_on_gpu(x) for x in operands if not x.is_meta and (x.dim() or is_on_gpu(x))}
@@ -110,14 +111,17 @@ class PretendGPU(TorchFunctionMode):
         self.waits: Counter[tuple[str, str]] = Counter()
         self.copied: Counter[str] = Counter()
         self.operations: Counter[Any] = Counter()
+        self.goes_back = False
         run_backward = torch.autograd._engine_run_backward
 
         def backward(*args: Any, **kwargs: Any) -> Any:
             # torch takes this mode off for a backward pass, in which a checkpoint runs forward again.
             _push_mode(self)
+            self.goes_back = any(map(is_on_gpu, args[0]))
             try:
                 return run_backward(*args, **kwargs)
             finally:
+                self.goes_back = False
                 _pop_mode()
 
         self._contexts = [
@@ -146,10 +150,15 @@ class PretendGPU(TorchFunctionMode):
                 return is_on_gpu(x)
             if func in (Tensor.numpy, Tensor.__array__) and is_on_gpu(x):
                 raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu() first")
+            if func is Tensor.tolist and is_on_gpu(x):
+                self.waits[_caller(), "tolist"] += 1  # it reads memory, and no operation reaches a kernel
             if func in (Tensor.cpu, Tensor.cuda):
                 return self._moved(x, func is Tensor.cuda, x.dtype)
             if func is Tensor.__deepcopy__:
-                return put(func(*args, **kwargs), is_on_gpu(x))
+                copied = self.copied.copy()  # it copies into memory of which nothing says yet where it lies
+                made = put(func(*args, **kwargs), is_on_gpu(x))
+                self.copied = copied
+                return made
             if func is Tensor.to:
                 return self._to(x, *args[1:], **kwargs)
         device = kwargs.get("device")

@@ -1,6 +1,7 @@
 """Every numeric stage on a pretend GPU gives the CPU's bytes, runs nothing that has no CUDA kernel, and seldom waits."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,11 +10,13 @@ from models_for_tests import make_tokens, recipe, save_tiny_model, write_selecti
 from pretend_gpu_for_tests import PretendGPU, is_on_gpu, without_cuda_kernel
 from safetensors.torch import load_file
 
-from altq.calibration.by_unit import calibrate_bank
+from altq.calibration.by_unit import calibrate_bank, start_unit
 from altq.calibration.end_to_end import calibrate_end_to_end
+from altq.calibration.fit import descent_of
 from altq.calibration.fitting import Fitting
 from altq.calibration.recording import record_states
 from altq.calibration.subject import Subject
+from altq.calibration.unit import Problem
 from altq.checkpoint.assembly import assemble
 from altq.checkpoint.quantized_model import load_model, open_model
 from altq.checkpoint.scheme import Scheme
@@ -29,7 +32,7 @@ from altq.refinement.refine import refine
 from altq.runtime import device as device_module
 from altq.runtime.resume import Scratch
 from altq.selection.candidates import Candidates
-from altq.selection.learned import search_model
+from altq.selection.learned import Mixture, search_model, search_sublayer
 from altq.selection.oracle import reconstruction_errors
 from altq.selection.predicted import predict_model
 from altq.selection.selection import Selection
@@ -180,3 +183,46 @@ def test_the_pretend_gpu_refuses_what_a_gpu_refuses(model):
         with pytest.raises(RuntimeError, match="generator"):
             torch.randn(3, device="cuda", generator=torch.Generator())
         assert (weight.cpu() @ torch.ones(36, 2)).device.type == "cpu"
+
+
+@pytest.mark.parametrize(("kind", "options"), [("affine", {"unit": "block"}), ("rotation", {"structure": "full"})])
+def test_a_step_waits_once_and_copies_nothing(model, both, kind, options):
+    fitting = Fitting(SETTING, kind=kind, seed=0, recipe=recipe(steps=4, **options))
+    members = range(2 if fitting.recipe.unit == "block" else 1)
+    with PretendGPU() as gpu:
+        subject = Subject.open(model, both.folders["cpu"] / "states", device=torch.device("cuda"))
+        unit, problem = start_unit(subject, fitting, members), Problem.of(subject.borders, members)
+        descent = descent_of(unit, problem, fitting.recipe)
+        descent.take_steps(1)
+        gpu.waits.clear()
+        gpu.copied.clear()
+        descent.take_steps(4)
+    assert {place.partition(":")[0] for place, _ in gpu.waits} == {"looks.py"} and sum(gpu.waits.values()) == 4
+    assert not gpu.copied
+
+
+def test_a_step_of_the_search_waits_once_and_copies_nothing(model, both):
+    candidates = Candidates(("affine", "rotation"), setting=SETTING, seed=0, recipe=recipe())
+    with PretendGPU() as gpu:
+        subject = Subject.open(model, both.folders["cpu"] / "states", device=torch.device("cuda"))
+        mixture = Mixture([start_unit(subject, fitting, [1]) for fitting in candidates.fittings.values()])
+        problem, counts = Problem.of(subject.borders, [1]), []
+        for steps in (2, 6):
+            gpu.waits.clear()
+            gpu.copied.clear()
+            options = SearchOptions(steps=steps, windows_per_step=2)
+            search_sublayer(mixture, problem, recipe=recipe(), options=options, name="one")
+            counts.append(sum(gpu.waits.values()))
+    assert counts[1] - counts[0] == 4 and not gpu.copied
+
+
+def test_a_step_end_to_end_waits_for_no_piece_of_the_logits(model, both, tmp_path, monkeypatch):
+    counts = []
+    for pieces in (4, 256):
+        monkeypatch.setattr(device_module, "ON_GPU", replace(device_module.ON_CPU, tokens_of_logits=pieces))
+        with PretendGPU() as gpu:
+            fitting = Fitting.end_to_end(setting=SETTING, seed=0, recipe=END_TO_END["ostquant"])
+            states, folder = both.folders["cpu"] / "states", tmp_path / str(pieces)
+            calibrate_end_to_end(model, states, fitting, folder, fingerprint="t", device=torch.device("cuda"))
+        counts.append(gpu.waits.total())
+    assert counts[0] == counts[1]

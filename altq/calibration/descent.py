@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from altq.calibration.unit import BATCH_SIZE
 from altq.experiment.recipe import Recipe
+from altq.runtime.looks import look, looks_put_off
 
 log = logging.getLogger(__name__)
 
@@ -83,18 +85,23 @@ class Descent(Generic[Outcome]):
     def _differentiate(self, step: int, optimisers: Sequence[torch.optim.Optimizer]) -> None:
         """Give the parameters the gradients of a step, and no others."""
         try:
-            objective = self.objective(step)
+            with looks_put_off():
+                objective = self.objective(step)
+                for optimiser in optimisers:
+                    optimiser.zero_grad(set_to_none=True)
+                objective.backward()
         except torch.linalg.LinAlgError as error:
             raise DivergenceError(f"a factor is singular at step {step} ({error})") from error
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        objective.backward()
 
 
 def finite(loss: Tensor, step: int) -> Tensor:
-    """A loss as it is; DivergenceError where it is not finite."""
-    if not torch.isfinite(loss):
-        raise DivergenceError(f"the loss is {loss.item()} at step {step}")
+    """A loss [] as it is; DivergenceError, at the end of a descent's step within one, where it is not finite."""
+
+    def judge(values: list[float]) -> None:
+        if not math.isfinite(values[0]):
+            raise DivergenceError(f"the loss is {values[0]} at step {step}")
+
+    look(loss, judge)
     return loss
 
 

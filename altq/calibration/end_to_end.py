@@ -187,8 +187,10 @@ class _Training:
 
     def _save(self, finished: int, loss: float) -> None:
         """Keep what the step after the `finished` first ones needs, and the loss of the last of them."""
-        for name, parameter in self.whole.named_parameters():
-            if not parameter.isfinite().all():
+        parameters = dict(self.whole.named_parameters())
+        are_finite = torch.stack([parameter.isfinite().all() for parameter in parameters.values()]).tolist()
+        for name, is_finite in zip(parameters, are_finite, strict=True):
+            if not is_finite:
                 raise ValueError(f"{name} is not finite after step {finished}; lower the recipe's rates")
         content = {
             "parameters": {name: p.data for name, p in self.whole.named_parameters() if p.requires_grad},

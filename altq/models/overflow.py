@@ -6,10 +6,13 @@ NaN, which is seen where states and losses are.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from altq.runtime.looks import look
 
 
 def refuse_overflow_in_norms(model: nn.Module, folder: str | Path) -> None:
@@ -29,7 +32,10 @@ class _Overflow:
     def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].detach()
         # Of all tokens together, in one pass: it is finite almost always.
-        if math.isfinite(torch.linalg.vector_norm(x.float())):
+        look(torch.linalg.vector_norm(x.float()), partial(self._refuse, x))
+
+    def _refuse(self, x: Tensor, norm: list[float]) -> None:
+        if math.isfinite(norm[0]):
             return
         overflows = x.isfinite().all(-1) & ~x.float().square().mean(-1).isfinite()
         if overflows.any():

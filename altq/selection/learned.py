@@ -29,6 +29,7 @@ from altq.experiment.recipe import Recipe
 from altq.experiment.windows import require_windows
 from altq.models.typed_modules import TypedModuleList
 from altq.runtime.files import read_json
+from altq.runtime.looks import look
 from altq.runtime.progress import progress
 from altq.runtime.resume import fingerprint_of, read_unit, warn_of_mixture, write_unit
 from altq.selection.candidates import Candidates
@@ -122,11 +123,16 @@ def search_sublayer(mixture: Mixture, problem: Problem, *, recipe: Recipe, optio
         mixture.prepare()
         windows = windows_of_step(step, len(problem.inputs), options.windows_per_step)
         reconstruction, entropy = problem.evaluate(mixture, windows), mixture.entropy()
-        trace.pi.append(mixture.shares())
-        trace.loss.append(reconstruction.item())
-        trace.entropy.append(entropy.item())
+
+        def keep(values: list[float]) -> None:
+            trace.loss.append(values[0])
+            trace.entropy.append(values[1])
+            trace.pi.append(values[2:])
+
+        look(torch.cat([reconstruction[None], entropy[None], mixture.alpha.softmax(0)]), keep)
+        reference = trace.loss[0] if step else reconstruction.item()
         return objective(
-            finite(reconstruction, step), entropy, reference=trace.loss[0], entropy_weight=options.entropy_weight
+            finite(reconstruction, step), entropy, reference=reference, entropy_weight=options.entropy_weight
         )
 
     def outcome() -> Trace:

@@ -1,9 +1,9 @@
 """Affine transformations: free invertible factors (FlatQuant, arXiv 2410.09426; Eq. 3 of the paper)."""
 
-import torch
 from torch import Tensor, nn
 
 from altq.transforms.kronecker import Kronecker, apply_kronecker
+from altq.transforms.transform import inverse_of
 
 
 class Affine(Kronecker):
@@ -15,4 +15,4 @@ class Affine(Kronecker):
         self.right = nn.Parameter(right.contiguous())
 
     def fold(self, weight: Tensor) -> Tensor:
-        return apply_kronecker(weight, torch.linalg.inv(self.left).mT, torch.linalg.inv(self.right).mT)
+        return apply_kronecker(weight, inverse_of(self.left).mT, inverse_of(self.right).mT)

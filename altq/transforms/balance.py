@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from altq.transforms.kronecker import apply_kronecker, multiply_runs, partial_moment
-from altq.transforms.transform import Transform
+from altq.transforms.transform import Transform, inverse_of
 
 RIDGE = 1e-2
 """Added to both moments, relative to their mean diagonal: directions that were never seen must not blow up."""
@@ -100,4 +100,4 @@ class Balance(Transform):
         return apply_kronecker(multiply_runs(x, self.runs), self.left, None)
 
     def fold(self, weight: Tensor) -> Tensor:
-        return apply_kronecker(multiply_runs(weight, torch.linalg.inv(self.runs).mT), self.left, None)
+        return apply_kronecker(multiply_runs(weight, inverse_of(self.runs).mT), self.left, None)

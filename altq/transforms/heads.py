@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from altq.transforms.kronecker import apply_kronecker, multiply_runs
 from altq.transforms.rotation import stiefel_parameter
-from altq.transforms.transform import Transform
+from altq.transforms.transform import Transform, inverse_of
 
 
 class HeadTransform(Transform):
@@ -66,7 +65,7 @@ class HeadAffine(HeadTransform):
 
     @property
     def dual_factors(self) -> Tensor:
-        return torch.linalg.inv(self.factors).mT
+        return inverse_of(self.factors).mT
 
 
 class HeadRotation(HeadTransform):
@@ -105,4 +104,4 @@ class HeadMixing(Transform):
         return apply_kronecker(x, self.mixing, None)
 
     def fold(self, weight: Tensor) -> Tensor:
-        return apply_kronecker(weight, torch.linalg.inv(self.mixing).mT, None)
+        return apply_kronecker(weight, inverse_of(self.mixing).mT, None)

@@ -7,6 +7,20 @@ altq/checkpoint/assembly.py decides which of them is folded into which weights.
 import torch
 from torch import Tensor, nn
 
+from altq.runtime.looks import look
+
+
+def inverse_of(factor: Tensor) -> Tensor:
+    """The inverse of [..., d, d]; LinAlgError where there is none, at once or where looks are put off, at their end."""
+    inverse, info = torch.linalg.inv_ex(factor)
+
+    def judge(places: list[float]) -> None:
+        if any(places):
+            raise torch.linalg.LinAlgError(f"a factor of {factor.shape[-1]} channels cannot be inverted")
+
+    look(info, judge)
+    return inverse
+
 
 class Transform(nn.Module):
     """An invertible map of `size` channels. Subclasses define `apply_to` and `fold`."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from altq.calibration.descent import Descent, DivergenceError, Optimisers, finite
+from altq.transforms.transform import inverse_of
 
 
 class Point(nn.Module):
@@ -68,10 +69,21 @@ def singular():
 
 
 def nan():
-    return finite(torch.tensor(math.nan), 1)
+    return finite(torch.tensor(math.nan, requires_grad=True), 1)
 
 
-@pytest.mark.parametrize(("error", "reason"), [(singular, "a factor is singular at step 1"), (nan, "the loss is nan")])
+def singular_in_a_transform():
+    return inverse_of(torch.zeros(2, 2, requires_grad=True)).sum()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (singular, "a factor is singular at step 1"),
+        (singular_in_a_transform, "a factor is singular at step 1 (a factor of 2 channels cannot be inverted)"),
+        (nan, "the loss is nan"),
+    ],
+)
 def test_what_diverges_begins_again_from_its_start_with_smaller_steps(caplog, error, reason):
     point, expected = Point(), Point()
     with caplog.at_level(logging.WARNING, logger="altq.calibration.descent"):
