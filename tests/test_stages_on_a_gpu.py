@@ -186,7 +186,7 @@ def test_the_pretend_gpu_refuses_what_a_gpu_refuses(model):
 
 
 @pytest.mark.parametrize(("kind", "options"), [("affine", {"unit": "block"}), ("rotation", {"structure": "full"})])
-def test_a_step_waits_once_and_copies_nothing(model, both, kind, options):
+def test_a_step_waits_once_and_copies_the_indices_of_its_windows_alone(model, both, kind, options):
     fitting = Fitting(SETTING, kind=kind, seed=0, recipe=recipe(steps=4, **options))
     members = range(2 if fitting.recipe.unit == "block" else 1)
     with PretendGPU() as gpu:
@@ -198,10 +198,10 @@ def test_a_step_waits_once_and_copies_nothing(model, both, kind, options):
         gpu.copied.clear()
         descent.take_steps(4)
     assert {place.partition(":")[0] for place, _ in gpu.waits} == {"looks.py"} and sum(gpu.waits.values()) == 4
-    assert not gpu.copied
+    assert sum(gpu.copied.values()) == 4 * fitting.recipe.windows_per_step * torch.int64.itemsize
 
 
-def test_a_step_of_the_search_waits_once_and_copies_nothing(model, both):
+def test_a_step_of_the_search_waits_once_and_copies_the_indices_of_its_windows_alone(model, both):
     candidates = Candidates(("affine", "rotation"), setting=SETTING, seed=0, recipe=recipe())
     with PretendGPU() as gpu:
         subject = Subject.open(model, both.folders["cpu"] / "states", device=torch.device("cuda"))
@@ -213,7 +213,8 @@ def test_a_step_of_the_search_waits_once_and_copies_nothing(model, both):
             options = SearchOptions(steps=steps, windows_per_step=2)
             search_sublayer(mixture, problem, recipe=recipe(), options=options, name="one")
             counts.append(sum(gpu.waits.values()))
-    assert counts[1] - counts[0] == 4 and not gpu.copied
+    assert counts[1] - counts[0] == 4
+    assert sum(gpu.copied.values()) == 6 * options.windows_per_step * torch.int64.itemsize
 
 
 def test_a_step_end_to_end_waits_for_no_piece_of_the_logits(model, both, tmp_path, monkeypatch):
