@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from altq.checkpoint.cpu_products import PackedCacheReader, cpu_products
 from altq.checkpoint.format import CheckpointWeights, is_checkpoint
-from altq.checkpoint.packed_site import beyond_cpu_kernels
+from altq.checkpoint.packed_site import beyond_cpu_kernels, beyond_factors
 from altq.checkpoint.quantized_model import CacheReader, Products, QuantizedSkeleton, Site
 from altq.experiment.kinds import HALVES
 from altq.experiment.setting import Setting
@@ -73,9 +73,12 @@ def beyond_packing(folder: str | Path) -> str | None:
     """Say what the CPU kernels do not know of a checkpoint; None for nothing."""
     description = CheckpointWeights(folder).description
     setting = Setting.parse(description.setting)
-    structures = [getattr(block, half) for block in description.blocks for half in HALVES]
-    problems = (beyond_cpu_kernels(Quantizers.at(setting, **structure.options)) for structure in structures)
-    return next((problem for problem in problems if problem), None)
+    for structure in (getattr(block, half) for block in description.blocks for half in HALVES):
+        transforms = (beyond_factors(transform["type"]) for transform in structure.sites.values())
+        problems = (beyond_cpu_kernels(Quantizers.at(setting, **structure.options)), *transforms)
+        if problem := next(filter(None, problems), None):
+            return problem
+    return None
 
 
 def kernels_of(model: nn.Module) -> str:

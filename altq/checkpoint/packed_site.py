@@ -13,6 +13,7 @@ from altq.transforms.balance import Balance
 from altq.transforms.heads import HeadMixing
 from altq.transforms.identity import Identity
 from altq.transforms.kronecker import Kronecker
+from altq.transforms.scaling import Scaled, Scaling
 from altq.transforms.transform import Transform
 from kernels.cpu.activations import BITS
 
@@ -66,6 +67,11 @@ def beyond_rows(weights: Quantizer) -> str | None:
     if weights.group is not None:
         return f"weights in groups of {weights.group} channels"
     return "weights with zero points" if weights.asymmetric else None
+
+
+def beyond_factors(kind: str) -> str | None:
+    """Say what a transform, by the name of its class, has besides factors; None for nothing."""
+    return "a scaling that stays online" if kind in (Scaling.__name__, Scaled.__name__) else None
 
 
 def layer_products(layer: Callable[[Tensor], Tensor], packed: PackedSite) -> Products:

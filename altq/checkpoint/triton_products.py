@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from altq.checkpoint.packed_site import beyond_rows, factors_of, layer_products, pack_site
+from altq.checkpoint.packed_site import beyond_factors, beyond_rows, factors_of, layer_products, pack_site
 from altq.checkpoint.quantized_model import Products, Site, integer_products
 from kernels.triton.quantized_linear import GrowingWorkspace, QuantizedLinear, obstacle
 
@@ -25,10 +25,15 @@ class TritonProducts:
     def __call__(self, site: Site) -> Products:
         """The products of a site: [..., d_in] -> float32 [..., d_out] of each projection."""
         weights, activations = site.quantizers.weights, site.quantizers.activations
-        left, right = factors_of(site.transform)
-        channels = site.transform.size
-        problem = beyond_rows(weights) or obstacle(
-            channels, left, right, weight_bits=weights.bits, bits=activations.bits, asymmetric=activations.asymmetric
+        problem = beyond_rows(weights) or beyond_factors(type(site.transform).__name__)
+        left, right = (None, None) if problem else factors_of(site.transform)
+        problem = problem or obstacle(
+            site.transform.size,
+            left,
+            right,
+            weight_bits=weights.bits,
+            bits=activations.bits,
+            asymmetric=activations.asymmetric,
         )
         if problem:
             if problem not in self._logged:

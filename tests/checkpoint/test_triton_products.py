@@ -6,9 +6,17 @@ import pytest
 import torch
 from models_for_tests import Workspace, logits, make_tokens, relative_error
 
-from altq.checkpoint.packed_model import TRITON, kernels_of, load_packed_model, packed_joints, weight_memory
+from altq.checkpoint.packed_model import (
+    TRITON,
+    beyond_packing,
+    kernels_of,
+    load_packed_model,
+    packed_joints,
+    weight_memory,
+)
 from altq.checkpoint.quantized_model import CacheReader, load_model
 from altq.checkpoint.triton_products import TritonProducts
+from altq.evaluation.generation import load_generator
 from altq.experiment.rounding import RoundingOptions
 from altq.experiment.setting import Setting
 
@@ -80,3 +88,12 @@ def test_a_gpu_gets_its_kernels_unless_others_are_asked_for():
     assert isinstance(products, TritonProducts) and cache_reader is CacheReader
     products, cache_reader = packed_joints(device=torch.device("cpu"))
     assert not isinstance(products, TritonProducts) and cache_reader is not CacheReader
+
+
+@pytest.mark.parametrize("kind", ["affine", "scaling"])
+def test_a_scaling_that_stays_online_runs_in_torch(kind, tmp_path):
+    folder = Workspace("olmo2", tmp_path).checkpoint(Setting(4, 4, 4, 4), [kind] * 4, ROUNDING)
+    assert beyond_packing(folder) == "a scaling that stays online"
+    assert kernels_of(load_packed_model(folder, TRITON)) == "triton kernels, 4 of 8 sites with codes as floats"
+    tokens = make_tokens(windows=4, length=12)
+    assert torch.equal(logits(load_generator(folder), tokens), logits(load_model(folder), tokens))
