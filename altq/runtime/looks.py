@@ -14,7 +14,12 @@ _put_off: ContextVar[list[tuple[Tensor, Judge]] | None] = ContextVar("put_off", 
 
 
 def look(values: Tensor, judge: Judge) -> None:
-    """Let `judge` see some values of any shape, flat: at once, or where `looks_put_off` ends."""
+    """Let `judge` see some values of any shape, flat: at once, or where `looks_put_off` ends.
+
+    On the meta device, where operations are counted, there are no values to see.
+    """
+    if values.is_meta:
+        return
     pending = _put_off.get()
     if pending is None:
         judge(values.flatten().tolist())

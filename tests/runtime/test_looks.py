@@ -44,3 +44,10 @@ def test_work_that_raises_is_not_looked_at(seen):
         raise KeyError
     look(torch.tensor(2.0), seen.append)
     assert seen == [[2.0]]
+
+
+def test_on_the_meta_device_there_is_nothing_to_see(seen):
+    look(torch.zeros(2, device="meta"), seen.append)
+    with looks_put_off():
+        look(torch.zeros(2, device="meta"), seen.append)
+    assert seen == []
