@@ -57,8 +57,14 @@ def test_clips_of_groups_are_those_of_the_groups_by_themselves(bits, signed, gro
     best = search_row_clip(weight, moment, Quantizer(bits, signed=signed, group=group))
     assert best.shape == (6, -(-24 // group), 1)
     for index, channels in enumerate(torch.arange(24).split(group)):
-        alone = search_row_clip(weight[:, channels], moment[channels][:, channels], Quantizer(bits, signed=signed))
-        assert torch.equal(best[:, index], alone)
+        part, block, quantizer = weight[:, channels], moment[channels][:, channels], Quantizer(bits, signed=signed)
+        alone = search_row_clip(part, block, quantizer)
+        # Two factors may be equally good: which one is found then depends on the last bit of an error.
+        reached, possible = (
+            (((difference := quantizer.fake(part, clip) - part) @ block) * difference).sum(-1)
+            for clip in (best[:, index], alone)
+        )
+        torch.testing.assert_close(reached, possible, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("group", [None, 8])
